@@ -1,0 +1,16 @@
+//! Gangway's signalling house.
+//!
+//! SIP, websocket, REST and SDP; it programs the dataplane and never touches a packet of media.
+
+pub mod api;
+pub mod config;
+pub mod demo;
+pub mod gateway;
+pub mod hub;
+pub mod journal;
+pub mod metrics;
+pub mod relay_client;
+pub mod sdp;
+pub mod sip;
+pub mod supervisor;
+pub mod transport;

@@ -1,0 +1,1 @@
+//! Placeholder for ice_lite.
