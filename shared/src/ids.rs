@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for RelayId {
 }
 
 /// A leg within its relay: chosen by control, unique within one program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LegId(pub u8);
 

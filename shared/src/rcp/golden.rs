@@ -1,0 +1,247 @@
+//! Golden files: one per message and protocol version. They are decoded and encoded again for ever; a change of one is a change
+//! of the protocol.
+
+use std::{fmt::Debug, fs, path::PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    ids::{EventSeq, Generation, LegId, RelayId},
+    secret::Secret,
+};
+
+fn relay() -> RelayId {
+    RelayId::new(1, 2, 3)
+}
+
+fn payload(pt: u8, codec: Codec, clock: u32) -> Payload {
+    Payload { pt, codec, clock, channels: None, fmtp: None }
+}
+
+fn program() -> RelayProgram {
+    let opus = Payload {
+        channels: Some(2),
+        fmtp: Some("minptime=10;useinbandfec=1".into()),
+        ..payload(111, Codec::Opus, 48000)
+    };
+    let remote =
+        RtpRemote { rtp: "192.0.2.1:4000".parse().unwrap(), rtcp: "192.0.2.1:4001".parse().unwrap(), rtcp_mux: false };
+    let rtp = RtpLeg { media: Media::Audio, local_ip: Some("192.0.2.9".parse().unwrap()), remote: Some(remote) };
+    let keys = SrtpKeys {
+        suite: SrtpSuite::AeadAes128Gcm,
+        local: Secret::new("bG9jYWw=".into()),
+        remote: Secret::new("cmVtb3Rl".into()),
+    };
+    RelayProgram {
+        label: "call-1".into(),
+        cname: "c7f1".into(),
+        legs: vec![
+            Leg {
+                id: LegId(0),
+                media_timeout_ms: Some(60_000),
+                kind: LegKind::IceDtls(IceDtlsLeg {
+                    remote: Some(IceRemote { ufrag: "abcd".into(), fingerprints: vec![Fingerprint([7; 32])] }),
+                    consent_timeout_ms: Some(30_000),
+                }),
+            },
+            Leg { id: LegId(1), media_timeout_ms: None, kind: LegKind::Rtp(rtp.clone()) },
+            Leg { id: LegId(2), media_timeout_ms: None, kind: LegKind::Srtp(SrtpLeg { rtp, keys }) },
+            Leg {
+                id: LegId(3),
+                media_timeout_ms: None,
+                kind: LegKind::Generator(GeneratorLeg {
+                    payload: payload(96, Codec::Vp8, 90000),
+                    start_after_ms: 100,
+                    picture: Some((320, 240)),
+                }),
+            },
+            Leg { id: LegId(4), media_timeout_ms: None, kind: LegKind::Tap(TapLeg { sink: "tap.sock".into() }) },
+        ],
+        routes: vec![
+            Route {
+                from: LegId(0),
+                to: LegId(1),
+                media: Media::Audio,
+                payloads: vec![PayloadMap { from: opus.clone(), to: Payload { pt: 96, ..opus } }],
+                process: Process::Pass,
+                ssrc: 0x1234,
+                paused: false,
+            },
+            Route {
+                from: LegId(1),
+                to: LegId(0),
+                media: Media::Audio,
+                payloads: vec![PayloadMap { from: payload(0, Codec::Pcmu, 8000), to: payload(8, Codec::Pcma, 8000) }],
+                process: Process::G711,
+                ssrc: 0x5678,
+                paused: true,
+            },
+        ],
+    }
+}
+
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("golden/v{PROTOCOL}/{name}.json"));
+    if std::env::var_os("GANGWAY_WRITE_GOLDEN").is_some() && !path.exists() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, serde_json::to_string_pretty(message).unwrap() + "\n").unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let decoded: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(&decoded, message, "{name} decodes to something else");
+    let pinned: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_value(message).unwrap(), pinned, "{name} is encoded otherwise");
+}
+
+fn request(name: &str, request: Request) {
+    check(&format!("request_{name}"), &ControlMessage::Request { id: 9, request });
+}
+
+fn reply(name: &str, reply: Reply) {
+    check(&format!("reply_{name}"), &DataplaneMessage::Ok { id: 9, reply });
+}
+
+fn event(name: &str, event: Event) {
+    check(&format!("event_{name}"), &DataplaneMessage::Event { seq: EventSeq(4), event });
+}
+
+#[test]
+fn greetings_keep_their_text() {
+    let control = Hello {
+        protocol: 1,
+        instance: "c0ffee".into(),
+        epoch: 5,
+        engine: None,
+        workers: None,
+        capabilities: vec![],
+        webrtc: vec![],
+        media_ports: None,
+        resume_from: Some(("d00d".into(), EventSeq(17))),
+    };
+    let dataplane = Hello {
+        instance: "d00d".into(),
+        engine: Some("epoll".into()),
+        workers: Some(1),
+        capabilities: vec!["ice_dtls".into(), "rtp".into(), "g711".into()],
+        webrtc: vec!["192.0.2.9:32100".parse().unwrap()],
+        media_ports: Some((31001, 32000)),
+        resume_from: None,
+        ..control.clone()
+    };
+    check("hello_control", &ControlMessage::Hello(control));
+    check("hello_dataplane", &DataplaneMessage::Hello(dataplane));
+}
+
+#[test]
+fn requests_keep_their_text() {
+    request("put", Request::Put { relay: relay(), generation: Generation(1), program: program() });
+    request("delete", Request::Delete { relay: relay() });
+    request("list", Request::List { after: Some(relay()), limit: 100 });
+    request("query_relay", Request::Query { relay: Some(relay()) });
+    request("query_node", Request::Query { relay: None });
+    let digits = DtmfDigits("12#".into());
+    let dtmf = ActAction::Dtmf { leg: LegId(1), digits, duration_ms: 100 };
+    request("act_dtmf", Request::Act { relay: relay(), action_id: 8, action: dtmf });
+    request(
+        "act_keyframe",
+        Request::Act { relay: relay(), action_id: 8, action: ActAction::Keyframe { leg: LegId(0) } },
+    );
+    request("drain", Request::Drain);
+    request("ping", Request::Ping);
+}
+
+#[test]
+fn replies_keep_their_text() {
+    let legs = vec![
+        LegReply {
+            id: LegId(0),
+            address: LegAddress::IceDtls {
+                candidates: vec!["192.0.2.9:32100".parse().unwrap(), "[2001:db8::9]:32100".parse().unwrap()],
+                ufrag: "w0ab".into(),
+                pwd: "0123456789abcdef01234567".into(),
+                fingerprint: Fingerprint([9; 32]),
+            },
+        },
+        LegReply {
+            id: LegId(1),
+            address: LegAddress::Rtp {
+                rtp: "192.0.2.9:31002".parse().unwrap(),
+                rtcp: "192.0.2.9:31003".parse().unwrap(),
+            },
+        },
+        LegReply { id: LegId(3), address: LegAddress::None },
+    ];
+    reply("put", Reply::Put(PutReply { relay: relay(), generation: Generation(1), legs }));
+    reply("delete", Reply::Delete);
+    let entry =
+        ListEntry { relay: relay(), generation: Generation(1), digest: "0123456789abcdef".into(), forwarded: 5 };
+    reply("list", Reply::List { relays: vec![entry], more: true });
+    let drops = [("srtp_replayed".to_owned(), 1)].into_iter().collect();
+    let direction = DirectionStats { packets: 1, bytes: 2, rtcp_packets: 3, lost: -1, jitter_us: 4, reordered: 5 };
+    let leg = LegStats { leg: LegId(0), received: direction.clone(), sent: direction, round_trip_us: Some(6), drops };
+    let stats = RelayStats { relay: relay(), generation: Generation(1), worker: 0, legs: vec![leg] };
+    reply("query_relay", Reply::QueryRelay(stats));
+    let worker = WorkerStats {
+        worker: 0,
+        relays: 1,
+        received: 2,
+        sent: 3,
+        drops: [("no_route".to_owned(), 0)].into_iter().collect(),
+    };
+    let node = NodeStats { workers: vec![worker], relays: 1, media_ports_total: 998, ..NodeStats::default() };
+    reply("query_node", Reply::QueryNode(node));
+    reply("act", Reply::Act);
+    reply("drain", Reply::Drain);
+    reply("ping", Reply::Ping);
+    let error = RelayError::new(ErrorCode::NoPorts, "program.legs[1]", "no media port is left");
+    check("error", &DataplaneMessage::Error { id: 9, error });
+    check("gap", &DataplaneMessage::Gap { resumes_at: EventSeq(40) });
+}
+
+#[test]
+fn events_keep_their_text() {
+    let (relay, leg, remote) = (relay(), LegId(0), "198.51.100.7:5000".parse().unwrap());
+    event("path_selected", Event::PathSelected { relay, leg, remote });
+    event("path_lost", Event::PathLost { relay, leg });
+    event("keys_ready", Event::KeysReady { relay, leg, profile: "AEAD_AES_256_GCM".into() });
+    event("dtls_failed", Event::DtlsFailed { relay, leg, cause: DtlsFailure::Fingerprint });
+    event("dtls_closed", Event::DtlsClosed { relay, leg });
+    event("source_latched", Event::SourceLatched { relay, leg, remote });
+    event("media_timeout", Event::MediaTimeout { relay, leg });
+    event("consent_lost", Event::ConsentLost { relay, leg });
+    event("dtmf", Event::Dtmf { relay, leg, digit: '#', duration_ms: 100 });
+    event("keyframe_wanted", Event::KeyframeWanted { relay, leg });
+    event("act_done", Event::ActDone { relay, action_id: 8, error: None });
+    event("leg_stats", Event::LegStats { relay, stats: LegStats::default() });
+    event("relay_reaped", Event::RelayReaped { relay, reason: ReapReason::Orphaned });
+    event("worker_lost", Event::WorkerLost { worker: 1, relays: vec![relay] });
+}
+
+#[test]
+fn keys_in_a_program_are_redacted_in_debug() {
+    let text = format!("{:?}", program());
+    assert!(text.contains("[redacted]") && !text.contains("bG9jYWw="), "{text}");
+}
+
+#[test]
+fn the_sample_program_is_valid_and_each_breach_names_its_field() {
+    assert_eq!(program().validate(), Ok(()));
+    type Breach = fn(&mut RelayProgram);
+    let breaches: [(&str, Breach); 6] = [
+        ("program.legs", |p| p.legs.clear()),
+        ("program.legs[1].id", |p| p.legs[1].id = LegId(0)),
+        ("program.routes[0].to", |p| p.routes[0].to = LegId(99)),
+        ("program.routes[0].payloads[0].to.pt", |p| p.routes[0].payloads[0].to.pt = 200),
+        ("program.routes[1].ssrc", |p| {
+            p.routes[1] = Route { ssrc: 0x1234, payloads: vec![], ..p.routes[0].clone() };
+        }),
+        ("program.cname", |p| p.cname = "x".repeat(65)),
+    ];
+    for (field, breach) in breaches {
+        let mut program = program();
+        breach(&mut program);
+        assert_eq!(program.validate().unwrap_err().field, field);
+    }
+}

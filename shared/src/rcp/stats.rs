@@ -1,0 +1,91 @@
+//! Counters, as `Query` and the end of a leg report them. All count from the making of the relay or worker.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Generation, LegId, RelayId};
+
+/// One direction of a leg.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectionStats {
+    /// RTP packets.
+    pub packets: u64,
+    /// RTP bytes as on the wire, without IP and UDP headers.
+    pub bytes: u64,
+    /// RTCP packets.
+    pub rtcp_packets: u64,
+    /// Packets lost on the way to us, or reported lost by the peer.
+    pub lost: i64,
+    /// Interarrival jitter in microseconds (RFC 3550 section 6.4.1).
+    pub jitter_us: u64,
+    /// Packets that came out of order.
+    pub reordered: u64,
+}
+
+/// One leg.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegStats {
+    /// The leg.
+    pub leg: LegId,
+    /// From its peer.
+    pub received: DirectionStats,
+    /// To its peer.
+    pub sent: DirectionStats,
+    /// Round trip to the peer by RTCP in microseconds; absent until known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
+    /// Dropped packets by reason; reasons that never happened are absent.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStats {
+    /// The relay.
+    pub relay: RelayId,
+    /// Generation in force.
+    pub generation: Generation,
+    /// Worker that owns it.
+    pub worker: u16,
+    /// Its legs.
+    pub legs: Vec<LegStats>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Worker number from 0.
+    pub worker: u16,
+    /// Relays it owns.
+    pub relays: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Dropped packets by reason; every reason is present, so that a graph starts at 0.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The whole dataplane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStats {
+    /// Workers by number.
+    pub workers: Vec<WorkerStats>,
+    /// Relays in force.
+    pub relays: u64,
+    /// Media ports in use towards SIP peers.
+    pub media_ports_used: u64,
+    /// Media ports in quarantine before reuse.
+    pub media_ports_quarantined: u64,
+    /// Media ports in all.
+    pub media_ports_total: u64,
+    /// DTLS handshakes in progress.
+    pub dtls_handshakes: u64,
+    /// Drops counted outside workers (manager thread).
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+    /// True once `Drain` was asked.
+    pub draining: bool,
+}
