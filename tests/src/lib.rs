@@ -1,1 +1,4 @@
-//! placeholder
+//! Gangway's tests: the harness that runs real binaries, real SIP peers and a real browser, and what the tests of several
+//! crates share. Nothing of it ships.
+
+pub mod source;
