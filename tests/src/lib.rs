@@ -1,4 +1,9 @@
 //! Gangway's tests: the harness that runs real binaries, real SIP peers and a real browser, and what the tests of several
 //! crates share. Nothing of it ships.
 
+pub mod baresip;
+pub mod deadline;
+pub mod kamailio;
+pub mod process;
 pub mod source;
+pub mod tone;

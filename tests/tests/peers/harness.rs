@@ -1,0 +1,42 @@
+//! The peers against each other, without Gangway: when one of these fails the harness is at fault.
+
+use std::time::Duration;
+
+use gangway_tests::{
+    baresip::{self, Baresip},
+    deadline::Deadline,
+    kamailio::{self, Kamailio},
+};
+
+/// Two baresips register at Kamailio by digest, call each other, and each hears the other's tone.
+fn two_phones_talk(codec: &'static str) {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let caller_options = baresip::Options {
+        user: "2002",
+        password: "secret-2002",
+        answers: false,
+        tone_hz: 440,
+        ..baresip::Options::new(kamailio.port(), codec)
+    };
+    let Some(mut callee) = Baresip::start(&baresip::Options::new(kamailio.port(), codec)) else { return };
+    let Some(mut caller) = Baresip::start(&caller_options) else { return };
+    assert!(kamailio.is_registered("2001") && kamailio.is_registered("2002"));
+    caller.dial("2001");
+    caller.wait_event("CALL_ESTABLISHED", Deadline::seconds(10));
+    callee.wait_event("CALL_ESTABLISHED", Deadline::seconds(10));
+    caller.wait_heard(660.0, Duration::from_millis(500), Deadline::seconds(10));
+    callee.wait_heard(440.0, Duration::from_millis(500), Deadline::seconds(10));
+    callee.hangup();
+    caller.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    assert!(kamailio.seen("INVITE") >= 2, "the INVITE was challenged");
+}
+
+#[test]
+fn two_phones_talk_pcmu() {
+    two_phones_talk("PCMU/8000/1");
+}
+
+#[test]
+fn two_phones_talk_opus() {
+    two_phones_talk("opus/48000/2");
+}
