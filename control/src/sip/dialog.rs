@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Transport,
     headers::HeaderError,
-    message::{Method, Request, Response},
-    uri::{Host, NameAddr, Uri},
+    message::{HeaderName, Headers, Method, Request, Response},
+    uri::{Host, NameAddr, SipUri, Uri},
 };
 
 /// What names a dialog, RFC 3261 section 12: seen from our side.
@@ -99,26 +99,162 @@ pub struct Dialog {
 impl Dialog {
     /// The next hop of in-dialog requests. When it is a name, the caller may resolve it and set [`Dialog::destination`].
     #[must_use]
-    pub fn next_hop(&self) -> NextHop {
-        unimplemented!()
+    pub fn next_hop(&self) -> Option<NextHop> {
+        let hop = self.route_set.first().map_or(&self.remote_target, |route| &route.uri);
+        let uri = hop.as_sip()?;
+        let implied = if uri.secure { Transport::Tls } else { self.destination.transport };
+        Some(NextHop { host: uri.host.clone(), port: uri.port, transport: uri.transport().unwrap_or(implied) })
     }
 
     /// A new in-dialog request with the next CSeq (RFC 3261 section 12.2.1.1): no Via, no body yet.
-    pub fn request(&mut self, _method: Method) -> Request {
-        unimplemented!()
+    pub fn request(&mut self, method: Method) -> Request {
+        self.local_cseq = self.local_cseq.saturating_add(1);
+        let refreshes_target = !matches!(method, Method::Bye | Method::Info | Method::Message | Method::Options);
+        let mut request = self.base_request(method, self.local_cseq);
+        if refreshes_target {
+            request.headers.push(HeaderName::Contact, self.local_contact.to_string());
+        }
+        request
     }
 
     /// The ACK for a 2xx to our INVITE with CSeq `invite_cseq` (RFC 3261 section 13.2.2.4): no Via.
     #[must_use]
-    pub fn ack(&self, _invite_cseq: u32) -> Request {
-        unimplemented!()
+    pub fn ack(&self, invite_cseq: u32) -> Request {
+        self.base_request(Method::Ack, invite_cseq)
     }
 
-    /// A dialog that `response` to our `request` makes.
+    fn base_request(&self, method: Method, cseq: u32) -> Request {
+        let loose = self.route_set.first().and_then(|route| route.uri.as_sip()).is_none_or(SipUri::is_loose_router);
+        let mut routes: Vec<String> = self.route_set.iter().map(NameAddr::to_string).collect();
+        let uri = if loose {
+            self.remote_target.clone()
+        } else {
+            // A strict router of RFC 2543 wants itself as Request-URI and the target as the last route.
+            routes.remove(0);
+            routes.push(NameAddr::new(self.remote_target.clone()).to_string());
+            self.route_set[0].uri.clone()
+        };
+        let mut request = Request::new(method, uri);
+        let headers = &mut request.headers;
+        for route in routes {
+            headers.push(HeaderName::Route, route);
+        }
+        headers.push(HeaderName::MaxForwards, MAX_FORWARDS.to_string());
+        headers.push(HeaderName::From, self.local.to_string());
+        headers.push(HeaderName::To, self.remote.to_string());
+        headers.push(HeaderName::CallId, self.id.call_id.as_str());
+        headers.push(HeaderName::CSeq, format!("{cseq} {}", request.method));
+        request
+    }
+
+    /// A dialog that `response` to our `request`, which was sent to `target`, makes (RFC 3261 section 12.1.2).
+    ///
+    /// A response without Contact, which no peer should send, leaves the Request-URI as the remote target: so it can still be
+    /// acknowledged and ended.
     ///
     /// # Errors
     /// The header without which there is no dialog.
-    pub fn from_response(_request: &Request, _response: &Response, _target: Target) -> Result<Self, HeaderError> {
-        unimplemented!()
+    pub fn from_response(request: &Request, response: &Response, target: Target) -> Result<Self, HeaderError> {
+        let (local, remote) = (response.headers.from()?, response.headers.to()?);
+        let mut route_set = response.headers.record_routes()?;
+        route_set.reverse();
+        let mut dialog = Dialog {
+            id: DialogId {
+                call_id: response.headers.call_id()?.to_owned(),
+                local_tag: local.tag().unwrap_or_default().to_owned(),
+                remote_tag: remote.tag().unwrap_or_default().to_owned(),
+            },
+            role: Role::Caller,
+            state: if response.status.is_success() { DialogState::Confirmed } else { DialogState::Early },
+            local,
+            remote,
+            remote_target: response.headers.contact().map_or_else(|_| request.uri.clone(), |contact| contact.uri),
+            local_contact: request.headers.contact()?,
+            route_set,
+            local_cseq: request.headers.cseq()?.number,
+            remote_cseq: None,
+            destination: target,
+            account: None,
+        };
+        dialog.follow_next_hop();
+        Ok(dialog)
+    }
+
+    /// A dialog that our answer to `request`, which came from `source`, makes (RFC 3261 section 12.1.1).
+    ///
+    /// # Errors
+    /// The header without which there is no dialog.
+    pub fn from_request(
+        request: &Request,
+        local_tag: &str,
+        local_contact: NameAddr,
+        source: Target,
+    ) -> Result<Self, HeaderError> {
+        let (local, remote) = (request.headers.to()?.with_tag(local_tag), request.headers.from()?);
+        let mut dialog = Dialog {
+            id: DialogId {
+                call_id: request.headers.call_id()?.to_owned(),
+                local_tag: local_tag.to_owned(),
+                remote_tag: remote.tag().unwrap_or_default().to_owned(),
+            },
+            role: Role::Callee,
+            state: DialogState::Early,
+            local,
+            remote,
+            remote_target: request.headers.contact()?.uri,
+            local_contact,
+            route_set: request.headers.record_routes()?,
+            local_cseq: 0,
+            remote_cseq: Some(request.headers.cseq()?.number),
+            destination: source,
+            account: None,
+        };
+        dialog.follow_next_hop();
+        Ok(dialog)
+    }
+
+    /// A 2xx to our INVITE confirms the dialog: its route set is taken anew (RFC 3261 section 13.2.2.4), its Contact too.
+    pub(super) fn confirm(&mut self, response: &Response) {
+        if self.state == DialogState::Early {
+            if let Ok(mut route_set) = response.headers.record_routes() {
+                route_set.reverse();
+                self.route_set = route_set;
+            }
+            self.state = DialogState::Confirmed;
+        }
+        self.refresh_target(&response.headers);
+    }
+
+    /// Takes the Contact of a target refresh (RFC 3261 sections 12.2.1.2 and 12.2.2).
+    pub(super) fn refresh_target(&mut self, headers: &Headers) {
+        if let Ok(contact) = headers.contact() {
+            self.remote_target = contact.uri;
+            self.follow_next_hop();
+        }
+    }
+
+    /// Takes the CSeq of a request from the peer; false when it is lower than one seen before (RFC 3261 section 12.2.2).
+    pub(super) fn accept_cseq(&mut self, number: u32) -> bool {
+        let in_order = self.remote_cseq.is_none_or(|last| number > last);
+        if in_order {
+            self.remote_cseq = Some(number);
+        }
+        in_order
+    }
+
+    /// A connection is kept while the next hop stays at the peer's address: behind it may be a NAT that nothing else passes.
+    fn follow_next_hop(&mut self) {
+        let Some(hop) = self.next_hop() else { return };
+        let Some(ip) = hop.host.ip() else { return };
+        let remote = SocketAddr::new(ip, hop.port.unwrap_or(hop.transport.default_port()));
+        let same_peer = hop.transport == self.destination.transport && ip == self.destination.remote.ip();
+        let flow = self.destination.flow.filter(|_| same_peer);
+        self.destination = Target { transport: hop.transport, remote, flow };
     }
 }
+
+/// Max-Forwards of every request that starts here, RFC 3261 section 8.1.1.6.
+pub(super) const MAX_FORWARDS: u8 = 70;
+
+#[cfg(test)]
+mod tests;

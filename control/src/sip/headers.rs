@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use super::{
     message::{HeaderName, Headers, Method},
-    uri::{Host, NameAddr, Params},
+    uri::{Host, NameAddr, Params, fmt_quoted, number, parse_host_port, split_outside, unquote},
 };
 
 /// A header field that cannot be used.
@@ -60,30 +60,53 @@ impl Via {
         self.params.value("branch")
     }
 
-    /// The address the request came from, when a server noted it.
+    /// The address the request came from, when a server noted it. Brackets around IPv6 are tolerated.
     #[must_use]
     pub fn received(&self) -> Option<IpAddr> {
-        unimplemented!()
+        let text = self.params.value("received")?;
+        text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(text).parse().ok()
     }
 
     /// The port the request came from (RFC 3581), when a server noted it.
     #[must_use]
     pub fn rport(&self) -> Option<u16> {
-        unimplemented!()
+        self.params.value("rport").and_then(number)
     }
 }
 
 impl FromStr for Via {
     type Err = HeaderError;
 
-    fn from_str(_text: &str) -> Result<Self, HeaderError> {
-        unimplemented!()
+    /// Reads `SIP/2.0/UDP host:port;params`, white space around the slashes and the colon allowed.
+    fn from_str(text: &str) -> Result<Self, HeaderError> {
+        parse_via(text).ok_or(HeaderError { header: HeaderName::Via, fault: HeaderFault::Malformed })
     }
 }
 
+fn parse_via(text: &str) -> Option<Via> {
+    let (protocol, rest) = text.split_once('/')?;
+    let (version, rest) = rest.split_once('/')?;
+    let rest = rest.trim_start();
+    let (transport, rest) = rest.split_once(char::is_whitespace)?;
+    if !protocol.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" || !is_token(transport) {
+        return None;
+    }
+    let (sent_by, params) = match rest.split_once(';') {
+        Some((sent_by, params)) => (sent_by, Params::parse_header(params).ok()?),
+        None => (rest, Params::new()),
+    };
+    let (host, port) = parse_host_port(sent_by.trim()).ok()?;
+    let branch_is_sound = !params.contains("branch") || params.value("branch").is_some_and(is_token);
+    branch_is_sound.then(|| Via { transport: transport.to_ascii_uppercase(), host, port, params })
+}
+
 impl fmt::Display for Via {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        unimplemented!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SIP/2.0/{} {}", self.transport, self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        self.params.fmt_header(f)
     }
 }
 
@@ -131,7 +154,8 @@ impl Headers {
     /// # Errors
     /// Missing or malformed.
     pub fn vias(&self) -> Result<Vec<Via>, HeaderError> {
-        unimplemented!()
+        let vias: Vec<Via> = self.values(&HeaderName::Via).map(str::parse).collect::<Result<_, _>>()?;
+        if vias.is_empty() { Err(fault(HeaderName::Via, HeaderFault::Missing)) } else { Ok(vias) }
     }
 
     /// The topmost Via.
@@ -139,7 +163,7 @@ impl Headers {
     /// # Errors
     /// Missing or malformed.
     pub fn top_via(&self) -> Result<Via, HeaderError> {
-        unimplemented!()
+        self.value(&HeaderName::Via).ok_or(fault(HeaderName::Via, HeaderFault::Missing))?.parse()
     }
 
     /// From.
@@ -147,7 +171,7 @@ impl Headers {
     /// # Errors
     /// Missing, repeated or malformed.
     pub fn from(&self) -> Result<NameAddr, HeaderError> {
-        unimplemented!()
+        self.tagged(HeaderName::From)
     }
 
     /// To.
@@ -155,7 +179,15 @@ impl Headers {
     /// # Errors
     /// Missing, repeated or malformed.
     pub fn to(&self) -> Result<NameAddr, HeaderError> {
-        unimplemented!()
+        self.tagged(HeaderName::To)
+    }
+
+    /// From or To: a tag that is there must be a token, because dialogs are found by it.
+    fn tagged(&self, name: HeaderName) -> Result<NameAddr, HeaderError> {
+        let malformed = fault(name.clone(), HeaderFault::Malformed);
+        let address: NameAddr = self.only(name)?.parse().map_err(|_| malformed.clone())?;
+        let tag_is_sound = !address.params.contains("tag") || address.tag().is_some_and(is_token);
+        if tag_is_sound { Ok(address) } else { Err(malformed) }
     }
 
     /// Call-ID.
@@ -163,7 +195,13 @@ impl Headers {
     /// # Errors
     /// Missing, repeated or malformed.
     pub fn call_id(&self) -> Result<&str, HeaderError> {
-        unimplemented!()
+        let call_id = self.only(HeaderName::CallId)?;
+        let word = |byte: u8| byte.is_ascii_graphic() && !b",;".contains(&byte);
+        if !call_id.is_empty() && call_id.bytes().all(word) {
+            Ok(call_id)
+        } else {
+            Err(fault(HeaderName::CallId, HeaderFault::Malformed))
+        }
     }
 
     /// CSeq.
@@ -171,7 +209,16 @@ impl Headers {
     /// # Errors
     /// Missing, repeated, malformed or out of range.
     pub fn cseq(&self) -> Result<CSeq, HeaderError> {
-        unimplemented!()
+        let malformed = || fault(HeaderName::CSeq, HeaderFault::Malformed);
+        let (number, method) = self.only(HeaderName::CSeq)?.split_once(' ').ok_or_else(malformed)?;
+        let method = Method::parse(method.trim()).ok_or_else(malformed)?;
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(malformed());
+        }
+        match number.parse() {
+            Ok(number) if number <= MAX_CSEQ => Ok(CSeq { number, method }),
+            _ => Err(fault(HeaderName::CSeq, HeaderFault::OutOfRange)),
+        }
     }
 
     /// Max-Forwards, `None` when absent.
@@ -179,7 +226,14 @@ impl Headers {
     /// # Errors
     /// Repeated, malformed or above 255.
     pub fn max_forwards(&self) -> Result<Option<u8>, HeaderError> {
-        unimplemented!()
+        if self.value(&HeaderName::MaxForwards).is_none() {
+            return Ok(None);
+        }
+        let digits = self.only(HeaderName::MaxForwards)?;
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(fault(HeaderName::MaxForwards, HeaderFault::Malformed));
+        }
+        digits.parse().map(Some).map_err(|_| fault(HeaderName::MaxForwards, HeaderFault::OutOfRange))
     }
 
     /// Contact.
@@ -187,7 +241,23 @@ impl Headers {
     /// # Errors
     /// Malformed.
     pub fn contacts(&self) -> Result<Contacts, HeaderError> {
-        unimplemented!()
+        let mut values = self.values(&HeaderName::Contact);
+        if values.next() == Some("*") {
+            let alone = values.next().is_none();
+            return if alone { Ok(Contacts::All) } else { Err(fault(HeaderName::Contact, HeaderFault::Malformed)) };
+        }
+        self.addresses(HeaderName::Contact).map(Contacts::List)
+    }
+
+    /// The first Contact that is an address: where a peer wants further requests.
+    ///
+    /// # Errors
+    /// Missing or malformed.
+    pub fn contact(&self) -> Result<NameAddr, HeaderError> {
+        match self.contacts()? {
+            Contacts::List(list) => list.into_iter().next().ok_or(fault(HeaderName::Contact, HeaderFault::Missing)),
+            Contacts::All => Err(fault(HeaderName::Contact, HeaderFault::Malformed)),
+        }
     }
 
     /// Route, topmost first.
@@ -195,7 +265,7 @@ impl Headers {
     /// # Errors
     /// Malformed.
     pub fn routes(&self) -> Result<Vec<NameAddr>, HeaderError> {
-        unimplemented!()
+        self.addresses(HeaderName::Route)
     }
 
     /// Record-Route, topmost first.
@@ -203,48 +273,140 @@ impl Headers {
     /// # Errors
     /// Malformed.
     pub fn record_routes(&self) -> Result<Vec<NameAddr>, HeaderError> {
-        unimplemented!()
+        self.addresses(HeaderName::RecordRoute)
+    }
+
+    fn addresses(&self, name: HeaderName) -> Result<Vec<NameAddr>, HeaderError> {
+        let addresses = self.values(&name).map(str::parse).collect::<Result<_, _>>();
+        addresses.map_err(|_| fault(name, HeaderFault::Malformed))
     }
 
     /// Expires in seconds. Malformed counts as absent, as RFC 3261 section 20.19 lets a receiver do.
     #[must_use]
     pub fn expires_s(&self) -> Option<u32> {
-        unimplemented!()
+        self.value(&HeaderName::Expires).and_then(seconds)
     }
 
     /// Min-Expires in seconds.
     #[must_use]
     pub fn min_expires_s(&self) -> Option<u32> {
-        unimplemented!()
+        self.value(&HeaderName::MinExpires).and_then(seconds)
     }
 
     /// Retry-After in seconds, comment and parameters left aside.
     #[must_use]
     pub fn retry_after_s(&self) -> Option<u32> {
-        unimplemented!()
+        let value = self.value(&HeaderName::RetryAfter)?;
+        seconds(value.split([' ', ';', '(']).next().unwrap_or_default())
     }
 
     /// The media type of the body in lower case without parameters: `application/sdp`.
     #[must_use]
     pub fn content_type(&self) -> Option<String> {
-        unimplemented!()
+        let media_type = self.value(&HeaderName::ContentType)?.split(';').next()?;
+        let (kind, subtype) = media_type.split_once('/')?;
+        let (kind, subtype) = (kind.trim(), subtype.trim());
+        (is_token(kind) && is_token(subtype)).then(|| format!("{kind}/{subtype}").to_ascii_lowercase())
     }
 
     /// Every token of a comma list such as Allow, Supported, Require, over all its fields.
     #[must_use]
-    pub fn tokens(&self, _name: &HeaderName) -> Vec<String> {
-        unimplemented!()
+    pub fn tokens(&self, name: &HeaderName) -> Vec<String> {
+        let items = self.values(name).flat_map(|value| value.split(','));
+        items.map(str::trim).filter(|item| is_token(item)).map(str::to_owned).collect()
     }
 
     /// Every Reason that can be read.
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
-        unimplemented!()
+        let items = self.values(&HeaderName::Reason).filter_map(|value| split_outside(value, ',')).flatten();
+        items.filter_map(parse_reason).collect()
     }
 
     /// Every challenge or credentials under `name`, several in one field included. What cannot be read is left out.
     #[must_use]
-    pub fn auth(&self, _name: &HeaderName) -> Vec<AuthParams> {
-        unimplemented!()
+    pub fn auth(&self, name: &HeaderName) -> Vec<AuthParams> {
+        self.values(name).filter_map(parse_auth).flatten().collect()
+    }
+
+    /// The value of a header that must stand exactly once.
+    fn only(&self, name: HeaderName) -> Result<&str, HeaderError> {
+        let mut values = self.values(&name);
+        match (values.next(), values.next()) {
+            (Some(value), None) => Ok(value),
+            (None, _) => Err(fault(name, HeaderFault::Missing)),
+            (Some(_), Some(_)) => Err(fault(name, HeaderFault::Repeated)),
+        }
     }
 }
+
+/// The largest CSeq, RFC 3261 section 8.1.1.5.
+const MAX_CSEQ: u32 = (1 << 31) - 1;
+
+fn fault(header: HeaderName, fault: HeaderFault) -> HeaderError {
+    HeaderError { header, fault }
+}
+
+/// Reads delta-seconds. More than 32 bits hold means "as long as can be".
+pub(super) fn seconds(digits: &str) -> Option<u32> {
+    let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| digits.parse().unwrap_or(u32::MAX))
+}
+
+fn parse_reason(text: &str) -> Option<Reason> {
+    let (protocol, params) = match text.split_once(';') {
+        Some((protocol, params)) => (protocol, Params::parse_header(params).ok()?),
+        None => (text, Params::new()),
+    };
+    let protocol = protocol.trim();
+    is_token(protocol).then(|| Reason {
+        protocol: protocol.to_owned(),
+        cause: params.value("cause").and_then(number),
+        text: params.value("text").map(str::to_owned),
+    })
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.protocol)?;
+        if let Some(cause) = self.cause {
+            write!(f, ";cause={cause}")?;
+        }
+        if let Some(text) = &self.text {
+            f.write_str(";text=")?;
+            fmt_quoted(text, f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads one field of challenges. A comma parts both parameters and challenges: an item that starts with a word and white space
+/// begins a challenge, any other belongs to the one before it.
+fn parse_auth(value: &str) -> Option<Vec<AuthParams>> {
+    let mut found: Vec<AuthParams> = Vec::new();
+    for item in split_outside(value, ',')? {
+        let item = item.trim();
+        let head = item.split(['=', '"']).next().unwrap_or_default().trim_end();
+        let (scheme, param) = match head.split_once(char::is_whitespace) {
+            Some((scheme, _)) => (Some(scheme), item[scheme.len()..].trim_start()),
+            None if head.len() == item.len() => (Some(item), ""),
+            None => (None, item),
+        };
+        if let Some(scheme) = scheme {
+            if !is_token(scheme) {
+                return None;
+            }
+            found.push(AuthParams { scheme: scheme.to_owned(), params: Params::new() });
+        }
+        if param.is_empty() {
+            continue;
+        }
+        let (name, text) = param.split_once('=')?;
+        let text = unquote(text.trim())?;
+        found.last_mut()?.params.add(name.trim().to_owned(), Some(text)).ok()?;
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,70 @@
 //! The four transaction machines of RFC 3261 section 17, with the Accepted states of RFC 6026.
+//!
+//! A machine holds states and timers only; the agent holds the messages and does what a machine says.
 
 use std::time::Duration;
+
+use gangway_shared::time::Time;
+
+pub mod client;
+pub mod client_invite;
+pub mod key;
+pub mod server;
+pub mod server_invite;
+
+/// What a machine wants after one of its timers fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Send the last message again (timers A, E, G).
+    Retransmit,
+    /// Tell the user that nothing came (timers B, F, H); the transaction is over.
+    TimedOut,
+    /// The transaction is over (timers D, I, J, K, L, M).
+    Terminated,
+}
+
+/// A timer that doubles from one interval up to a limit: A, E and G, and the repetition of 2xx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backoff {
+    due: Time,
+    interval: Duration,
+    limit: Duration,
+}
+
+impl Backoff {
+    /// First due `interval` from `now`.
+    pub(super) fn new(now: Time, interval: Duration, limit: Duration) -> Self {
+        Backoff { due: now + interval, interval, limit }
+    }
+
+    pub(super) const fn due(&self) -> Time {
+        self.due
+    }
+
+    /// When due: sets the next time and tells so. A clock that jumped costs one repetition, not a burst.
+    pub(super) fn fire(&mut self, now: Time) -> bool {
+        if now < self.due {
+            return false;
+        }
+        self.interval = self.interval.saturating_mul(2).min(self.limit);
+        self.due = (self.due + self.interval).max(now);
+        true
+    }
+
+    /// From now on at the limit's interval, as E does after a provisional answer.
+    pub(super) const fn at_limit(&mut self) {
+        self.interval = self.limit;
+    }
+}
+
+/// The earliest of some deadlines.
+fn earliest<const N: usize>(deadlines: [Option<Time>; N]) -> Option<Time> {
+    deadlines.into_iter().flatten().min()
+}
+
+fn is_due(deadline: Option<Time>, now: Time) -> bool {
+    deadline.is_some_and(|due| due <= now)
+}
 
 /// Every transaction timer by the name RFC 3261 gives it (table 4 in its appendix A).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,3 +116,6 @@ impl Default for Timers {
         Timers::from_t1(Duration::from_millis(500))
     }
 }
+
+#[cfg(test)]
+mod tests;
