@@ -2,6 +2,7 @@
 //! crates share. Nothing of it ships.
 
 pub mod baresip;
+pub mod browser;
 pub mod deadline;
 pub mod kamailio;
 pub mod process;

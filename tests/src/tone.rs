@@ -11,8 +11,10 @@ pub struct Sound {
     pub samples: Vec<f32>,
 }
 
-/// Length of the windows that are looked at.
-const WINDOW: Duration = Duration::from_millis(50);
+/// Length of the windows that are looked at: the beep of Chromium's fake microphone lasts no longer.
+const WINDOW_MS: u32 = 20;
+/// From the start of one window to the start of the next.
+const STEP_MS: u32 = 5;
 /// Share of a window's energy that must lie at the frequency for the tone to count as heard in it.
 const PURE: f64 = 0.6;
 /// Mean square below which a window is silence.
@@ -60,12 +62,14 @@ impl Sound {
 
     /// For how long the tone is heard: windows that are audible and have most of their energy at `hz`.
     pub fn heard(&self, hz: f64) -> Duration {
-        let size = (WINDOW.as_secs_f64() * f64::from(self.rate_hz)) as usize;
-        if size == 0 {
+        let size = (self.rate_hz * WINDOW_MS / 1000) as usize;
+        let step = (self.rate_hz * STEP_MS / 1000) as usize;
+        if step == 0 {
             return Duration::ZERO;
         }
-        let heard = self.samples.chunks_exact(size).filter(|window| share(window, self.rate_hz, hz) > PURE).count();
-        WINDOW * u32::try_from(heard).unwrap_or(u32::MAX)
+        let windows = self.samples.windows(size).step_by(step);
+        let heard = windows.filter(|window| share(window, self.rate_hz, hz) > PURE).count();
+        Duration::from_millis(u64::from(STEP_MS)) * u32::try_from(heard).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,0 +1,4 @@
+//! The lane `browser`: Chromium with the vendor's SDK, its unmodified example page and our own page.
+//! docs/TESTING.md maps check numbers to test names.
+
+mod page;
