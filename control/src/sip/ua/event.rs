@@ -1,0 +1,268 @@
+//! What goes into the agent and what comes out: plain data.
+
+use std::net::SocketAddr;
+
+use crate::sip::{
+    Transport,
+    dialog::{DialogId, Target},
+    message::{Headers, Method, Request, Response, Status},
+    uri::{NameAddr, Uri},
+};
+
+/// A request that we sent, digest retries included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub(super) u64);
+
+/// A request that we received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub(super) u64);
+
+/// An account whose credentials the agent keeps. The owner chooses the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(pub u64);
+
+/// Where a message came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// By which transport.
+    pub transport: Transport,
+    /// Our address that received it.
+    pub local: SocketAddr,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// The connection, for streams.
+    pub flow: Option<u64>,
+}
+
+/// Bytes to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// By which transport.
+    pub transport: Transport,
+    /// To which address. For a stream: where to connect when `flow` is absent or gone.
+    pub remote: SocketAddr,
+    /// Over which connection, when one is to be reused.
+    pub flow: Option<u64>,
+    /// One whole message.
+    pub bytes: Vec<u8>,
+}
+
+/// A body with its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Content-Type.
+    pub content_type: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// A request outside of any dialog. The agent adds Via, tags, CSeq, Max-Forwards and credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// What to ask.
+    pub method: Method,
+    /// The Request-URI.
+    pub uri: Uri,
+    /// From; a tag is added when it has none.
+    pub from: NameAddr,
+    /// To.
+    pub to: NameAddr,
+    /// Call-ID; made when absent. A registration keeps its own over its refreshes.
+    pub call_id: Option<String>,
+    /// CSeq number; 1 when absent. A registration counts on over its refreshes.
+    pub cseq: Option<u32>,
+    /// Our Contact; required for INVITE.
+    pub contact: Option<NameAddr>,
+    /// Preloaded routes (an outbound proxy that wants one).
+    pub routes: Vec<NameAddr>,
+    /// Further headers, in order.
+    pub headers: Headers,
+    /// The body.
+    pub content: Option<Content>,
+    /// Where to send it.
+    pub target: Target,
+    /// Whose credentials answer a challenge.
+    pub account: Option<AccountId>,
+}
+
+/// An answer to a request that we received. The agent adds Via, From, To with our tag, Call-ID, CSeq and Record-Route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: Status,
+    /// The reason phrase; that of the RFC when absent.
+    pub reason: Option<String>,
+    /// Our Contact; required for 101-299 to INVITE.
+    pub contact: Option<NameAddr>,
+    /// Further headers, in order.
+    pub headers: Headers,
+    /// The body.
+    pub content: Option<Content>,
+}
+
+impl Reply {
+    /// A reply of only a status.
+    #[must_use]
+    pub const fn new(status: Status) -> Self {
+        Reply { status, reason: None, contact: None, headers: Headers::new(), content: None }
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The transaction table is full.
+    #[error("too many transactions")]
+    Full,
+    /// There is no such dialog.
+    #[error("unknown dialog")]
+    UnknownDialog,
+    /// The dialog is early or ending and allows no such request.
+    #[error("dialog is not confirmed")]
+    NotConfirmed,
+    /// Our own or the peer's INVITE is pending in the dialog (RFC 3261 section 14.1).
+    #[error("another INVITE is pending in the dialog")]
+    InvitePending,
+    /// We have no address for the transport and family of the target.
+    #[error("no local address for this transport and address family")]
+    NoLocalAddress,
+    /// An INVITE needs a Contact.
+    #[error("no contact")]
+    NoContact,
+    /// ACK and CANCEL are made by the agent alone.
+    #[error("method cannot be sent this way")]
+    Method,
+}
+
+/// Why an answer was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RespondError {
+    /// There is no such request, or it is already finally answered: cancelled, or timed out.
+    #[error("request is gone or already answered")]
+    Gone,
+    /// 101-299 to INVITE needs a Contact.
+    #[error("no contact")]
+    NoContact,
+}
+
+/// What happened. Each request that was sent ends with exactly one of `Answered`, `Finished`, `TimedOut`, `TransportFailed`,
+/// `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UaEvent {
+    /// 101-199 to our INVITE. `dialog` is there when the answer has a To tag: several differ for a forked call.
+    Progress {
+        /// Our request.
+        client: ClientId,
+        /// The early dialog.
+        dialog: Option<DialogId>,
+        /// The answer.
+        response: Response,
+    },
+    /// The first 2xx to our INVITE or re-INVITE. The ACK is already on its way.
+    Answered {
+        /// Our request: done.
+        client: ClientId,
+        /// The confirmed dialog.
+        dialog: DialogId,
+        /// The answer.
+        response: Response,
+    },
+    /// 300-699 to our INVITE, or any final answer to another request of ours. Challenges were already answered where that was
+    /// allowed: a 401 or 407 here means that it was not, or that the credentials were refused.
+    Finished {
+        /// Our request: done.
+        client: ClientId,
+        /// The dialog it was sent in.
+        dialog: Option<DialogId>,
+        /// The answer. Its CSeq is the last one used: a registration counts on from there.
+        response: Response,
+    },
+    /// No final answer in time: timer B or F, or none to a cancelled INVITE within 64*T1. Counts as 408.
+    TimedOut {
+        /// Our request: done.
+        client: ClientId,
+        /// The dialog it was sent in.
+        dialog: Option<DialogId>,
+    },
+    /// The transport could not deliver. Counts as 503.
+    TransportFailed {
+        /// Our request: done.
+        client: ClientId,
+        /// The dialog it was sent in.
+        dialog: Option<DialogId>,
+    },
+    /// A 2xx crossed our CANCEL. ACK and BYE are on their way, the dialog is the agent's to end.
+    CrossedCancel {
+        /// Our request: done.
+        client: ClientId,
+    },
+    /// A second fork answered 2xx after [`UaEvent::Answered`]. ACK and BYE are on their way.
+    ForkEnded {
+        /// The INVITE.
+        client: ClientId,
+        /// The fork's dialog, gone.
+        dialog: DialogId,
+    },
+    /// An INVITE that asks for a new call. 100 was sent when the source is verified.
+    Invite {
+        /// The request: answer it.
+        server: ServerId,
+        /// The INVITE.
+        request: Request,
+        /// Where it came from.
+        source: Source,
+        /// The source is no UDP stranger: an account's target, a dialog's peer, trusted by setting, or a stream. See
+        /// [`Ua::respond`] for what a stranger may get.
+        verified: bool,
+    },
+    /// Another request outside of any dialog, of a method in [`UaConfig::allow`].
+    Request {
+        /// The request: answer it.
+        server: ServerId,
+        /// The request itself.
+        request: Request,
+        /// Where it came from.
+        source: Source,
+        /// As in [`UaEvent::Invite`].
+        verified: bool,
+    },
+    /// A request in a dialog (re-INVITE, INFO, UPDATE, NOTIFY ..), in order and not crossing one of ours.
+    DialogRequest {
+        /// The dialog.
+        dialog: DialogId,
+        /// The request: answer it.
+        server: ServerId,
+        /// The request itself.
+        request: Request,
+    },
+    /// The peer ended the dialog: 200 was sent, the dialog is gone.
+    Bye {
+        /// The dialog.
+        dialog: DialogId,
+        /// The BYE, for its Reason.
+        request: Request,
+    },
+    /// The caller gave up: 200 to CANCEL and 487 to the INVITE were sent, early dialogs of it are gone.
+    Cancelled {
+        /// The INVITE: done.
+        server: ServerId,
+        /// The CANCEL, for its Reason.
+        request: Request,
+    },
+    /// The ACK for our 2xx arrived.
+    Acked {
+        /// The dialog.
+        dialog: DialogId,
+        /// The INVITE that was answered.
+        server: ServerId,
+        /// The ACK, for the answer it may carry.
+        request: Request,
+    },
+    /// No ACK for our 2xx within 64*T1. BYE was sent, the dialog is gone.
+    AckMissing {
+        /// The dialog.
+        dialog: DialogId,
+        /// The INVITE that was answered.
+        server: ServerId,
+    },
+}

@@ -1,0 +1,365 @@
+//! Sending: requests outside and inside of dialogs.
+
+use gangway_shared::time::Time;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AccountId, ClientId, Content, Outgoing, SendError, Transmit, Ua,
+    client::{Cancelling, ClientTx, Machine, Purpose, transmit},
+};
+use crate::sip::{
+    Transport,
+    dialog::{DialogId, DialogState, MAX_FORWARDS, Role, Target},
+    digest::Attempts,
+    headers::Via,
+    message::{HeaderName, Headers, Message, Method, Request},
+    parser,
+    transaction::{
+        client::Client,
+        client_invite::ClientInvite,
+        key::{ClientKey, MAGIC_COOKIE},
+    },
+    uri::Params,
+};
+
+/// Random bytes in a branch: nobody who has not seen the request can answer it.
+const BRANCH_BYTES: usize = 12;
+/// Random bytes in a Call-ID.
+const CALL_ID_BYTES: usize = 16;
+
+/// Headers that the agent writes itself: ignored among those the owner gives.
+pub(super) const MANAGED: [HeaderName; 13] = [
+    HeaderName::Via,
+    HeaderName::From,
+    HeaderName::To,
+    HeaderName::CallId,
+    HeaderName::CSeq,
+    HeaderName::MaxForwards,
+    HeaderName::Route,
+    HeaderName::RecordRoute,
+    HeaderName::Contact,
+    HeaderName::ContentLength,
+    HeaderName::ContentType,
+    HeaderName::Authorization,
+    HeaderName::ProxyAuthorization,
+];
+
+/// An INVITE that has no final answer yet, for the journal: after a restart it can be cancelled with the same branch, and a late 2xx
+/// gets ACK and BYE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingInvite {
+    /// The request as it was sent, without its body.
+    request: String,
+    /// Where it was sent.
+    target: Target,
+    /// Whose credentials answer challenges to the BYE.
+    account: Option<u64>,
+}
+
+impl Ua {
+    /// Sends a request outside of any dialog: INVITE, REGISTER, OPTIONS, MESSAGE ..
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent.
+    pub fn send_request(&mut self, now: Time, outgoing: Outgoing) -> Result<ClientId, SendError> {
+        match outgoing.method {
+            Method::Ack | Method::Cancel | Method::Bye => return Err(SendError::Method),
+            Method::Invite if outgoing.contact.is_none() => return Err(SendError::NoContact),
+            _ => {}
+        }
+        let Outgoing { target, account, .. } = outgoing;
+        let mut request = self.compose(outgoing);
+        self.preempt(&mut request, account, target);
+        let client = ClientId(self.fresh_id());
+        self.launch(now, client, request, target, |tx| tx.account = account)?;
+        Ok(client)
+    }
+
+    fn compose(&mut self, outgoing: Outgoing) -> Request {
+        let Outgoing { method, uri, mut from, to, call_id, cseq, contact, routes, headers, content, .. } = outgoing;
+        if from.tag().is_none() {
+            from = from.with_tag(&self.fresh_tag());
+        }
+        let call_id = call_id.unwrap_or_else(|| self.entropy.hex(CALL_ID_BYTES));
+        let mut request = Request::new(method, uri);
+        for route in routes {
+            request.headers.push(HeaderName::Route, route.to_string());
+        }
+        request.headers.push(HeaderName::MaxForwards, MAX_FORWARDS.to_string());
+        request.headers.push(HeaderName::From, from.to_string());
+        request.headers.push(HeaderName::To, to.to_string());
+        request.headers.push(HeaderName::CallId, call_id);
+        request.headers.push(HeaderName::CSeq, format!("{} {}", cseq.unwrap_or(1), request.method));
+        if let Some(contact) = contact {
+            request.headers.push(HeaderName::Contact, contact.to_string());
+        }
+        self.complete(&mut request, headers, content);
+        request
+    }
+
+    /// What every request of ours has: the owner's headers, what we can, who we are, the body.
+    fn complete(&self, request: &mut Request, headers: Headers, content: Option<Content>) {
+        let own = headers.iter().filter(|(name, _)| !MANAGED.contains(name));
+        for (name, value) in own {
+            request.headers.push(name.clone(), value);
+        }
+        if matches!(request.method, Method::Invite | Method::Register | Method::Update) {
+            request.headers.push(HeaderName::Allow, self.config.allow_header());
+            if !self.config.supported.is_empty() {
+                request.headers.push(HeaderName::Supported, self.config.supported.join(", "));
+            }
+        }
+        if !self.config.user_agent.is_empty() {
+            request.headers.push(HeaderName::UserAgent, self.config.user_agent.as_str());
+        }
+        if let Some(content) = content {
+            request.headers.push(HeaderName::ContentType, content.content_type);
+            request.body = content.body;
+        }
+    }
+
+    fn preempt(&mut self, request: &mut Request, account: Option<AccountId>, target: Target) {
+        if let Some(client) = account.and_then(|account| self.accounts.get_mut(&account)) {
+            for (name, value) in client.preempt(request, target.remote, self.entropy.as_mut()) {
+                request.headers.push(name, value);
+            }
+        }
+    }
+
+    /// Sends a request in a dialog: re-INVITE, INFO, UPDATE, REFER .. and BYE, after which the dialog takes no more requests and is
+    /// gone when BYE is answered or timed out. A BYE while our 2xx waits for its ACK goes out after that (RFC 3261 section 15).
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent.
+    pub fn send_in_dialog(
+        &mut self,
+        now: Time,
+        dialog: &DialogId,
+        method: Method,
+        headers: Headers,
+        content: Option<Content>,
+    ) -> Result<ClientId, SendError> {
+        let entry = self.dialogs.get_mut(dialog).ok_or(SendError::UnknownDialog)?;
+        let state = entry.dialog.state;
+        let early_caller = state == DialogState::Early && entry.dialog.role == Role::Caller;
+        let allowed = match method {
+            Method::Ack | Method::Cancel => return Err(SendError::Method),
+            Method::Invite => state == DialogState::Confirmed,
+            Method::Bye => state == DialogState::Confirmed || early_caller,
+            _ => state != DialogState::Ending,
+        };
+        if !allowed || entry.deferred_bye.is_some() {
+            return Err(SendError::NotConfirmed);
+        }
+        let busy = entry.client_invite.is_some() || entry.server_invite.is_some() || entry.unacked.is_some();
+        if method == Method::Invite && busy {
+            return Err(SendError::InvitePending);
+        }
+        if method == Method::Bye && entry.unacked.is_some() {
+            self.next_id += 1;
+            let client = ClientId(self.next_id);
+            entry.deferred_bye = Some((client, headers));
+            return Ok(client);
+        }
+        let client = ClientId(self.fresh_id());
+        self.launch_in_dialog(now, client, dialog, method, headers, content, Purpose::Owner)?;
+        Ok(client)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request; a struct would have this one use")]
+    pub(super) fn launch_in_dialog(
+        &mut self,
+        now: Time,
+        client: ClientId,
+        dialog: &DialogId,
+        method: Method,
+        headers: Headers,
+        content: Option<Content>,
+        purpose: Purpose,
+    ) -> Result<(), SendError> {
+        let entry = self.dialogs.get_mut(dialog).ok_or(SendError::UnknownDialog)?;
+        let (is_invite, is_bye) = (method == Method::Invite, method == Method::Bye);
+        let mut request = entry.dialog.request(method);
+        let target = entry.dialog.destination;
+        let account = entry.dialog.account.map(AccountId);
+        self.complete(&mut request, headers, content);
+        self.preempt(&mut request, account, target);
+        let within = dialog.clone();
+        let id = self.launch(now, client, request, target, |tx| {
+            (tx.dialog, tx.account, tx.purpose) = (Some(within), account, purpose);
+        })?;
+        if let Some(entry) = self.dialogs.get_mut(dialog) {
+            if is_invite {
+                entry.client_invite = Some(id);
+            }
+            if is_bye {
+                entry.dialog.state = DialogState::Ending;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a dialog on the agent's own account. Without room for the BYE the dialog is forgotten: the peer's own timers end it.
+    pub(super) fn send_own_bye(&mut self, now: Time, dialog: &DialogId) {
+        let client = ClientId(self.fresh_id());
+        let sent = self.launch_in_dialog(now, client, dialog, Method::Bye, Headers::new(), None, Purpose::Agent);
+        if sent.is_err() {
+            self.dialogs.remove(dialog);
+        }
+    }
+
+    /// Sends a request without Via in a new transaction, by TCP when it is too long for a datagram.
+    pub(super) fn launch(
+        &mut self,
+        now: Time,
+        client: ClientId,
+        request: Request,
+        target: Target,
+        fill: impl FnOnce(&mut ClientTx),
+    ) -> Result<u64, SendError> {
+        let limit = self.config.udp_request_limit_bytes;
+        let too_long = target.transport == Transport::Udp
+            && limit > 0
+            && self.config.advertised_to(Transport::Tcp, target.remote.ip()).is_some()
+            && request.to_bytes().len() + VIA_BYTES > limit;
+        if !too_long {
+            return self.launch_datagram(now, client, request, target, fill);
+        }
+        let stream = Target { transport: Transport::Tcp, remote: target.remote, flow: None };
+        self.launch_datagram(now, client, request, stream, |tx| {
+            fill(tx);
+            tx.datagram_target = Some(target);
+        })
+    }
+
+    /// Sends a request without Via in a new transaction, as the target says.
+    pub(super) fn launch_datagram(
+        &mut self,
+        now: Time,
+        client: ClientId,
+        mut request: Request,
+        target: Target,
+        fill: impl FnOnce(&mut ClientTx),
+    ) -> Result<u64, SendError> {
+        if self.transactions() >= self.config.max_transactions {
+            return Err(SendError::Full);
+        }
+        let via = self.fresh_via(target).ok_or(SendError::NoLocalAddress)?;
+        let branch = via.branch().unwrap_or_default().to_owned();
+        request.headers.push_front(HeaderName::Via, via.to_string());
+        let timers = &self.config.timers;
+        let reliable = target.transport.is_reliable();
+        let machine = match request.method {
+            Method::Invite => Machine::Invite(ClientInvite::new(now, reliable, timers)),
+            _ => Machine::Other(Client::new(now, reliable, timers)),
+        };
+        let bytes = request.to_bytes();
+        self.transmits.push_back(transmit(target, bytes.clone()));
+        Ok(self.keep_client(
+            client,
+            ClientKey::new(branch, request.method.clone()),
+            machine,
+            request,
+            bytes,
+            target,
+            fill,
+        ))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one transaction, filled in one place")]
+    pub(super) fn keep_client(
+        &mut self,
+        client: ClientId,
+        key: ClientKey,
+        machine: Machine,
+        request: Request,
+        bytes: Vec<u8>,
+        target: Target,
+        fill: impl FnOnce(&mut ClientTx),
+    ) -> u64 {
+        let id = self.fresh_id();
+        let mut tx = ClientTx {
+            client,
+            key: key.clone(),
+            machine,
+            request,
+            bytes,
+            target,
+            dialog: None,
+            account: None,
+            attempts: Attempts::default(),
+            purpose: Purpose::Owner,
+            cancelling: Cancelling::No,
+            give_up: None,
+            reported: false,
+            forks: Vec::new(),
+            acks: Vec::new(),
+            datagram_target: None,
+            armed: None,
+        };
+        fill(&mut tx);
+        self.client_keys.insert(key, id);
+        self.current.insert(client, id);
+        self.clients.insert(id, tx);
+        self.settle_client(id);
+        id
+    }
+
+    fn fresh_via(&mut self, target: Target) -> Option<Via> {
+        let Some(ours) = self.config.advertised_to(target.transport, target.remote.ip()) else {
+            self.counters.unsendable += 1;
+            return None;
+        };
+        let mut via = Via {
+            transport: target.transport.as_via().to_owned(),
+            host: ours.host.clone(),
+            port: Some(ours.port),
+            params: Params::new(),
+        };
+        via.params.set("branch", Some(format!("{MAGIC_COOKIE}{}", self.entropy.hex(BRANCH_BYTES))));
+        via.params.set("rport", None);
+        Some(via)
+    }
+
+    /// A request that needs no transaction (ACK for 2xx), with its Via.
+    pub(super) fn stamped(&mut self, mut request: Request, target: Target) -> Option<Transmit> {
+        let via = self.fresh_via(target)?;
+        request.headers.push_front(HeaderName::Via, via.to_string());
+        Some(transmit(target, request.to_bytes()))
+    }
+
+    /// Our INVITE for the journal, while it has no final answer.
+    #[must_use]
+    pub fn pending_invite(&self, client: ClientId) -> Option<PendingInvite> {
+        let tx = self.current.get(&client).and_then(|id| self.clients.get(id))?;
+        if tx.request.method != Method::Invite || !tx.machine.is_pending() {
+            return None;
+        }
+        let bare = Request { body: Vec::new(), ..tx.request.clone() };
+        let request = String::from_utf8_lossy(&bare.to_bytes()).into_owned();
+        Some(PendingInvite { request, target: tx.target, account: tx.account.map(|account| account.0) })
+    }
+
+    /// Takes an INVITE from the journal and gives it up: CANCEL is sent (again) on the same branch, a 2xx gets ACK and BYE. It ends with
+    /// one event like any request. `None` when the entry cannot be read or the table is full.
+    pub fn restore_invite(&mut self, now: Time, pending: &PendingInvite) -> Option<ClientId> {
+        let Ok(Message::Request(request)) = parser::parse(pending.request.as_bytes()) else { return None };
+        let branch = request.headers.top_via().ok()?.branch()?.to_owned();
+        if request.method != Method::Invite || self.transactions() >= self.config.max_transactions {
+            return None;
+        }
+        let machine =
+            Machine::Invite(ClientInvite::restored(pending.target.transport.is_reliable(), &self.config.timers));
+        let client = ClientId(self.fresh_id());
+        let (key, account) = (ClientKey::new(branch, Method::Invite), pending.account.map(AccountId));
+        let id = self.keep_client(client, key, machine, request, Vec::new(), pending.target, |tx| {
+            tx.account = account;
+            tx.cancelling = Cancelling::Wanted(Headers::new());
+        });
+        self.send_wanted_cancel(now, id);
+        Some(client)
+    }
+}
+
+/// Room that a Via takes, for the size check before it is there.
+const VIA_BYTES: usize = 100;
