@@ -4,6 +4,7 @@
 pub mod baresip;
 pub mod browser;
 pub mod deadline;
+pub mod fuzz;
 pub mod kamailio;
 pub mod process;
 pub mod source;
