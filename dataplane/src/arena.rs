@@ -1,1 +1,493 @@
-//! Placeholder for arena.
+//! The fixed records that hold all per-leg state of one worker, in a memfd.
+//!
+//! A relay process that is upgraded, killed or crashes is replaced by one that maps the same memory (docs/ARCHITECTURE.md section
+//! 5), so everything here is plain old data: fixed-size `#[repr(C)]` records with slot and generation, no pointer, no `Instant`,
+//! no `SocketAddr`, no key schedule. What is derived (free lists here, tables and session keys in `relay`) is rebuilt.
+//!
+//! ```text
+//! | header | relays ... | legs ... | routes ... |    each section starts on a page
+//! ```
+
+mod records;
+
+use std::{
+    fmt, io,
+    mem::size_of,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::{self, NonNull},
+    slice,
+};
+
+use rustix::{
+    fs::{MemfdFlags, fstat, ftruncate, memfd_create},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+};
+
+pub use records::{
+    Addr, Counters, FINGERPRINTS_MAX, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream, PATHS_MAX, Path,
+    PayloadEntry, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord, RxSlot, SourceMap, kind,
+};
+
+/// "GANGWAY" and a zero: this memory is an arena.
+const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
+/// Counts up when the meaning of a record changes without its size.
+const LAYOUT_VERSION: u32 = 1;
+/// Sections start on pages.
+const PAGE: usize = 4096;
+
+/// How much one worker holds. All of it is allocated at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RelayLimits {
+    /// Relays.
+    pub relays: u32,
+    /// Legs of all relays.
+    pub legs: u32,
+    /// Routes of all relays.
+    pub routes: u32,
+}
+
+/// Names one leg of a worker for as long as it exists; a leg that goes takes its handle with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LegHandle {
+    /// Index of the record.
+    pub slot: u32,
+    /// Generation of the record.
+    pub generation: u32,
+}
+
+/// At the start of the memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Header {
+    magic: u64,
+    version: u32,
+    record_sizes: [u32; 3],
+    limits: RelayLimits,
+    /// Leg record plus one whose packet is being walked: who was in hand at a crash.
+    pub in_hand: u32,
+}
+
+/// A record of the arena.
+///
+/// # Safety
+/// `#[repr(C)]`, all-zero bytes are a valid value, and so is whatever the fields' own types can hold: integers and arrays of them
+/// throughout, so that no bit pattern is invalid.
+unsafe trait Record: Copy {
+    fn head(&mut self) -> &mut Head;
+}
+
+// SAFETY: integers, arrays of them, and records of the same kind.
+unsafe impl Record for RelayRecord {
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+}
+
+// SAFETY: integers, arrays of them, and records of the same kind; `MasterKey`, `RxStream`, `TxStream`, `LocalCredentials` and
+// `Consent` say of themselves that they are plain old data.
+unsafe impl Record for LegRecord {
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+}
+
+// SAFETY: integers, arrays of them, and records of the same kind.
+unsafe impl Record for RouteRecord {
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+}
+
+/// Every section at once, so that records of different ones can be used together.
+pub struct Sections<'a> {
+    /// The header.
+    pub header: &'a mut Header,
+    /// Relay records by slot.
+    pub relays: &'a mut [RelayRecord],
+    /// Leg records by slot.
+    pub legs: &'a mut [LegRecord],
+    /// Route records by slot.
+    pub routes: &'a mut [RouteRecord],
+}
+
+/// Why a file is no arena of this program.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The kernel refused.
+    #[error("arena memory: {0}")]
+    Io(#[from] io::Error),
+    /// It was made by something else, or by another version of this program.
+    #[error("the memory is no arena of this program's layout ({0})")]
+    Foreign(&'static str),
+}
+
+impl From<rustix::io::Errno> for ArenaError {
+    fn from(errno: rustix::io::Errno) -> Self {
+        ArenaError::Io(errno.into())
+    }
+}
+
+/// One worker's records.
+pub struct Arena {
+    memory: Mapping,
+    fd: OwnedFd,
+    limits: RelayLimits,
+    free_relays: Vec<u32>,
+    free_legs: Vec<u32>,
+    free_routes: Vec<u32>,
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// Where the sections start, in bytes, and where the last ends.
+struct Layout {
+    relays: usize,
+    legs: usize,
+    routes: usize,
+    end: usize,
+}
+
+impl Layout {
+    fn of(limits: RelayLimits) -> Self {
+        let after = |start: usize, count: u32, size: usize| (start + count as usize * size).next_multiple_of(PAGE);
+        let relays = PAGE;
+        let legs = after(relays, limits.relays, size_of::<RelayRecord>());
+        let routes = after(legs, limits.legs, size_of::<LegRecord>());
+        Layout { relays, legs, routes, end: after(routes, limits.routes, size_of::<RouteRecord>()) }
+    }
+}
+
+const RECORD_SIZES: [u32; 3] =
+    [size_of::<RelayRecord>() as u32, size_of::<LegRecord>() as u32, size_of::<RouteRecord>() as u32];
+
+impl Arena {
+    /// Makes an empty arena of this size. It is kept out of core dumps: it holds keys.
+    ///
+    /// # Errors
+    /// What the kernel says to memfd_create, ftruncate, mmap or madvise.
+    pub fn create(limits: RelayLimits) -> io::Result<Self> {
+        let fd = memfd_create("gangway-arena", MemfdFlags::CLOEXEC)?;
+        let len = Layout::of(limits).end;
+        ftruncate(&fd, len as u64)?;
+        let mut memory = Mapping::new(&fd, len)?;
+        *memory.header() = Header { magic: MAGIC, version: LAYOUT_VERSION, record_sizes: RECORD_SIZES, limits, in_hand: 0 };
+        Ok(Arena::over(memory, fd, limits))
+    }
+
+    /// Maps an arena that another process, or a former life of this one, made. Its records are as they were left.
+    ///
+    /// # Errors
+    /// [`ArenaError::Foreign`] when header, sizes or length are not this program's.
+    pub fn map(fd: OwnedFd) -> Result<Self, ArenaError> {
+        let len = usize::try_from(fstat(&fd)?.st_size).map_err(|_| ArenaError::Foreign("length"))?;
+        if len < PAGE {
+            return Err(ArenaError::Foreign("length"));
+        }
+        let mut memory = Mapping::new(&fd, len)?;
+        let header = *memory.header();
+        if header.magic != MAGIC || header.version != LAYOUT_VERSION {
+            return Err(ArenaError::Foreign("magic or version"));
+        }
+        if header.record_sizes != RECORD_SIZES {
+            return Err(ArenaError::Foreign("record sizes"));
+        }
+        if Layout::of(header.limits).end != len {
+            return Err(ArenaError::Foreign("length"));
+        }
+        let mut arena = Arena::over(memory, fd, header.limits);
+        arena.rebuild();
+        Ok(arena)
+    }
+
+    /// Unmaps the arena and gives its memory, to be mapped again. Taking the arena apart is what makes sure that there are never
+    /// two of one memory in a process.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// The memory's descriptor, to be handed to the next process.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn over(memory: Mapping, fd: OwnedFd, limits: RelayLimits) -> Self {
+        let free = |count: u32| (0..count).rev().collect();
+        let (free_relays, free_legs, free_routes) = (free(limits.relays), free(limits.legs), free(limits.routes));
+        Arena { memory, fd, limits, free_relays, free_legs, free_routes }
+    }
+
+    /// Derives the free lists from the records.
+    pub fn rebuild(&mut self) {
+        fn free<R: Record>(records: &mut [R]) -> Vec<u32> {
+            (0..records.len()).rev().filter(|slot| records[*slot].head().used == 0).map(|slot| slot as u32).collect()
+        }
+        let sections = self.sections();
+        let lists = (free(sections.relays), free(sections.legs), free(sections.routes));
+        (self.free_relays, self.free_legs, self.free_routes) = lists;
+    }
+
+    /// Its size in records.
+    #[must_use]
+    pub fn limits(&self) -> RelayLimits {
+        self.limits
+    }
+
+    /// Records not in use: relays, legs, routes.
+    #[must_use]
+    pub fn free(&self) -> RelayLimits {
+        let count = |list: &Vec<u32>| list.len() as u32;
+        RelayLimits {
+            relays: count(&self.free_relays),
+            legs: count(&self.free_legs),
+            routes: count(&self.free_routes),
+        }
+    }
+
+    /// Everything, to work on.
+    pub fn sections(&mut self) -> Sections<'_> {
+        self.memory.sections(self.limits)
+    }
+
+    /// The relay record of a slot.
+    ///
+    /// # Panics
+    /// When there is no such slot, as the other accessors: slots come from records and handles of this arena.
+    #[must_use]
+    pub fn relay(&self, slot: u32) -> &RelayRecord {
+        &self.memory.view(self.limits).0[slot as usize]
+    }
+
+    /// The leg record of a slot.
+    #[must_use]
+    pub fn leg(&self, slot: u32) -> &LegRecord {
+        &self.memory.view(self.limits).1[slot as usize]
+    }
+
+    /// The route record of a slot.
+    #[must_use]
+    pub fn route(&self, slot: u32) -> &RouteRecord {
+        &self.memory.view(self.limits).2[slot as usize]
+    }
+
+    /// The relay record of a slot, to be changed.
+    pub fn relay_mut(&mut self, slot: u32) -> &mut RelayRecord {
+        &mut self.sections().relays[slot as usize]
+    }
+
+    /// The leg record of a slot, to be changed.
+    pub fn leg_mut(&mut self, slot: u32) -> &mut LegRecord {
+        &mut self.sections().legs[slot as usize]
+    }
+
+    /// The route record of a slot, to be changed.
+    pub fn route_mut(&mut self, slot: u32) -> &mut RouteRecord {
+        &mut self.sections().routes[slot as usize]
+    }
+
+    /// The slot of a leg that still exists.
+    #[must_use]
+    pub fn resolve(&self, leg: LegHandle) -> Option<u32> {
+        let record = self.memory.view(self.limits).1.get(leg.slot as usize)?;
+        (record.head.used == 1 && record.head.generation == leg.generation).then_some(leg.slot)
+    }
+
+    /// The handle of the leg in a slot.
+    #[must_use]
+    pub fn handle(&self, slot: u32) -> LegHandle {
+        LegHandle { slot, generation: self.leg(slot).head.generation }
+    }
+
+    /// Takes a free relay record, all zero but for its head.
+    pub fn take_relay(&mut self) -> Option<u32> {
+        let slot = self.free_relays.pop()?;
+        renew(self.relay_mut(slot));
+        Some(slot)
+    }
+
+    /// Takes a free leg record.
+    pub fn take_leg(&mut self) -> Option<u32> {
+        let slot = self.free_legs.pop()?;
+        renew(self.leg_mut(slot));
+        Some(slot)
+    }
+
+    /// Takes a free route record.
+    pub fn take_route(&mut self) -> Option<u32> {
+        let slot = self.free_routes.pop()?;
+        renew(self.route_mut(slot));
+        Some(slot)
+    }
+
+    /// Gives a relay record back.
+    pub fn free_relay(&mut self, slot: u32) {
+        wipe(self.relay_mut(slot));
+        self.free_relays.push(slot);
+    }
+
+    /// Gives a leg record back; its keys are overwritten.
+    pub fn free_leg(&mut self, slot: u32) {
+        wipe(self.leg_mut(slot));
+        self.free_legs.push(slot);
+    }
+
+    /// Gives a route record back.
+    pub fn free_route(&mut self, slot: u32) {
+        wipe(self.route_mut(slot));
+        self.free_routes.push(slot);
+    }
+}
+
+/// Begins a use: zero but for the head, whose generation is a new one.
+fn renew<R: Record>(record: &mut R) {
+    let generation = record.head().generation.wrapping_add(1);
+    debug_assert_eq!(record.head().used, 0, "a free record is not in use");
+    wipe(record);
+    *record.head() = Head { generation, used: 1 };
+}
+
+/// Ends a use. The generation stays, so that old handles stay old.
+fn wipe<R: Record>(record: &mut R) {
+    let generation = record.head().generation;
+    // SAFETY: the reference is valid for writes of one record, and all-zero is a valid value of every `Record`.
+    unsafe { ptr::write_bytes(ptr::from_mut(record), 0, 1) };
+    record.head().generation = generation;
+}
+
+/// The memory, mapped. Unmapped when it goes.
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory is owned by this value alone (a memfd that nothing else in this process maps, see `Arena::into_fd`), and is
+// reached through `&self` and `&mut self` only.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new(fd: &OwnedFd, len: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
+        let start = unsafe { mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Mapping { start, len };
+        // SAFETY: the range is the mapping just made; the advice changes what a core dump holds and nothing else.
+        unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontDump)? };
+        Ok(mapping)
+    }
+
+    fn header(&mut self) -> &mut Header {
+        // SAFETY: the mapping is at least a page, page-aligned, and any bytes are a valid `Header`.
+        unsafe { self.start.cast::<Header>().as_mut() }
+    }
+
+    fn sections(&mut self, limits: RelayLimits) -> Sections<'_> {
+        let layout = Layout::of(limits);
+        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
+        // SAFETY: `Layout` puts the sections one behind the other inside the mapping (asserted), each on a page boundary and thus
+        // aligned; any bytes are valid records; `&mut self` makes these the only references.
+        unsafe {
+            let at = |offset: usize| self.start.as_ptr().add(offset);
+            Sections {
+                header: self.start.cast::<Header>().as_mut(),
+                relays: slice::from_raw_parts_mut(at(layout.relays).cast(), limits.relays as usize),
+                legs: slice::from_raw_parts_mut(at(layout.legs).cast(), limits.legs as usize),
+                routes: slice::from_raw_parts_mut(at(layout.routes).cast(), limits.routes as usize),
+            }
+        }
+    }
+
+    fn view(&self, limits: RelayLimits) -> (&[RelayRecord], &[LegRecord], &[RouteRecord]) {
+        let layout = Layout::of(limits);
+        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
+        // SAFETY: as `sections`; `&self` allows no reference that could change them.
+        unsafe {
+            let at = |offset: usize| self.start.as_ptr().add(offset).cast_const();
+            (
+                slice::from_raw_parts(at(layout.relays).cast(), limits.relays as usize),
+                slice::from_raw_parts(at(layout.legs).cast(), limits.legs as usize),
+                slice::from_raw_parts(at(layout.routes).cast(), limits.routes as usize),
+            )
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and no reference into it outlives `self`. A failure would leak address space only.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RelayLimits = RelayLimits { relays: 2, legs: 3, routes: 4 };
+
+    #[test]
+    fn records_survive_the_arena_that_wrote_them() {
+        let mut arena = Arena::create(LIMITS).unwrap();
+        let first = arena.take_leg().unwrap();
+        let second = arena.take_leg().unwrap();
+        arena.leg_mut(second).media_at = 77;
+        let handle = arena.handle(second);
+        arena.free_leg(first);
+        let mut arena = Arena::map(arena.into_fd()).unwrap();
+        assert_eq!(arena.free(), RelayLimits { relays: 2, legs: 2, routes: 4 });
+        assert_eq!(arena.resolve(handle), Some(second));
+        assert_eq!(arena.leg(second).media_at, 77);
+        let taken = [arena.take_leg(), arena.take_leg(), arena.take_leg()];
+        assert_eq!(taken.iter().flatten().count(), 2, "two of three records were free");
+        assert!(!taken.contains(&Some(second)));
+    }
+
+    #[test]
+    fn a_handle_is_void_once_its_record_was_freed_and_stays_so() {
+        let mut arena = Arena::create(LIMITS).unwrap();
+        let slot = arena.take_leg().unwrap();
+        let old = arena.handle(slot);
+        arena.free_leg(slot);
+        assert_eq!(arena.resolve(old), None);
+        assert_eq!(arena.take_leg(), Some(slot));
+        assert_eq!(arena.resolve(old), None);
+        assert_eq!(arena.resolve(arena.handle(slot)), Some(slot));
+        assert_eq!(arena.resolve(LegHandle { slot: 99, generation: 1 }), None);
+    }
+
+    #[test]
+    fn freed_records_hold_nothing_of_their_past() {
+        let mut arena = Arena::create(LIMITS).unwrap();
+        let slot = arena.take_leg().unwrap();
+        arena.leg_mut(slot).fingerprints[0] = [7; 32];
+        arena.free_leg(slot);
+        assert_eq!(arena.leg(slot).fingerprints[0], [0; 32]);
+    }
+
+    #[test]
+    fn memory_of_another_layout_is_refused() {
+        let mut arena = Arena::create(LIMITS).unwrap();
+        arena.sections().header.version += 1;
+        assert!(matches!(Arena::map(arena.into_fd()), Err(ArenaError::Foreign(_))));
+        let mut arena = Arena::create(LIMITS).unwrap();
+        arena.sections().header.limits.legs += 1000;
+        assert!(matches!(Arena::map(arena.into_fd()), Err(ArenaError::Foreign(_))));
+        let tiny = memfd_create("tiny", MemfdFlags::CLOEXEC).unwrap();
+        assert!(matches!(Arena::map(tiny), Err(ArenaError::Foreign(_))));
+    }
+
+    #[test]
+    fn addresses_of_both_families_survive_being_plain_data() {
+        for text in ["192.0.2.1:5004", "[2001:db8::1]:5004"] {
+            let addr: std::net::SocketAddr = text.parse().unwrap();
+            assert_eq!(Addr::from(addr).to_socket(), Some(addr));
+        }
+        assert_eq!(Addr::NONE.to_socket(), None);
+        assert!(!Addr::from("0.0.0.0:9".parse::<std::net::SocketAddr>().unwrap()).is_target());
+    }
+}

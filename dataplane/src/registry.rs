@@ -1,1 +1,297 @@
-//! Placeholder for registry.
+//! What control wants and who that control is: relays with their generations and digests, epochs, leases of orphans, leaving.
+//!
+//! Pure: decides, and is told what was done. Keeps no program and no local facts; those are the manager's.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use gangway_shared::{
+    ids::{Generation, RelayId},
+    rcp::{ErrorCode, LegKind, ListEntry, Process, RelayError, RelayProgram, Request},
+    time::Time,
+};
+use sha2::{Digest as _, Sha256};
+
+/// Without control a relay whose media has stopped is given up after so long; before that a pause in speech would end it.
+pub const ORPHAN_SILENCE: Duration = Duration::from_secs(30);
+
+/// What this dataplane runs, for `Hello.capabilities`.
+pub const CAPABILITIES: [&str; 5] = ["ice_dtls", "rtp", "srtp", "pass", "g711"];
+
+/// Bounds and timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistryConfig {
+    /// Relays of all workers.
+    pub relays_max: usize,
+    /// How long relays live without a control (`orphan_grace_s`).
+    pub orphan_grace: Duration,
+    /// How long the program stays with no control and no relay (`dataplane_linger_s`); absent: for ever.
+    pub linger: Option<Duration>,
+}
+
+/// Stable 64-bit digest of a program: the first bytes of the SHA-256 of its JSON, whose field order is that of the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub u64);
+
+impl Digest {
+    /// Digests a program.
+    #[must_use]
+    pub fn of(program: &RelayProgram) -> Self {
+        let json = serde_json::to_vec(program).expect("a program has string keys only and its Serialize cannot fail");
+        let hash: [u8; 32] = Sha256::digest(&json).into();
+        Digest(u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]))
+    }
+}
+
+impl std::fmt::Display for Digest {
+    /// 16 hexadecimal digits, as `List` has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What a `Put` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutDecision {
+    /// The program is in force already: answer as before.
+    Repeat,
+    /// Run it, then [`commit`](Registry::commit).
+    Apply {
+        /// Digest to commit with.
+        digest: Digest,
+        /// The worker that owns the relay; absent: the relay is new and a worker is to be chosen.
+        worker: Option<u16>,
+    },
+    /// Refuse; nothing changes.
+    Refuse(RelayError),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    generation: Generation,
+    digest: Digest,
+    worker: u16,
+    forwarded: u64,
+    /// When `forwarded` last grew, or the relay was last put.
+    flowed_at: Time,
+}
+
+/// All relays of the dataplane as control wants them.
+#[derive(Debug)]
+pub struct Registry {
+    config: RegistryConfig,
+    entries: BTreeMap<RelayId, Entry>,
+    draining: bool,
+    /// The highest epoch seen.
+    epoch: u32,
+    /// Since when there is no control; absent: one is connected.
+    alone_since: Option<Time>,
+    /// Since when there is no control and no relay.
+    idle_since: Option<Time>,
+}
+
+impl Registry {
+    /// No relay and no control yet.
+    #[must_use]
+    pub fn new(config: RegistryConfig, now: Time) -> Self {
+        Registry {
+            config,
+            entries: BTreeMap::new(),
+            draining: false,
+            epoch: 0,
+            alone_since: Some(now),
+            idle_since: Some(now),
+        }
+    }
+
+    /// Judges a `Put`.
+    #[must_use]
+    pub fn decide_put(&self, relay: RelayId, generation: Generation, program: &RelayProgram) -> PutDecision {
+        if let Err(error) = program.validate().and_then(|()| check_supported(program)) {
+            return PutDecision::Refuse(error);
+        }
+        let digest = Digest::of(program);
+        let Some(entry) = self.entries.get(&relay) else {
+            return match self.admit() {
+                Ok(()) => PutDecision::Apply { digest, worker: None },
+                Err(error) => PutDecision::Refuse(error),
+            };
+        };
+        if generation == entry.generation && digest == entry.digest {
+            return PutDecision::Repeat;
+        }
+        if generation <= entry.generation {
+            let reason = format!("generation {} is in force with digest {}", entry.generation.0, entry.digest);
+            return PutDecision::Refuse(RelayError::new(ErrorCode::Stale, "generation", reason));
+        }
+        PutDecision::Apply { digest, worker: Some(entry.worker) }
+    }
+
+    fn admit(&self) -> Result<(), RelayError> {
+        if self.draining {
+            return Err(RelayError::new(ErrorCode::Draining, "relay", "this dataplane takes no new relay"));
+        }
+        if self.entries.len() >= self.config.relays_max {
+            let reason = format!("the limit of {} relays is reached", self.config.relays_max);
+            return Err(RelayError::new(ErrorCode::Full, "relay", reason));
+        }
+        Ok(())
+    }
+
+    /// Notes that a program is in force.
+    pub fn commit(&mut self, now: Time, relay: RelayId, generation: Generation, digest: Digest, worker: u16) {
+        let forwarded = self.entries.get(&relay).map_or(0, |entry| entry.forwarded);
+        self.entries.insert(relay, Entry { generation, digest, worker, forwarded, flowed_at: now });
+        self.idle_since = None;
+    }
+
+    /// Notes that a relay is gone; the worker that owned it.
+    pub fn forget(&mut self, now: Time, relay: RelayId) -> Option<u16> {
+        let entry = self.entries.remove(&relay)?;
+        if self.entries.is_empty() && self.alone_since.is_some() {
+            self.idle_since = Some(now);
+        }
+        Some(entry.worker)
+    }
+
+    /// The worker that owns a relay.
+    #[must_use]
+    pub fn worker_of(&self, relay: RelayId) -> Option<u16> {
+        self.entries.get(&relay).map(|entry| entry.worker)
+    }
+
+    /// Relays in force.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when there is no relay.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Relays of each of `workers` workers, to choose the least loaded one.
+    #[must_use]
+    pub fn load(&self, workers: usize) -> Vec<usize> {
+        let mut load = vec![0; workers];
+        for entry in self.entries.values() {
+            if let Some(count) = load.get_mut(usize::from(entry.worker)) {
+                *count += 1;
+            }
+        }
+        load
+    }
+
+    /// Notes how much a relay has forwarded.
+    pub fn note_flow(&mut self, now: Time, relay: RelayId, forwarded: u64) {
+        if let Some(entry) = self.entries.get_mut(&relay)
+            && forwarded > entry.forwarded
+        {
+            (entry.forwarded, entry.flowed_at) = (forwarded, now);
+        }
+    }
+
+    /// One page of relays in id order, and whether more follow.
+    #[must_use]
+    pub fn list(&self, after: Option<RelayId>, limit: u16) -> (Vec<ListEntry>, bool) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let limit = usize::from(limit.clamp(1, Request::LIST_LIMIT_MAX));
+        let mut rest = self.entries.range((after.map_or(Unbounded, Excluded), Unbounded));
+        let page = rest.by_ref().take(limit);
+        let page = page.map(|(relay, entry)| ListEntry {
+            relay: *relay,
+            generation: entry.generation,
+            digest: entry.digest.to_string(),
+            forwarded: entry.forwarded,
+        });
+        let page: Vec<_> = page.collect();
+        let more = rest.next().is_some();
+        (page, more)
+    }
+
+    /// From now on new relays are refused.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether `Drain` was asked.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The highest epoch of a control so far.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// A control says hello.
+    ///
+    /// # Errors
+    /// `OldEpoch` when a younger one was here before.
+    pub fn control_came(&mut self, epoch: u32) -> Result<(), RelayError> {
+        if epoch < self.epoch {
+            let reason = format!("epoch {epoch} is below {}, which was here already", self.epoch);
+            return Err(RelayError::new(ErrorCode::OldEpoch, "epoch", reason));
+        }
+        self.epoch = epoch;
+        (self.alone_since, self.idle_since) = (None, None);
+        Ok(())
+    }
+
+    /// The last living control is gone.
+    pub fn control_left(&mut self, now: Time) {
+        self.alone_since.get_or_insert(now);
+        if self.entries.is_empty() {
+            self.idle_since.get_or_insert(now);
+        }
+    }
+
+    /// Relays whose lease is over: no control for `orphan_grace`, or no control and no media for [`ORPHAN_SILENCE`]. The caller
+    /// ends them and says [`forget`](Self::forget).
+    #[must_use]
+    pub fn orphans(&self, now: Time) -> Vec<RelayId> {
+        let Some(since) = self.alone_since else { return Vec::new() };
+        let grace_is_over = now.since(since) >= self.config.orphan_grace;
+        let is_over = |entry: &Entry| grace_is_over || now.since(entry.flowed_at.max(since)) >= ORPHAN_SILENCE;
+        self.entries.iter().filter(|(_, entry)| is_over(entry)).map(|(relay, _)| *relay).collect()
+    }
+
+    /// True when nobody needs this program any more: no control and no relay for the linger time.
+    #[must_use]
+    pub fn may_leave(&self, now: Time) -> bool {
+        let idle = self.idle_since.filter(|_| self.entries.is_empty() && self.alone_since.is_some());
+        idle.zip(self.config.linger).is_some_and(|(since, linger)| now.since(since) >= linger)
+    }
+}
+
+/// Refuses what this dataplane cannot run (yet), naming the field.
+///
+/// # Errors
+/// `Unsupported` for leg kinds and processes outside [`CAPABILITIES`], `Invalid` for payload maps that a process cannot do.
+pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
+    for (at, leg) in program.legs.iter().enumerate() {
+        let kind = match leg.kind {
+            LegKind::IceDtls(_) | LegKind::Rtp(_) | LegKind::Srtp(_) => continue,
+            LegKind::Generator(_) => "generator",
+            LegKind::Tap(_) => "tap",
+        };
+        let reason = format!("legs of kind {kind} are not run by this dataplane");
+        return Err(RelayError::new(ErrorCode::Unsupported, format!("program.legs[{at}].kind"), reason));
+    }
+    for (at, route) in program.routes.iter().enumerate() {
+        let path = format!("program.routes[{at}]");
+        if !matches!(route.process, Process::Pass | Process::G711) {
+            let reason = "this process is not done by this dataplane";
+            return Err(RelayError::new(ErrorCode::Unsupported, format!("{path}.process"), reason));
+        }
+        for (entry, map) in route.payloads.iter().enumerate() {
+            crate::relay::transform_of(route.process, map).map_err(|reason| {
+                RelayError::new(ErrorCode::Invalid, format!("{path}.payloads[{entry}]"), reason)
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,431 @@
+//! The records themselves: plain data with no behaviour but conversions. What they mean is told by the modules of `relay` that
+//! work on them.
+//!
+//! Rules for every field: all zero is a valid value and means "none"; no pointer, no enum, no `bool`, no time but microseconds of
+//! the relay's clock. Slot numbers of other records are stored plus one, so that zero is none.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use gangway_shared::rcp::limits::{ICE_CREDENTIAL_MAX_BYTES, LEGS_MAX, NAME_MAX_BYTES, PAYLOADS_MAX, ROUTES_MAX};
+
+use crate::{
+    ice_lite::{Consent, LocalCredentials},
+    srtp::{MasterKey, RxStream, TxStream},
+    wire::DropReason,
+};
+
+/// Addresses of one browser leg that passed an authenticated check. A browser checks from each of its interfaces, twice when it
+/// has relayed candidates.
+pub const PATHS_MAX: usize = 8;
+/// SSRCs that one leg can receive at a time, counted over two key epochs.
+pub const RX_STREAMS_MAX: usize = 16;
+/// SSRCs that one leg can have sent: its routes', its own for reports, and those of routes that were replaced.
+pub const OUT_STREAMS_MAX: usize = 24;
+/// Certificates that a program may name.
+pub const FINGERPRINTS_MAX: usize = 4;
+
+/// In front of every record.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Head {
+    /// Counts up with each use of the record.
+    pub generation: u32,
+    /// 1 while in use.
+    pub used: u32,
+}
+
+/// An address as plain data: IPv4 is v4-mapped, port 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Addr {
+    /// Big-endian IPv6 address.
+    pub ip: [u8; 16],
+    /// UDP port.
+    pub port: u16,
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(addr: SocketAddr) -> Self {
+        let ip = match addr.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Addr { ip: ip.octets(), port: addr.port() }
+    }
+}
+
+impl Addr {
+    /// No address.
+    pub const NONE: Addr = Addr { ip: [0; 16], port: 0 };
+
+    /// As the engine wants it.
+    #[must_use]
+    pub fn to_socket(self) -> Option<SocketAddr> {
+        (self.port != 0).then(|| SocketAddr::new(self.ip().to_canonical(), self.port))
+    }
+
+    /// The IPv6 or mapped IPv4 address.
+    #[must_use]
+    pub fn ip(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.ip))
+    }
+
+    /// True when something can be sent there: an address is known and is not the hold of old, `0.0.0.0`.
+    #[must_use]
+    pub fn is_target(self) -> bool {
+        self.port != 0 && !self.ip().to_canonical().is_unspecified()
+    }
+}
+
+/// An address of a browser with what is known of it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Path {
+    /// Where the checks came from.
+    pub addr: Addr,
+    /// 1 once the manager was told of it.
+    pub is_told: u8,
+    /// Unused.
+    pub reserved: u8,
+    /// Port plus one that the checks came to.
+    pub port: u32,
+    /// When the last check came.
+    pub checked_at: u64,
+}
+
+/// SRTP keys of one epoch. Number 0 is none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct KeyEpoch {
+    /// What we send with.
+    pub ours: MasterKey,
+    /// What the peer sends with.
+    pub theirs: MasterKey,
+    /// Counts up with each new pair of keys of the leg.
+    pub number: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// Statistics of one source that is received (RFC 3550 appendix A), and its clock relation.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Reception {
+    /// Packets received, duplicates too.
+    pub received: u64,
+    /// Highest sequence number plus 2^16 times its cycles, plus one; 0 before the first packet.
+    pub highest: u64,
+    /// First sequence number in the same count.
+    pub base: u64,
+    /// Packets expected at the last report.
+    pub expected_reported: u64,
+    /// Packets received at the last report.
+    pub received_reported: u64,
+    /// Packets behind the highest.
+    pub reordered: u64,
+    /// Lost before the base was set anew.
+    pub lost_before: i64,
+    /// Sixteen times the jitter in units of the clock.
+    pub jitter_x16: u64,
+    /// Arrival of the last packet.
+    pub arrived_at: u64,
+    /// When the last sender report came.
+    pub sr_at: u64,
+    /// NTP timestamp of that report; 0 before one.
+    pub sr_ntp: u64,
+    /// RTP timestamp of that report.
+    pub sr_rtp: u32,
+    /// RTP timestamp of the last packet.
+    pub timestamp: u32,
+    /// RTP clock of the last packet.
+    pub clock: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// A source that a leg receives.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RxSlot {
+    /// 1 while in use.
+    pub used: u32,
+    /// Key epoch that its SRTP state belongs to; 0 on plain legs.
+    pub epoch: u32,
+    /// SRTP state; on plain legs the SSRC alone.
+    pub stream: RxStream,
+    /// Statistics.
+    pub reception: Reception,
+}
+
+/// An SSRC that a leg sends. It stays when its route goes, so that the same SSRC under the same key never starts again.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct OutStream {
+    /// 1 while in use.
+    pub used: u32,
+    /// Route record plus one that sends it now.
+    pub route: u32,
+    /// SRTP state; on plain legs the SSRC alone.
+    pub tx: TxStream,
+    /// Packets sent.
+    pub packets: u64,
+    /// Payload bytes sent.
+    pub octets: u64,
+    /// Packets sent at the last report.
+    pub packets_reported: u64,
+    /// When the newest packet was sent, plus one; 0 before the first.
+    pub sent_at: u64,
+    /// Highest sequence number sent.
+    pub sequence: u32,
+    /// Timestamp of the newest packet.
+    pub timestamp: u32,
+    /// What the peer said it lost of it.
+    pub peer_lost: i32,
+    /// Jitter that the peer saw, in units of the clock.
+    pub peer_jitter: u32,
+    /// Its clock.
+    pub clock: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// How a source's numbers become those of an [`OutStream`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct SourceMap {
+    /// 1 once there is a source.
+    pub used: u32,
+    /// Its SSRC.
+    pub ssrc: u32,
+    /// Highest sequence number received.
+    pub sequence: u32,
+    /// What is added to a sequence number, modulo 2^16.
+    pub sequence_offset: u32,
+    /// What is added to a timestamp.
+    pub timestamp_offset: u32,
+    /// Timestamp of the newest packet.
+    pub timestamp: u32,
+    /// When the first packet of that timestamp came; for a former source: when it was replaced.
+    pub at: u64,
+}
+
+/// One entry of a route's payload map.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PayloadEntry {
+    /// Payload type of the source.
+    pub from: u8,
+    /// Payload type towards the destination.
+    pub to: u8,
+    /// `Transform as u8`.
+    pub transform: u8,
+    /// 1 for telephone events, whose timestamp stands still through an event (RFC 4733 section 2.3).
+    pub is_event: u8,
+    /// RTP clock in Hz.
+    pub clock: u32,
+}
+
+/// Which source of one port is believed.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Latch {
+    /// Where signalling says the peer is.
+    pub declared: Addr,
+    /// The best source seen while learning.
+    pub candidate: Addr,
+    /// Where the peer is; kept while learning anew.
+    pub latched: Addr,
+    /// 1 while only `latched` is believed.
+    pub is_locked: u8,
+    /// How well the candidate fits: 0 any, 1 same /24, 2 same address, 3 exact.
+    pub fit: u8,
+    /// Packets forwarded in this epoch before it was locked.
+    pub spent: u32,
+    /// Latch epochs so far.
+    pub epoch: u32,
+    /// When learning began (first candidate), plus one.
+    pub learning_since: u64,
+    /// Last packet from `candidate`.
+    pub candidate_at: u64,
+    /// Last packet from `latched`.
+    pub heard_at: u64,
+}
+
+/// Counters of a leg.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Counters {
+    /// RTP packets accepted from the peer.
+    pub rx_packets: u64,
+    /// Their bytes on the wire.
+    pub rx_bytes: u64,
+    /// RTCP datagrams accepted.
+    pub rx_rtcp: u64,
+    /// RTP packets given out to the peer.
+    pub tx_packets: u64,
+    /// Their bytes on the wire.
+    pub tx_bytes: u64,
+    /// RTCP datagrams given out.
+    pub tx_rtcp: u64,
+    /// Drops by reason.
+    pub drops: [u64; DropReason::COUNT],
+}
+
+/// One relay.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RelayRecord {
+    /// Use and generation of the record.
+    pub head: Head,
+    /// The id's two halves, high first.
+    pub id: [u64; 2],
+    /// Packets forwarded.
+    pub forwarded: u64,
+    /// Wall clock at `base_mono`, in microseconds: together the one NTP base of all its streams.
+    pub base_wall: u64,
+    /// Relay clock when the relay was made.
+    pub base_mono: u64,
+    /// Generation of the program.
+    pub generation: u32,
+    /// Crashes while it was in hand.
+    pub crashes: u32,
+    /// Bytes of `cname` used.
+    pub cname_len: u32,
+    /// CNAME of all its streams.
+    pub cname: [u8; NAME_MAX_BYTES],
+    /// Leg records plus one, in the program's order.
+    pub legs: [u32; LEGS_MAX],
+    /// Route records plus one, in the program's order.
+    pub routes: [u32; ROUTES_MAX],
+}
+
+/// Kinds of leg as numbers.
+pub mod kind {
+    /// Browser.
+    pub const ICE_DTLS: u8 = 1;
+    /// Plain RTP.
+    pub const RTP: u8 = 2;
+    /// SRTP under keys from signalling.
+    pub const SRTP: u8 = 3;
+}
+
+/// One leg.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LegRecord {
+    /// Use and generation of the record.
+    pub head: Head,
+    /// Relay record plus one.
+    pub relay: u32,
+    /// Its id in the program.
+    pub id: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// 1 when RTCP comes and goes on the RTP port.
+    pub rtcp_mux: u8,
+    /// 1 when the program names the peer.
+    pub has_remote: u8,
+
+    /// RTP port plus one; 0 on browser legs.
+    pub rtp_port: u32,
+    /// RTCP port plus one.
+    pub rtcp_port: u32,
+    /// RTP sources.
+    pub rtp_latch: Latch,
+    /// RTCP sources.
+    pub rtcp_latch: Latch,
+
+    /// Our ICE credentials.
+    pub local: LocalCredentials,
+    /// Bytes of `remote_ufrag` used; 0 while unknown.
+    pub remote_ufrag_len: u32,
+    /// Path plus one that was nominated.
+    pub nominated: u32,
+    /// The browser's ufrag.
+    pub remote_ufrag: [u8; ICE_CREDENTIAL_MAX_BYTES],
+    /// Addresses that passed a check.
+    pub paths: [Path; PATHS_MAX],
+    /// When the peer last consented.
+    pub consent: Consent,
+    /// How long that holds, in microseconds.
+    pub consent_timeout: u64,
+    /// 1 once its loss was reported.
+    pub is_consent_lost: u8,
+    /// 1 once `MediaTimeout` was reported for this silence.
+    pub is_silence_told: u8,
+    /// 1 while media of the peer is expected: it is known and a route from it is not paused.
+    pub is_expected: u8,
+    /// Certificates that the program names.
+    pub fingerprint_count: u8,
+    /// Media gone silent after so many milliseconds; 0: never.
+    pub media_timeout_ms: u32,
+    /// Since when media is expected, or when the last came.
+    pub media_at: u64,
+    /// Certificates.
+    pub fingerprints: [[u8; 32]; FINGERPRINTS_MAX],
+
+    /// Keys in use, then the former ones.
+    pub keys: [KeyEpoch; 2],
+    /// Until when the former ones are tried.
+    pub old_keys_until: u64,
+    /// Keys of a handshake whose certificate the program does not name yet; `number` 1 when there are some.
+    pub held: KeyEpoch,
+    /// That certificate.
+    pub held_fingerprint: [u8; 32],
+
+    /// Sources received.
+    pub rx: [RxSlot; RX_STREAMS_MAX],
+    /// SSRCs sent.
+    pub out: [OutStream; OUT_STREAMS_MAX],
+    /// Index plus one in `out` of the leg's own SSRC, for reports when no route sends to it.
+    pub own_out: u32,
+    /// Counts FIR commands and report intervals.
+    pub report_count: u32,
+    /// When the next report is due.
+    pub report_at: u64,
+    /// What is added to the peer's NTP time to get ours, wrapping; valid once `has_ntp_offset` is 1.
+    pub ntp_offset: u64,
+    /// Round trip by RTCP in microseconds plus one.
+    pub round_trip: u64,
+    /// See `ntp_offset`.
+    pub has_ntp_offset: u32,
+    /// Unused.
+    pub reserved: u32,
+
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// One route.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RouteRecord {
+    /// Use and generation of the record.
+    pub head: Head,
+    /// Relay record plus one.
+    pub relay: u32,
+    /// Leg record (not plus one) the media comes from.
+    pub from: u32,
+    /// Leg record (not plus one) it goes to.
+    pub to: u32,
+    /// Index (not plus one) of its SSRC in the destination's `out`.
+    pub out: u32,
+    /// 1 when held.
+    pub is_paused: u8,
+    /// 1 for video.
+    pub is_video: u8,
+    /// Entries of `payloads` used.
+    pub payload_count: u8,
+    /// Unused.
+    pub reserved: u8,
+    /// SSRC it sends.
+    pub ssrc: u32,
+    /// Payload map.
+    pub payloads: [PayloadEntry; PAYLOADS_MAX],
+    /// The source that is forwarded.
+    pub source: SourceMap,
+    /// The source before it, whose late packets still find their place.
+    pub former: SourceMap,
+    /// When a key frame was last asked for on its behalf, plus one.
+    pub keyframe_at: u64,
+}
