@@ -123,8 +123,8 @@ pub struct Reception {
     pub received_reported: u64,
     /// Packets behind the highest.
     pub reordered: u64,
-    /// Lost before the base was set anew.
-    pub lost_before: i64,
+    /// Expected before the base was set anew.
+    pub expected_before: u64,
     /// Sixteen times the jitter in units of the clock.
     pub jitter_x16: u64,
     /// Arrival of the last packet.
@@ -207,6 +207,10 @@ pub struct SourceMap {
     pub timestamp: u32,
     /// When the first packet of that timestamp came; for a former source: when it was replaced.
     pub at: u64,
+    /// How many numbers back from `sequence` belong to this source, as far as reordering reaches.
+    pub span: u32,
+    /// Unused.
+    pub reserved: u32,
 }
 
 /// One entry of a route's payload map.
@@ -389,8 +393,8 @@ pub struct LegRecord {
     pub round_trip: u64,
     /// See `ntp_offset`.
     pub has_ntp_offset: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// 1 while the nominated path is another leg's now.
+    pub is_path_lost: u32,
 
     /// Counters.
     pub counters: Counters,
