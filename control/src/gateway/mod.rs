@@ -7,6 +7,8 @@
 pub mod effects;
 pub mod journal;
 pub mod messages;
+pub mod outcome;
+pub mod plan;
 
 use std::time::Duration;
 

@@ -1,0 +1,155 @@
+//! Negotiated call -> [`RelayProgram`]. The only place that builds programs.
+//!
+//! A call is two legs, [`BROWSER`] and [`SIP`], and one audio route each way. The first generation knows no agreement: it makes
+//! the relay open its ports, so that descriptions can be written from the reply.
+
+use std::net::{IpAddr, SocketAddr};
+
+use gangway_shared::{
+    ids::LegId,
+    rcp::{
+        self, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process, PutReply,
+        RelayProgram, Route, RtpLeg, RtpRemote, limits,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::sdp::{Agreement, Codec, Direction, Encoding, PayloadRoute};
+
+/// The browser's leg in every program.
+pub const BROWSER: LegId = LegId(0);
+/// The SIP peer's leg in every program.
+pub const SIP: LegId = LegId(1);
+
+/// Facts of a call that its programs carry and that never change: drawn or read once, journaled with the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallMedia {
+    /// What the relay's logs call it: the browser's call id; longer names are cut to what a program allows.
+    pub label: String,
+    /// CNAME of every stream we send.
+    pub cname: String,
+    /// SSRC of the audio to the browser, announced in its description.
+    pub browser_ssrc: u32,
+    /// SSRC of the audio to the SIP peer.
+    pub sip_ssrc: u32,
+    /// Local address for the SIP leg; absent: the dataplane's first of the remote's family.
+    pub sip_local_ip: Option<IpAddr>,
+    /// Silence in milliseconds after which `MediaTimeout` is reported; absent with `rtp_activity_detecting=false`.
+    pub media_timeout_ms: Option<u32>,
+    /// Silence of consent checks in milliseconds after which `ConsentLost` is reported; absent: the dataplane's setting.
+    pub consent_timeout_ms: Option<u32>,
+}
+
+/// Local facts of a call's relay, read from the reply to a `Put`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallAddresses {
+    /// Host candidates towards browsers, best first.
+    pub candidates: Vec<SocketAddr>,
+    /// Our ICE user fragment.
+    pub ufrag: String,
+    /// Our ICE password.
+    pub pwd: String,
+    /// Our certificate.
+    pub fingerprint: Fingerprint,
+    /// Our RTP address towards the SIP peer.
+    pub rtp: SocketAddr,
+}
+
+impl CallAddresses {
+    /// Picks them from a reply; `None` when the reply lacks a leg of a call, which only a faulty dataplane sends.
+    #[must_use]
+    pub fn from_reply(reply: &PutReply) -> Option<Self> {
+        let address = |id: LegId| reply.legs.iter().find(|leg| leg.id == id).map(|leg| &leg.address);
+        let LegAddress::IceDtls { candidates, ufrag, pwd, fingerprint } = address(BROWSER)? else { return None };
+        let LegAddress::Rtp { rtp, .. } = address(SIP)? else { return None };
+        Some(CallAddresses {
+            candidates: candidates.clone(),
+            ufrag: ufrag.clone(),
+            pwd: pwd.clone(),
+            fingerprint: *fingerprint,
+            rtp: *rtp,
+        })
+    }
+}
+
+/// Generation 1: ports, credentials and no media. `browser` is known already when the browser offered.
+#[must_use]
+pub fn opening(media: &CallMedia, browser: Option<&IceRemote>) -> RelayProgram {
+    program(media, browser, None, Vec::new())
+}
+
+/// A call whose two sides agreed. A direction that a side does not allow (held, inactive, a browser without a microphone) is a
+/// paused route, so that its stream goes on unbroken when it is resumed.
+#[must_use]
+pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agreement) -> RelayProgram {
+    let remote = agreement.sip_remote.map(|target| RtpRemote { rtp: target.rtp, rtcp: target.rtcp, rtcp_mux: false });
+    let flows = |from: Direction, to: Direction| from.receives() && to.sends();
+    let to_sip = flows(agreement.browser_direction, agreement.sip_direction);
+    let to_browser = flows(agreement.sip_direction, agreement.browser_direction);
+    let routes = vec![
+        route(BROWSER, SIP, &agreement.to_sip(), media.sip_ssrc, !to_sip),
+        route(SIP, BROWSER, &agreement.to_browser(), media.browser_ssrc, !to_browser),
+    ];
+    program(media, browser, remote, routes)
+}
+
+fn program(
+    media: &CallMedia,
+    browser: Option<&IceRemote>,
+    remote: Option<RtpRemote>,
+    routes: Vec<Route>,
+) -> RelayProgram {
+    let ice = IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms };
+    let rtp = RtpLeg { media: Media::Audio, local_ip: media.sip_local_ip, remote };
+    let leg = |id, kind| Leg { id, media_timeout_ms: media.media_timeout_ms, kind };
+    RelayProgram {
+        label: cut(&media.label),
+        cname: cut(&media.cname),
+        legs: vec![leg(BROWSER, LegKind::IceDtls(ice)), leg(SIP, LegKind::Rtp(rtp))],
+        routes,
+    }
+}
+
+/// As much of a name as a program takes.
+fn cut(name: &str) -> String {
+    let mut end = name.len().min(limits::NAME_MAX_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
+}
+
+fn route(from: LegId, to: LegId, routes: &[PayloadRoute], ssrc: u32, paused: bool) -> Route {
+    let mapped = routes.iter().any(|route| route.from.encoding != route.to.encoding);
+    let process = if mapped { Process::G711 } else { Process::Pass };
+    let payloads = routes.iter().take(limits::PAYLOADS_MAX).map(|route| PayloadMap {
+        from: payload(route.from_pt, &route.from, route.from_fmtp.as_deref()),
+        to: payload(route.to_pt, &route.to, route.to_fmtp.as_deref()),
+    });
+    Route { from, to, media: Media::Audio, payloads: payloads.collect(), process, ssrc, paused }
+}
+
+fn payload(pt: u8, codec: &Codec, fmtp: Option<&str>) -> rcp::Payload {
+    rcp::Payload {
+        pt,
+        codec: registered(&codec.encoding),
+        clock: codec.clock_hz,
+        channels: (codec.channels > 1).then_some(codec.channels),
+        fmtp: fmtp.filter(|text| text.len() <= limits::FMTP_MAX_BYTES).map(str::to_owned),
+    }
+}
+
+fn registered(encoding: &Encoding) -> rcp::Codec {
+    match encoding {
+        Encoding::Opus => rcp::Codec::Opus,
+        Encoding::Pcmu => rcp::Codec::Pcmu,
+        Encoding::Pcma => rcp::Codec::Pcma,
+        Encoding::G722 => rcp::Codec::G722,
+        Encoding::G729 => rcp::Codec::G729,
+        Encoding::Speex => rcp::Codec::Speex,
+        Encoding::TelephoneEvent => rcp::Codec::TelephoneEvent,
+        Encoding::H264 => rcp::Codec::H264,
+        Encoding::Vp8 => rcp::Codec::Vp8,
+        Encoding::Other(name) => rcp::Codec::Other(name.clone()),
+    }
+}

@@ -1,0 +1,393 @@
+//! Browser descriptions: what Chromium and Firefox write, and the answers and offers that each of them accepts.
+//!
+//! A browser accepts exactly one description per call from this gateway (rules R7 and R8 of the WCS protocol), so what is
+//! printed here is complete: candidates, credentials, fingerprint and all the codecs of the call. We are ICE-lite and always
+//! DTLS-passive. Candidates of the browser are ignored: its address is learnt from its connectivity checks.
+
+use std::net::SocketAddr;
+
+use gangway_shared::rcp::{Fingerprint, IceRemote};
+use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportProto};
+
+use super::{
+    CANDIDATES_MAX, Direction, MediaKind, Payload, SdpError, attribute, attributes, describe_payloads, direction,
+    formats,
+    negotiate::{BrowserSide, answered_leg, offered_leg},
+    payloads, print, read, rejected,
+};
+
+/// Longest mid, in bytes: it is echoed into answers. RFC 9143 section 5 wants 16 at most in header extensions.
+const MID_MAX_BYTES: usize = 64;
+/// Bounds of an ICE user fragment, in characters (RFC 8839 section 5.4).
+const UFRAG_CHARS: std::ops::RangeInclusive<usize> = 4..=256;
+/// Bounds of an ICE password, in characters (RFC 8839 section 5.4).
+const PWD_CHARS: std::ops::RangeInclusive<usize> = 22..=256;
+/// Most certificates taken from one description: as many as a program of the relay holds.
+const FINGERPRINTS_MAX: usize = 4;
+/// Type preference of a host candidate (RFC 8445 section 5.1.2.2).
+const HOST_PREFERENCE: u32 = 126;
+
+/// Who opens the DTLS association (RFC 5763 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// Either; offers only.
+    Actpass,
+    /// The writer.
+    Active,
+    /// The other side.
+    Passive,
+}
+
+/// What a browser says of its transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceDtls {
+    /// ICE user fragment.
+    pub ufrag: String,
+    /// SHA-256 fingerprints of its certificates; at least one.
+    pub fingerprints: Vec<Fingerprint>,
+    /// Who opens DTLS, as the browser wrote it.
+    pub setup: Setup,
+}
+
+impl IceDtls {
+    /// For the relay's browser leg.
+    #[must_use]
+    pub fn to_remote(&self) -> IceRemote {
+        IceRemote { ufrag: self.ufrag.clone(), fingerprints: self.fingerprints.clone() }
+    }
+}
+
+/// One media section of a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserSection {
+    /// Audio, video or something else.
+    pub kind: MediaKind,
+    /// Its `a=mid`; browsers always write one.
+    pub mid: Option<String>,
+    /// Port 0 without `a=bundle-only`: the section is refused or stopped.
+    pub rejected: bool,
+    /// The third word of its m-line.
+    pub protocol: String,
+    /// The rest of its m-line, as written.
+    pub formats: String,
+    /// Who sends, seen from the browser.
+    pub direction: Direction,
+    /// Whether RTP and RTCP share a port; required in every section in use.
+    pub rtcp_mux: bool,
+    /// Payload types with a known meaning, in the browser's order.
+    pub payloads: Vec<Payload>,
+    /// ICE and DTLS facts; absent in refused sections.
+    pub transport: Option<IceDtls>,
+}
+
+/// A browser's offer or answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserDescription {
+    /// All media sections in order.
+    pub sections: Vec<BrowserSection>,
+    /// Mids of the first `a=group:BUNDLE`.
+    pub bundle: Vec<String>,
+}
+
+/// What a browser must know of us. All of it comes from the relay's reply and from entropy of the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserLocal {
+    /// Random number for the session id of the `o=` line; it is printed below 2^62 (RFC 8829 section 5.2.1).
+    pub session_id: u64,
+    /// Our ICE user fragment.
+    pub ufrag: String,
+    /// Our ICE password.
+    pub pwd: String,
+    /// Our certificate.
+    pub fingerprint: Fingerprint,
+    /// Addresses of the relay's one UDP port as browsers reach it, best first; not empty.
+    pub candidates: Vec<SocketAddr>,
+    /// One media stream for all tracks (rule R12); a token.
+    pub stream: String,
+    /// CNAME of what the relay sends.
+    pub cname: String,
+    /// SSRC of the audio the relay sends.
+    pub audio_ssrc: u32,
+}
+
+impl BrowserDescription {
+    /// Reads an offer.
+    ///
+    /// # Errors
+    /// What is missing or unusable, with the section's index. Payload types without a meaning are no error: `stripCodecs`
+    /// leaves such damage.
+    pub fn parse_offer(text: &str) -> Result<Self, SdpError> {
+        let description = Self::parse(text)?;
+        for (section, transport) in description.transports() {
+            if transport.setup == Setup::Passive {
+                return Err(invalid(section, "a=setup", "an offer must let the browser open DTLS: actpass or active"));
+            }
+        }
+        Ok(description)
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// As [`BrowserDescription::parse_offer`]; the browser must open DTLS, because we wait.
+    pub fn parse_answer(text: &str) -> Result<Self, SdpError> {
+        let description = Self::parse(text)?;
+        for (section, transport) in description.transports() {
+            if transport.setup == Setup::Passive {
+                return Err(invalid(section, "a=setup", "an answer must be active: this gateway is passive"));
+            }
+        }
+        Ok(description)
+    }
+
+    fn parse(text: &str) -> Result<Self, SdpError> {
+        let session = read(text)?;
+        let groups = session.attributes.iter().filter(|a| a.attribute.eq_ignore_ascii_case("group"));
+        let mut values = groups.filter_map(|group| group.value.as_deref());
+        let bundle = values.find_map(|value| value.trim().strip_prefix("BUNDLE"));
+        let bundle = bundle.unwrap_or("").split_ascii_whitespace().map(str::to_owned).collect();
+        let sections = session.medias.iter().enumerate();
+        let sections = sections.map(|(index, media)| BrowserSection::parse(&session, media, index));
+        Ok(BrowserDescription { sections: sections.collect::<Result<_, _>>()?, bundle })
+    }
+
+    fn transports(&self) -> impl Iterator<Item = (usize, &IceDtls)> {
+        self.sections.iter().enumerate().filter_map(|(index, section)| Some((index, section.transport.as_ref()?)))
+    }
+
+    /// The audio section in use: the first that is not refused.
+    ///
+    /// # Errors
+    /// [`SdpError::NoAudio`].
+    pub fn audio(&self) -> Result<&BrowserSection, SdpError> {
+        let mut audio = self.sections.iter().filter(|section| section.kind == MediaKind::Audio).peekable();
+        if audio.peek().is_none() {
+            return Err(SdpError::NoAudio { reason: "there is none" });
+        }
+        audio.find(|section| !section.rejected).ok_or(SdpError::NoAudio { reason: "it is refused with port 0" })
+    }
+
+    /// ICE and DTLS facts of the audio section, which carries the bundle.
+    ///
+    /// # Errors
+    /// [`SdpError::NoAudio`].
+    pub fn transport(&self) -> Result<&IceDtls, SdpError> {
+        let section = self.audio()?;
+        section.transport.as_ref().ok_or(SdpError::NoAudio { reason: "it has no transport" })
+    }
+
+    /// This browser's half of a negotiation in which it offered.
+    ///
+    /// # Errors
+    /// [`SdpError::NoAudio`].
+    pub fn side_of_offer(&self) -> Result<BrowserSide, SdpError> {
+        let audio = self.audio()?;
+        Ok(BrowserSide { payloads: offered_leg(&audio.payloads), direction: audio.direction.reversed() })
+    }
+
+    /// This browser's half of a negotiation in which it answered our offer of `ours`.
+    ///
+    /// # Errors
+    /// [`SdpError::NoAudio`].
+    pub fn side_of_answer(&self, ours: &[Payload]) -> Result<BrowserSide, SdpError> {
+        let audio = self.audio()?;
+        Ok(BrowserSide { payloads: answered_leg(ours, &audio.payloads), direction: audio.direction.reversed() })
+    }
+}
+
+impl BrowserSection {
+    fn parse(session: &Session, media: &Media, index: usize) -> Result<Self, SdpError> {
+        let mid = attribute_of(media, "mid").map(str::to_owned);
+        if mid.as_deref().is_some_and(|mid| !is_token(mid, MID_MAX_BYTES)) {
+            return Err(invalid(index, "a=mid", "it must be a token of at most 64 characters"));
+        }
+        let rejected = media.port == 0 && !media.has_attribute("bundle-only");
+        let mut section = BrowserSection {
+            kind: MediaKind::parse(&media.media),
+            mid,
+            rejected,
+            protocol: media.proto.clone(),
+            formats: media.fmt.clone(),
+            direction: direction(session, media),
+            rtcp_mux: media.has_attribute("rtcp-mux"),
+            payloads: payloads(media),
+            transport: None,
+        };
+        let candidates = attributes(session, media, "candidate").len();
+        if candidates > CANDIDATES_MAX {
+            return Err(SdpError::TooMany { what: "candidates in one section", limit: CANDIDATES_MAX });
+        }
+        if !rejected && matches!(section.kind, MediaKind::Audio | MediaKind::Video) {
+            section.transport = Some(section.parse_transport(session, media, index)?);
+        }
+        Ok(section)
+    }
+
+    fn parse_transport(&self, session: &Session, media: &Media, index: usize) -> Result<IceDtls, SdpError> {
+        if !self.protocol.eq_ignore_ascii_case("UDP/TLS/RTP/SAVPF") && !self.protocol.eq_ignore_ascii_case("RTP/SAVPF")
+        {
+            return Err(invalid(index, "m= protocol", "a browser section must be UDP/TLS/RTP/SAVPF"));
+        }
+        if !self.rtcp_mux {
+            return Err(SdpError::Missing { section: index, field: "a=rtcp-mux" });
+        }
+        let need = |field: &'static str, name: &'static str| {
+            attribute(session, media, name).ok_or(SdpError::Missing { section: index, field })
+        };
+        let ufrag = need("a=ice-ufrag", "ice-ufrag")?;
+        if !UFRAG_CHARS.contains(&ufrag.len()) || !ufrag.bytes().all(is_ice_char) {
+            return Err(invalid(index, "a=ice-ufrag", "it must be 4 to 256 letters, digits, + or /"));
+        }
+        let pwd = need("a=ice-pwd", "ice-pwd")?;
+        if !PWD_CHARS.contains(&pwd.len()) || !pwd.bytes().all(is_ice_char) {
+            return Err(invalid(index, "a=ice-pwd", "it must be 22 to 256 letters, digits, + or /"));
+        }
+        need("a=fingerprint", "fingerprint")?;
+        let named = attributes(session, media, "fingerprint").into_iter().filter_map(|value| value.split_once(' '));
+        let sha256 =
+            named.filter(|(hash, _)| hash.eq_ignore_ascii_case("sha-256")).map(|(_, text)| text.trim().parse());
+        let fingerprints = sha256.take(FINGERPRINTS_MAX).collect::<Result<Vec<Fingerprint>, _>>();
+        let fingerprints = fingerprints
+            .map_err(|_| invalid(index, "a=fingerprint", "a sha-256 fingerprint is 32 pairs of hexadecimal digits"))?;
+        if fingerprints.is_empty() {
+            return Err(invalid(index, "a=fingerprint", "there must be one of hash sha-256"));
+        }
+        let setup = match attribute(session, media, "setup") {
+            // RFC 4145 section 4.1: an absent role means active.
+            None | Some("active") => Setup::Active,
+            Some("actpass") => Setup::Actpass,
+            Some("passive") => Setup::Passive,
+            Some(_) => return Err(invalid(index, "a=setup", "it must be actpass, active or passive")),
+        };
+        Ok(IceDtls { ufrag: ufrag.to_owned(), fingerprints, setup })
+    }
+}
+
+/// The first value of an attribute of the section itself.
+fn attribute_of<'a>(media: &'a Media, name: &'static str) -> Option<&'a str> {
+    media.get_first_attribute_value(name).flatten().map(str::trim)
+}
+
+fn invalid(section: usize, field: &'static str, reason: &'static str) -> SdpError {
+    SdpError::Invalid { section, field, reason }
+}
+
+fn is_token(text: &str, max_bytes: usize) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'(' | b')' | b',' | b'/' | b':'..=b'@');
+    !text.is_empty() && text.len() <= max_bytes && text.bytes().all(plain)
+}
+
+const fn is_ice_char(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
+}
+
+/// The answer to a browser's offer (RFC 8829 section 5.3): each section in its place, audio with `payloads`, the codec in use
+/// first, everything else refused with port 0 and left out of the BUNDLE group.
+///
+/// `direction` is ours; it is limited to what the offer allows. `ptime_ms` is the packet time that the SIP peer asked for.
+///
+/// # Errors
+/// [`SdpError::NoAudio`] when the offer has no audio section in use.
+pub fn answer(
+    offer: &BrowserDescription,
+    payloads: &[Payload],
+    wanted: Direction,
+    ptime_ms: Option<u16>,
+    local: &BrowserLocal,
+) -> Result<String, SdpError> {
+    let accepted = offer.audio()?;
+    let direction = super::negotiate::answer_direction(accepted.direction, wanted);
+    let mut session = session(local);
+    let grouped = |mid: &&str| offer.bundle.iter().any(|bundled| bundled == mid);
+    if let Some(mid) = accepted.mid.as_deref().filter(grouped) {
+        session.add_attribute_with_value("group", format!("BUNDLE {mid}"));
+    }
+    for section in &offer.sections {
+        let media = if std::ptr::eq(section, accepted) {
+            let audio = Audio { mid: section.mid.as_deref(), payloads, direction, ptime_ms, setup: "passive" };
+            audio.section(&section.protocol, local)
+        } else {
+            let mut media = rejected(&section.kind, &section.protocol, &section.formats);
+            // Firefox wants a connection in each section.
+            media.add_connection(Connection::from_ip_addr([0, 0, 0, 0]));
+            if let Some(mid) = &section.mid {
+                media.add_attribute_with_value("mid", mid);
+            }
+            media.add_attribute_from_str("inactive");
+            media
+        };
+        session.add_media(media);
+    }
+    Ok(print(&session))
+}
+
+/// The offer to a browser for an incoming call: one audio section with `payloads`, which the browser answers as DTLS client.
+#[must_use]
+pub fn offer(payloads: &[Payload], ptime_ms: Option<u16>, local: &BrowserLocal) -> String {
+    let mid = "0";
+    let mut session = session(local);
+    session.add_attribute_with_value("group", format!("BUNDLE {mid}"));
+    let audio = Audio { mid: Some(mid), payloads, direction: Direction::SendRecv, ptime_ms, setup: "actpass" };
+    session.add_media(audio.section("UDP/TLS/RTP/SAVPF", local));
+    print(&session)
+}
+
+fn session(local: &BrowserLocal) -> Session {
+    let mut session = Session::new(Origin::with_ip_addr(local.session_id >> 2, 1, [127, 0, 0, 1]), "-");
+    session.add_time(Time::new(0, 0));
+    session.add_attribute_from_str("ice-lite");
+    session.add_attribute_with_value("msid-semantic", format!(" WMS {}", local.stream));
+    session
+}
+
+/// An accepted audio section.
+struct Audio<'a> {
+    mid: Option<&'a str>,
+    payloads: &'a [Payload],
+    direction: Direction,
+    ptime_ms: Option<u16>,
+    setup: &'static str,
+}
+
+impl Audio<'_> {
+    fn section(&self, protocol: &str, local: &BrowserLocal) -> Media {
+        let first = local.candidates.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9)));
+        let mut media =
+            Media::new(MediaType::Audio, first.port(), TransportProto::UdpTlsRtpSavpf, formats(self.payloads));
+        media.proto = protocol.to_owned();
+        media.add_connection(Connection::from_ip_addr(first.ip()));
+        media.add_attribute_with_value("ice-ufrag", &local.ufrag);
+        media.add_attribute_with_value("ice-pwd", &local.pwd);
+        media.add_attribute_with_value("fingerprint", format!("sha-256 {}", local.fingerprint));
+        media.add_attribute_with_value("setup", self.setup);
+        if let Some(mid) = self.mid {
+            media.add_attribute_with_value("mid", mid);
+        }
+        media.add_attribute_from_str(self.direction.attribute());
+        media.add_attribute_from_str("rtcp-mux");
+        describe_payloads(&mut media, self.payloads);
+        if let Some(ptime_ms) = self.ptime_ms {
+            media.add_attribute_with_value("ptime", ptime_ms);
+        }
+        if self.direction.sends() {
+            // `msid:-` and two streams both lose media in Chromium (rule R12).
+            media.add_attribute_with_value("msid", format!("{} {}-audio", local.stream, local.stream));
+            media.add_attribute_with_value("ssrc", format!("{} cname:{}", local.audio_ssrc, local.cname));
+        }
+        for (index, address) in local.candidates.iter().enumerate() {
+            media.add_attribute_with_value("candidate", host_candidate(index, *address));
+        }
+        media.add_attribute_from_str("end-of-candidates");
+        media
+    }
+}
+
+/// One host candidate of component 1 (RFC 8839 section 5.1); earlier ones are preferred (RFC 8445 section 5.1.2.1).
+fn host_candidate(index: usize, address: SocketAddr) -> String {
+    let local_preference = u32::from(u16::MAX.saturating_sub(u16::try_from(index).unwrap_or(u16::MAX)));
+    let priority = (HOST_PREFERENCE << 24) + (local_preference << 8) + 255;
+    format!("{} 1 udp {priority} {} {} typ host", index + 1, address.ip(), address.port())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,359 @@
+//! Codecs: their names in SDP and in the settings, static payload types (RFC 3551 section 6), and which of them go into an offer.
+//!
+//! The relay passes opus, PCMU, PCMA, G722 and telephone-event through and maps PCMU to PCMA and back. Anything else a setting
+//! or a peer names is read, kept apart and never offered.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::negotiate::{LegPayload, offered_leg};
+
+/// The `codecs` setting's default: the order of preference of WCS.
+pub const DEFAULT_CODECS: &str = "opus,alaw,ulaw,g729,speex16,g722,mpeg4-generic,telephone-event,h264,vp8,flv,mpv";
+/// The `codecs_exclude_sip` setting's default.
+pub const DEFAULT_CODECS_EXCLUDE_SIP: &str = "mpeg4-generic,flv,mpv";
+/// The `allow_outside_codecs` setting's default.
+pub const DEFAULT_ALLOW_OUTSIDE_CODECS: bool = true;
+
+/// Longest `a=fmtp` value taken over from a peer, in bytes.
+const FMTP_MAX_BYTES: usize = 256;
+/// The events of a telephone keypad, RFC 4733 section 2.5.1.1: what is meant when a peer names none.
+const KEYPAD_EVENTS: &str = "0-15";
+/// The parameters of RFC 7587 section 6.1; `minptime` and `cbr` are what browsers write. Others are not passed on.
+const OPUS_PARAMETERS: [&str; 9] = [
+    "minptime",
+    "useinbandfec",
+    "usedtx",
+    "cbr",
+    "stereo",
+    "sprop-stereo",
+    "maxaveragebitrate",
+    "maxplaybackrate",
+    "sprop-maxcapturerate",
+];
+
+/// An encoding by its name in `a=rtpmap`, compared without case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// RFC 7587.
+    Opus,
+    /// G.711 u-law, `ulaw` in the settings.
+    Pcmu,
+    /// G.711 A-law, `alaw` in the settings.
+    Pcma,
+    /// G.722; its RTP clock is 8000 Hz although it samples at 16 kHz (RFC 3551 section 4.5.2).
+    G722,
+    /// G.729.
+    G729,
+    /// Speex at any rate.
+    Speex,
+    /// Keypad digits, RFC 4733.
+    TelephoneEvent,
+    /// H.264 video, RFC 6184.
+    H264,
+    /// VP8 video, RFC 7741.
+    Vp8,
+    /// Any other name, in lower case.
+    Other(String),
+}
+
+impl Encoding {
+    /// Reads a name as `a=rtpmap` writes it.
+    #[must_use]
+    pub fn from_rtpmap(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "opus" => Encoding::Opus,
+            "pcmu" => Encoding::Pcmu,
+            "pcma" => Encoding::Pcma,
+            "g722" => Encoding::G722,
+            "g729" => Encoding::G729,
+            "speex" => Encoding::Speex,
+            "telephone-event" => Encoding::TelephoneEvent,
+            "h264" => Encoding::H264,
+            "vp8" => Encoding::Vp8,
+            other => Encoding::Other(other.to_owned()),
+        }
+    }
+
+    /// The name for `a=rtpmap`.
+    #[must_use]
+    pub fn rtpmap_name(&self) -> &str {
+        match self {
+            Encoding::Opus => "opus",
+            Encoding::Pcmu => "PCMU",
+            Encoding::Pcma => "PCMA",
+            Encoding::G722 => "G722",
+            Encoding::G729 => "G729",
+            Encoding::Speex => "speex",
+            Encoding::TelephoneEvent => "telephone-event",
+            Encoding::H264 => "H264",
+            Encoding::Vp8 => "VP8",
+            Encoding::Other(name) => name,
+        }
+    }
+
+    /// Reads a name as the settings `codecs` and `codecs_exclude_sip` write it; `None` for a name that WCS does not know.
+    fn from_setting(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "alaw" | "pcma" => Encoding::Pcma,
+            "ulaw" | "pcmu" => Encoding::Pcmu,
+            "speex" | "speex8" | "speex16" | "speex32" => Encoding::Speex,
+            known @ ("opus" | "g722" | "g729" | "telephone-event" | "h264" | "vp8") => Encoding::from_rtpmap(known),
+            ignored @ ("mpeg4-generic" | "flv" | "mpv" | "silk") => Encoding::Other(ignored.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// Whether the relay forwards this audio encoding unchanged.
+    #[must_use]
+    pub fn is_passed_audio(&self) -> bool {
+        matches!(self, Encoding::Opus | Encoding::Pcmu | Encoding::Pcma | Encoding::G722)
+    }
+
+    /// The other G.711 law, which the relay maps to and from by table.
+    #[must_use]
+    pub fn g711_counterpart(&self) -> Option<Encoding> {
+        match self {
+            Encoding::Pcmu => Some(Encoding::Pcma),
+            Encoding::Pcma => Some(Encoding::Pcmu),
+            _ => None,
+        }
+    }
+}
+
+/// An encoding with its RTP clock and channels: what makes two payload types the same codec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Codec {
+    /// The encoding.
+    pub encoding: Encoding,
+    /// RTP clock in Hz.
+    pub clock_hz: u32,
+    /// Audio channels as written; 1 when the rtpmap names none.
+    pub channels: u8,
+}
+
+impl Codec {
+    /// A codec with its usual clock and channels; keypad events get 8000 Hz.
+    #[must_use]
+    pub fn usual(encoding: Encoding) -> Self {
+        let (clock_hz, channels) = match encoding {
+            Encoding::Opus => (48_000, 2),
+            Encoding::H264 | Encoding::Vp8 => (90_000, 1),
+            Encoding::Speex => (16_000, 1),
+            _ => (8000, 1),
+        };
+        Codec { encoding, clock_hz, channels }
+    }
+
+    /// Keypad events at a clock in Hz.
+    #[must_use]
+    pub fn telephone_event(clock_hz: u32) -> Self {
+        Codec { encoding: Encoding::TelephoneEvent, clock_hz, channels: 1 }
+    }
+
+    /// Whether this is keypad events at any clock.
+    #[must_use]
+    pub fn is_telephone_event(&self) -> bool {
+        self.encoding == Encoding::TelephoneEvent
+    }
+
+    /// The codec of a static payload type that needs no rtpmap (RFC 3551 section 6).
+    #[must_use]
+    pub fn of_static_type(pt: u8) -> Option<Self> {
+        match pt {
+            0 => Some(Codec::usual(Encoding::Pcmu)),
+            8 => Some(Codec::usual(Encoding::Pcma)),
+            9 => Some(Codec::usual(Encoding::G722)),
+            18 => Some(Codec::usual(Encoding::G729)),
+            _ => None,
+        }
+    }
+
+    /// Reads `<encoding>/<clock>[/<channels>]`, the right part of an rtpmap (RFC 8866 section 6.6).
+    ///
+    /// Opus is opus/48000/2 whatever was written (RFC 7587 section 7): phones that write `/1` mean the same stream.
+    #[must_use]
+    pub fn parse_rtpmap(text: &str) -> Option<Self> {
+        let mut parts = text.trim().split('/');
+        let encoding = Encoding::from_rtpmap(parts.next().filter(|name| !name.is_empty())?);
+        let clock_hz = parts.next()?.trim().parse().ok().filter(|clock| *clock > 0)?;
+        let channels = parts.next().and_then(|text| text.trim().parse().ok()).filter(|n| *n > 0).unwrap_or(1);
+        match encoding {
+            Encoding::Opus => Some(Codec::usual(Encoding::Opus)),
+            // Linksys and others write the sampling rate of G.722 in place of its RTP clock.
+            Encoding::G722 => Some(Codec::usual(Encoding::G722)),
+            _ => Some(Codec { encoding, clock_hz, channels }),
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.encoding.rtpmap_name(), self.clock_hz)?;
+        if self.channels > 1 { write!(f, "/{}", self.channels) } else { Ok(()) }
+    }
+}
+
+/// One payload type of a media section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// Number, 0-127.
+    pub pt: u8,
+    /// What it carries.
+    pub codec: Codec,
+    /// The value of its `a=fmtp`, if there was one.
+    pub fmtp: Option<String>,
+    /// The values of its `a=rtcp-fb` lines, in order.
+    pub feedback: Vec<String>,
+}
+
+impl Payload {
+    /// A payload type without parameters.
+    #[must_use]
+    pub fn new(pt: u8, codec: Codec) -> Self {
+        Payload { pt, codec, fmtp: None, feedback: Vec::new() }
+    }
+}
+
+/// The part of a peer's fmtp that may be told to the other peer: known parameters with plain values only.
+#[must_use]
+pub fn passed_fmtp(codec: &Codec, fmtp: Option<&str>) -> Option<String> {
+    let fmtp = fmtp.filter(|text| text.len() <= FMTP_MAX_BYTES).unwrap_or("");
+    match codec.encoding {
+        Encoding::Opus => {
+            let kept: Vec<String> = fmtp
+                .split(';')
+                .filter_map(|parameter| parameter.split_once('='))
+                .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim()))
+                .filter(|(name, _)| OPUS_PARAMETERS.contains(&name.as_str()))
+                .filter(|(_, value)| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()))
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            (!kept.is_empty()).then(|| kept.join(";"))
+        }
+        Encoding::TelephoneEvent => {
+            let events = fmtp.trim();
+            let plain = events.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-'));
+            Some(if plain && !events.is_empty() { events } else { KEYPAD_EVENTS }.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The operator's codec lists, applied to every offer (settings `codecs`, `codecs_exclude_sip`, `allow_outside_codecs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodecPolicy {
+    listed: Vec<Encoding>,
+    excluded_sip: Vec<Encoding>,
+    allow_outside: bool,
+    warnings: Vec<String>,
+}
+
+impl Default for CodecPolicy {
+    fn default() -> Self {
+        let split = |list: &'static str| list.split(',').collect::<Vec<_>>();
+        CodecPolicy::new(&split(DEFAULT_CODECS), &split(DEFAULT_CODECS_EXCLUDE_SIP), DEFAULT_ALLOW_OUTSIDE_CODECS)
+    }
+}
+
+impl CodecPolicy {
+    /// Reads the three settings. A name that is not known is left out and shows up in [`CodecPolicy::warnings`].
+    #[must_use]
+    pub fn new<S: AsRef<str>>(codecs: &[S], codecs_exclude_sip: &[S], allow_outside_codecs: bool) -> Self {
+        let mut warnings = Vec::new();
+        let mut read = |key: &str, names: &[S]| {
+            let mut encodings = Vec::new();
+            for name in names.iter().map(|name| name.as_ref().trim()).filter(|name| !name.is_empty()) {
+                match Encoding::from_setting(name) {
+                    Some(encoding) if encodings.contains(&encoding) => {}
+                    Some(encoding) => encodings.push(encoding),
+                    None => warnings.push(format!("{key}: {name:?} is not a codec this gateway knows, ignored")),
+                }
+            }
+            encodings
+        };
+        let listed = read("codecs", codecs);
+        let excluded_sip = read("codecs_exclude_sip", codecs_exclude_sip);
+        CodecPolicy { listed, excluded_sip, allow_outside: allow_outside_codecs, warnings }
+    }
+
+    /// One sentence for each name in the settings that was ignored.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether a codec may be used towards SIP at all.
+    #[must_use]
+    pub fn admits_sip(&self, encoding: &Encoding) -> bool {
+        let known = encoding.is_passed_audio() || *encoding == Encoding::TelephoneEvent;
+        known && !self.excluded_sip.contains(encoding) && (self.allow_outside || self.listed.contains(encoding))
+    }
+
+    /// The payload types of a fresh SIP offer, for a browser that speaks `browser`.
+    ///
+    /// Order: `codecs`, then what only the browser named. A codec that the page stripped from its offer is not offered
+    /// (`stripCodecs`), so nothing is added for the G.711 table here; keypad events come last, one for each clock in use.
+    #[must_use]
+    pub fn sip_offer(&self, browser: &[LegPayload]) -> Vec<Payload> {
+        let spoken = |encoding: &Encoding| browser.iter().find(|payload| payload.codec.encoding == *encoding);
+        let outside = browser.iter().map(|payload| &payload.codec.encoding).filter(|e| !self.listed.contains(e));
+        let mut offer: Vec<Payload> = Vec::new();
+        for encoding in self.listed.iter().chain(outside).filter(|e| e.is_passed_audio() && self.admits_sip(e)) {
+            let repeated = offer.iter().any(|payload| payload.codec.encoding == *encoding);
+            let Some(payload) = spoken(encoding).filter(|_| !repeated) else { continue };
+            let fmtp = passed_fmtp(&payload.codec, payload.fmtp.as_deref());
+            offer.push(Payload {
+                pt: sip_number(&payload.codec),
+                codec: payload.codec.clone(),
+                fmtp,
+                feedback: Vec::new(),
+            });
+        }
+        // A page that stripped keypad events wants none.
+        if spoken(&Encoding::TelephoneEvent).is_some() {
+            self.add_events(&mut offer);
+        }
+        offer
+    }
+
+    /// All that the operator allows and the relay passes, with our numbers: for an INVITE without an offer.
+    #[must_use]
+    pub fn everything(&self) -> Vec<Payload> {
+        let passed = [Encoding::Opus, Encoding::Pcma, Encoding::Pcmu, Encoding::G722, Encoding::TelephoneEvent];
+        let browser: Vec<Payload> =
+            passed.into_iter().map(|encoding| Payload::new(0, Codec::usual(encoding))).collect();
+        self.sip_offer(&offered_leg(&browser))
+    }
+
+    /// Adds keypad events at each clock of the offer's audio codecs (RFC 4733 section 2.1: the clock of the audio).
+    fn add_events(&self, offer: &mut Vec<Payload>) {
+        if !self.admits_sip(&Encoding::TelephoneEvent) {
+            return;
+        }
+        let mut clocks: Vec<u32> = offer.iter().map(|payload| payload.codec.clock_hz).collect();
+        clocks.sort_unstable();
+        clocks.dedup();
+        for clock_hz in clocks {
+            let codec = Codec::telephone_event(clock_hz);
+            let fmtp = passed_fmtp(&codec, None);
+            offer.push(Payload { pt: sip_number(&codec), codec, fmtp, feedback: Vec::new() });
+        }
+    }
+}
+
+/// The number we give a codec in offers of our own: the static one, else the number most phones use. Only codecs that are
+/// offered have one of their own.
+#[must_use]
+pub fn sip_number(codec: &Codec) -> u8 {
+    match (&codec.encoding, codec.clock_hz) {
+        (Encoding::Pcmu, _) => 0,
+        (Encoding::Pcma, _) => 8,
+        (Encoding::G722, _) => 9,
+        (Encoding::Opus, _) => 96,
+        (Encoding::TelephoneEvent, 8000) => 101,
+        (Encoding::TelephoneEvent, _) => 102,
+        _ => 103,
+    }
+}

@@ -1,0 +1,524 @@
+//! Offer and answer (RFC 3264) as pure functions: directions, payload numbers, and the agreement between browser and SIP peer.
+//!
+//! Payload numbers are kept per leg and per direction: the number in a peer's description is the one *it* wants to receive, the
+//! number in ours the one we receive, and a peer may choose other numbers than its offerer (RFC 3264 section 5.1).
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    SdpError,
+    codec::{Codec, CodecPolicy, Encoding, Payload, passed_fmtp},
+    trunk::{TrunkDescription, TrunkSection},
+};
+
+/// Most numbers under which one codec of one leg is taken: the negotiated one and the one before it, or the one that the peer
+/// wrote. A payload map of the relay holds sixteen entries.
+const RECEIVE_NUMBERS_MAX: usize = 2;
+
+/// Who may send, seen from the side that wrote the description (RFC 8866 section 6.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// Both ways; also what the absence of an attribute means.
+    #[default]
+    SendRecv,
+    /// The writer only sends.
+    SendOnly,
+    /// The writer only receives.
+    RecvOnly,
+    /// Nobody sends.
+    Inactive,
+}
+
+impl Direction {
+    /// All four, for tables and tests.
+    pub const ALL: [Direction; 4] =
+        [Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive];
+
+    /// The direction with these two freedoms.
+    #[must_use]
+    pub const fn of(sends: bool, receives: bool) -> Self {
+        match (sends, receives) {
+            (true, true) => Direction::SendRecv,
+            (true, false) => Direction::SendOnly,
+            (false, true) => Direction::RecvOnly,
+            (false, false) => Direction::Inactive,
+        }
+    }
+
+    /// Whether the writer sends.
+    #[must_use]
+    pub const fn sends(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::SendOnly)
+    }
+
+    /// Whether the writer receives.
+    #[must_use]
+    pub const fn receives(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::RecvOnly)
+    }
+
+    /// The same state seen from the other side.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Direction::of(self.receives(), self.sends())
+    }
+
+    /// The name of its attribute.
+    #[must_use]
+    pub const fn attribute(self) -> &'static str {
+        match self {
+            Direction::SendRecv => "sendrecv",
+            Direction::SendOnly => "sendonly",
+            Direction::RecvOnly => "recvonly",
+            Direction::Inactive => "inactive",
+        }
+    }
+
+    /// Reads the name of an attribute.
+    #[must_use]
+    pub fn from_attribute(name: &str) -> Option<Self> {
+        Direction::ALL.into_iter().find(|direction| direction.attribute().eq_ignore_ascii_case(name))
+    }
+}
+
+/// The direction of an answer: what the offer allows of what we want (RFC 3264 section 6.1).
+#[must_use]
+pub const fn answer_direction(offered: Direction, wanted: Direction) -> Direction {
+    let allowed = offered.reversed();
+    Direction::of(allowed.sends() && wanted.sends(), allowed.receives() && wanted.receives())
+}
+
+/// The payload types of an answer: those of the offer that `supports` accepts, in the offer's order and with its numbers, each
+/// codec once (RFC 3264 section 6.1).
+pub fn answer_payloads(offer: &[Payload], supports: impl Fn(&Codec) -> bool) -> Vec<Payload> {
+    let mut answer: Vec<Payload> = Vec::new();
+    for payload in offer.iter().filter(|payload| supports(&payload.codec)) {
+        if !answer.iter().any(|chosen| chosen.codec == payload.codec) {
+            answer.push(payload.clone());
+        }
+    }
+    answer
+}
+
+/// One codec of one leg with its numbers in both directions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegPayload {
+    /// The codec.
+    pub codec: Codec,
+    /// The peer's `a=fmtp` value: what it wants to receive.
+    pub fmtp: Option<String>,
+    /// The number we put on packets to this peer.
+    pub send_pt: u8,
+    /// The numbers under which this codec arrives, the negotiated one first.
+    pub receive_pts: Vec<u8>,
+}
+
+/// The codecs of a peer that offered: an answer repeats its numbers, so both directions use them.
+#[must_use]
+pub fn offered_leg(offer: &[Payload]) -> Vec<LegPayload> {
+    let offer = answer_payloads(offer, |_| true);
+    let leg = |p: Payload| LegPayload { codec: p.codec, fmtp: p.fmtp, send_pt: p.pt, receive_pts: vec![p.pt] };
+    offer.into_iter().map(leg).collect()
+}
+
+/// The codecs of a peer that answered our offer: we send with its numbers and receive on ours, and also on its own where that
+/// number means nothing else, because phones exist that send what they wrote. Codecs that we did not offer are left out.
+#[must_use]
+pub fn answered_leg(ours: &[Payload], answer: &[Payload]) -> Vec<LegPayload> {
+    let mut leg = Vec::new();
+    for theirs in answer_payloads(answer, |codec| ours.iter().any(|payload| payload.codec == *codec)) {
+        let mut receive_pts: Vec<u8> = ours.iter().filter(|p| p.codec == theirs.codec).map(|p| p.pt).collect();
+        receive_pts.truncate(RECEIVE_NUMBERS_MAX - 1);
+        if !ours.iter().any(|payload| payload.pt == theirs.pt) {
+            receive_pts.push(theirs.pt);
+        }
+        leg.push(LegPayload { codec: theirs.codec, fmtp: theirs.fmtp, send_pt: theirs.pt, receive_pts });
+    }
+    leg
+}
+
+/// Why two descriptions give no call.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NegotiateError {
+    /// The two sides share no codec that the relay can pass or map: 488 and `NO_COMMON_CODECS`.
+    #[error("no common codecs")]
+    NoCommonCodecs,
+    /// The peer's description lacks the codec with which the browser was answered, and any the relay can map to it: 488, and
+    /// the call stays as it was.
+    #[error("the browser was answered with {fixed}, the SIP peer no longer offers it")]
+    FixedCodecMissing {
+        /// The browser's codec.
+        fixed: Codec,
+    },
+    /// The description itself cannot be used.
+    #[error(transparent)]
+    Sdp(#[from] SdpError),
+}
+
+/// Where a SIP peer wants its media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaTarget {
+    /// Address of RTP.
+    pub rtp: SocketAddr,
+    /// Address of RTCP: `a=rtcp` (RFC 3605) or the next port.
+    pub rtcp: SocketAddr,
+}
+
+/// The browser's half of a negotiation: its codecs and what it lets us do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowserSide {
+    /// Codecs in the browser's order.
+    pub payloads: Vec<LegPayload>,
+    /// Our direction towards the browser: all that it allows, because it is asked only once.
+    pub direction: Direction,
+}
+
+/// How one arriving payload number leaves on the other leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadRoute {
+    /// Number on arrival.
+    pub from_pt: u8,
+    /// Codec on arrival.
+    pub from: Codec,
+    /// The receiving leg's fmtp on arrival, as its peer wrote it.
+    pub from_fmtp: Option<String>,
+    /// Number on departure.
+    pub to_pt: u8,
+    /// Codec on departure: the same, or the other G.711 law.
+    pub to: Codec,
+    /// What the departing leg's peer wants to receive.
+    pub to_fmtp: Option<String>,
+}
+
+/// What browser and SIP peer agreed on, with the gateway between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The browser's codecs: the one in use first (fixed for the call's life), others it was answered with, keypad events.
+    pub browser: Vec<LegPayload>,
+    /// Our direction towards the browser.
+    pub browser_direction: Direction,
+    /// The SIP peer's codecs, the one in use first.
+    pub sip: Vec<LegPayload>,
+    /// Our direction towards the SIP peer.
+    pub sip_direction: Direction,
+    /// Where the SIP peer receives; kept from before while it is held with `c=0.0.0.0`.
+    pub sip_remote: Option<MediaTarget>,
+    /// Packet time in milliseconds that the SIP peer asked for.
+    pub sip_ptime_ms: Option<u16>,
+}
+
+/// The payload of `leg` that takes `codec`: the same codec, or the other G.711 law.
+fn counterpart<'a>(codec: &Codec, leg: &'a [LegPayload]) -> Option<&'a LegPayload> {
+    let mapped = codec.encoding.g711_counterpart().map(Codec::usual);
+    let find = |wanted: &Codec| leg.iter().find(|payload| payload.codec == *wanted);
+    find(codec).or_else(|| mapped.as_ref().and_then(find))
+}
+
+fn is_audio(payload: &LegPayload) -> bool {
+    payload.codec.encoding.is_passed_audio()
+}
+
+/// Keypad events of `leg` that fit its audio: at the clock of one of its codecs (RFC 4733 section 2.1), or, where there is none,
+/// at a clock that the other leg has too, which is what Firefox and older PBXs mean by opus with telephone-event/8000.
+fn events(leg: &[LegPayload], audio: &[LegPayload], other: &[LegPayload]) -> Vec<LegPayload> {
+    let all = || leg.iter().filter(|payload| payload.codec.is_telephone_event());
+    let fitting: Vec<LegPayload> =
+        all().filter(|event| audio.iter().any(|a| a.codec.clock_hz == event.codec.clock_hz)).cloned().collect();
+    if fitting.is_empty() {
+        all().filter(|event| other.iter().any(|payload| payload.codec == event.codec)).cloned().collect()
+    } else {
+        fitting
+    }
+}
+
+impl Agreement {
+    /// The SIP peer answered our offer (200, or a 18x with a description): its first usable codec is the one in use, and the
+    /// browser may be answered with [`Agreement::browser`].
+    ///
+    /// `ours` is what we offered, `wanted` the direction we offered.
+    ///
+    /// # Errors
+    /// [`NegotiateError::NoCommonCodecs`], or what is wrong with the answer.
+    pub fn answered_by_sip(
+        browser: &BrowserSide,
+        ours: &[Payload],
+        answer: &TrunkDescription,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let section = answer.audio()?;
+        let leg = answered_leg(ours, &section.payloads);
+        let mut sip: Vec<LegPayload> =
+            leg.iter().filter(|p| is_audio(p) && counterpart(&p.codec, &browser.payloads).is_some()).cloned().collect();
+        let mut audio: Vec<LegPayload> = Vec::new();
+        for chosen in sip.iter().filter_map(|payload| counterpart(&payload.codec, &browser.payloads)) {
+            if !audio.contains(chosen) {
+                audio.push(chosen.clone());
+            }
+        }
+        if audio.is_empty() {
+            return Err(NegotiateError::NoCommonCodecs);
+        }
+        let sip_events = events(&leg, &sip, &browser.payloads);
+        audio.extend(events(&browser.payloads, &audio, &leg).into_iter().filter(|e| has(&sip_events, &e.codec)));
+        sip.extend(sip_events);
+        Ok(Agreement {
+            browser: audio,
+            browser_direction: browser.direction,
+            sip,
+            sip_direction: answer_direction(section.effective_direction(), wanted),
+            sip_remote: section.target()?,
+            sip_ptime_ms: section.ptime_ms,
+        })
+    }
+
+    /// The browser answered the offer that we made it for a SIP peer's offer: the browser's first usable codec is the one in
+    /// use, and the SIP peer is answered with [`Agreement::sip`], that one codec and keypad events.
+    ///
+    /// # Errors
+    /// [`NegotiateError::NoCommonCodecs`], or what is wrong with the offer.
+    pub fn answering_sip(
+        browser: &BrowserSide,
+        offer: &TrunkDescription,
+        policy: &CodecPolicy,
+    ) -> Result<Self, NegotiateError> {
+        let section = offer.audio()?;
+        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
+        let audio: Vec<LegPayload> = browser
+            .payloads
+            .iter()
+            .filter(|payload| is_audio(payload) && counterpart(&payload.codec, &leg).is_some())
+            .cloned()
+            .collect();
+        let fixed = audio.first().ok_or(NegotiateError::NoCommonCodecs)?;
+        let sip = chosen_for(fixed, &leg, &browser.payloads).ok_or(NegotiateError::NoCommonCodecs)?;
+        let browser_events = events(&browser.payloads, &audio, &leg);
+        Ok(Agreement {
+            browser: audio.iter().cloned().chain(browser_events).collect(),
+            browser_direction: browser.direction,
+            sip,
+            sip_direction: answer_direction(section.effective_direction(), Direction::SendRecv),
+            sip_remote: section.target()?,
+            sip_ptime_ms: section.ptime_ms,
+        })
+    }
+
+    /// A later offer of the SIP peer (re-INVITE, UPDATE): answered with the browser's codec or one the relay maps to it.
+    ///
+    /// # Errors
+    /// [`NegotiateError::FixedCodecMissing`]: answer 488 and keep this agreement.
+    pub fn reoffered_by_sip(
+        &self,
+        offer: &TrunkDescription,
+        policy: &CodecPolicy,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let section = offer.audio()?;
+        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
+        let sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
+        self.replaced(sip, section, wanted)
+    }
+
+    /// A later answer of the SIP peer: to a re-INVITE of ours, or the 200 after a 18x that answered the browser.
+    ///
+    /// # Errors
+    /// [`NegotiateError::FixedCodecMissing`]: re-INVITE with [`Agreement::fixed_offer`], or give up.
+    pub fn reanswered_by_sip(
+        &self,
+        ours: &[Payload],
+        answer: &TrunkDescription,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let section = answer.audio()?;
+        let leg = answered_leg(ours, &section.payloads);
+        let mut sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
+        // The peer may send any codec of its answer, not only the one we send.
+        let others = leg.iter().filter(|p| is_audio(p) && counterpart(&p.codec, &self.browser).is_some());
+        let others: Vec<LegPayload> = others.filter(|payload| !sip.contains(payload)).cloned().collect();
+        sip.extend(others);
+        self.replaced(sip, section, wanted)
+    }
+
+    /// The codec with which the browser was answered; it stays for the call's life.
+    ///
+    /// # Panics
+    /// Never: an agreement without a codec is not built.
+    #[must_use]
+    pub fn fixed(&self) -> &LegPayload {
+        self.browser.first().expect("an agreement holds at least one codec")
+    }
+
+    /// The payload types of a re-INVITE that insists on the browser's codec: it, the other G.711 law, keypad events. Numbers
+    /// already used in this dialog are kept (RFC 3264 section 8.3.2).
+    #[must_use]
+    pub fn fixed_offer(&self, policy: &CodecPolicy) -> Vec<Payload> {
+        let fixed = &self.fixed().codec;
+        let mut wanted: Vec<Codec> = vec![fixed.clone()];
+        wanted.extend(fixed.encoding.g711_counterpart().map(Codec::usual));
+        wanted.retain(|codec| policy.admits_sip(&codec.encoding));
+        if policy.admits_sip(&Encoding::TelephoneEvent) {
+            wanted.push(Codec::telephone_event(fixed.clock_hz));
+        }
+        wanted
+            .into_iter()
+            .map(|codec| {
+                let known = self.sip.iter().find(|payload| payload.codec == codec);
+                let pt = known.and_then(|payload| payload.receive_pts.first().copied());
+                let fmtp = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
+                let fmtp = passed_fmtp(&codec, fmtp);
+                Payload {
+                    pt: pt.unwrap_or_else(|| super::codec::sip_number(&codec)),
+                    codec,
+                    fmtp,
+                    feedback: Vec::new(),
+                }
+            })
+            .collect()
+    }
+
+    /// The payload types for our description towards the browser: its numbers, the codec in use first, with what the SIP peer
+    /// wants to receive.
+    #[must_use]
+    pub fn browser_payloads(&self) -> Vec<Payload> {
+        described(&self.browser, &self.sip)
+    }
+
+    /// The payload types for our description towards the SIP peer, with what the browser wants to receive.
+    #[must_use]
+    pub fn sip_payloads(&self) -> Vec<Payload> {
+        described(&self.sip, &self.browser)
+    }
+
+    /// The payload map from the browser to the SIP peer.
+    #[must_use]
+    pub fn to_sip(&self) -> Vec<PayloadRoute> {
+        routes(&self.browser, &self.sip)
+    }
+
+    /// The payload map from the SIP peer to the browser.
+    #[must_use]
+    pub fn to_browser(&self) -> Vec<PayloadRoute> {
+        routes(&self.sip, &self.browser)
+    }
+
+    fn missing(&self) -> NegotiateError {
+        NegotiateError::FixedCodecMissing { fixed: self.fixed().codec.clone() }
+    }
+
+    /// This agreement with another SIP side. Numbers under which a codec used to arrive stay valid while they mean nothing
+    /// else, so packets under way at a renumbering re-INVITE are not lost.
+    fn replaced(
+        &self,
+        mut sip: Vec<LegPayload>,
+        section: &TrunkSection,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let taken: Vec<u8> = sip.iter().flat_map(|payload| payload.receive_pts.iter().copied()).collect();
+        for payload in &mut sip {
+            let before = self.sip.iter().filter(|old| old.codec == payload.codec).flat_map(|old| &old.receive_pts);
+            let before = before.filter(|pt| !taken.contains(pt));
+            payload.receive_pts.extend(before);
+            payload.receive_pts.truncate(RECEIVE_NUMBERS_MAX);
+        }
+        Ok(Agreement {
+            sip,
+            sip_direction: answer_direction(section.effective_direction(), wanted),
+            sip_remote: section.target()?.or(self.sip_remote),
+            sip_ptime_ms: section.ptime_ms,
+            ..self.clone()
+        })
+    }
+}
+
+/// A leg as we describe it to its peer: the numbers we receive on, and the other leg's wishes.
+fn described(leg: &[LegPayload], other: &[LegPayload]) -> Vec<Payload> {
+    let describe = |payload: &LegPayload| {
+        let wish = other.iter().find(|p| p.codec == payload.codec).and_then(|p| p.fmtp.as_deref());
+        let pt = payload.receive_pts.first().copied().unwrap_or(payload.send_pt);
+        let fmtp = passed_fmtp(&payload.codec, wish);
+        Payload { pt, codec: payload.codec.clone(), fmtp, feedback: Vec::new() }
+    };
+    leg.iter().map(describe).collect()
+}
+
+fn has(leg: &[LegPayload], codec: &Codec) -> bool {
+    leg.iter().any(|payload| payload.codec == *codec)
+}
+
+/// The one codec of `leg` for the browser's fixed codec, and its keypad events.
+fn chosen_for(fixed: &LegPayload, leg: &[LegPayload], browser: &[LegPayload]) -> Option<Vec<LegPayload>> {
+    let mut chosen = vec![counterpart(&fixed.codec, leg)?.clone()];
+    let fitting = events(leg, &chosen, browser);
+    chosen.extend(fitting);
+    Some(chosen)
+}
+
+fn routes(from: &[LegPayload], to: &[LegPayload]) -> Vec<PayloadRoute> {
+    let mut routes: Vec<PayloadRoute> = Vec::new();
+    for source in from {
+        let Some(target) = counterpart(&source.codec, to) else { continue };
+        for &from_pt in &source.receive_pts {
+            if routes.iter().any(|route| route.from_pt == from_pt) {
+                continue;
+            }
+            routes.push(PayloadRoute {
+                from_pt,
+                from: source.codec.clone(),
+                from_fmtp: source.fmtp.clone(),
+                to_pt: target.send_pt,
+                to: target.codec.clone(),
+                to_fmtp: target.fmtp.clone(),
+            });
+        }
+    }
+    routes
+}
+
+/// The payload types to offer a browser for an incoming call: what the SIP peer offered and browsers speak, in its order, then
+/// the other G.711 law where it has only one, with keypad events at their clocks. Without a SIP offer (an INVITE without a
+/// description) it is everything the operator allows.
+///
+/// # Errors
+/// [`NegotiateError::NoCommonCodecs`], or what is wrong with the SIP peer's offer.
+pub fn browser_offer(offer: Option<&TrunkDescription>, policy: &CodecPolicy) -> Result<Vec<Payload>, NegotiateError> {
+    let offered = match offer {
+        Some(offer) => answer_payloads(&offer.audio()?.payloads, |codec| policy.admits_sip(&codec.encoding)),
+        None => policy.everything(),
+    };
+    let mut codecs: Vec<Codec> = Vec::new();
+    let counterparts = offered.iter().filter_map(|p| p.codec.encoding.g711_counterpart()).map(Codec::usual);
+    let spoken = offered.iter().map(|p| p.codec.clone()).filter(|codec| codec.encoding.is_passed_audio());
+    for codec in spoken.chain(counterparts) {
+        if !codecs.contains(&codec) {
+            codecs.push(codec);
+        }
+    }
+    if codecs.is_empty() {
+        return Err(NegotiateError::NoCommonCodecs);
+    }
+    let events = offered.iter().map(|p| p.codec.clone()).filter(Codec::is_telephone_event);
+    let clocks: Vec<u32> = codecs.iter().map(|codec| codec.clock_hz).collect();
+    codecs.extend(events.filter(|event| clocks.contains(&event.clock_hz)));
+    let fmtp_of = |codec: &Codec| offered.iter().find(|p| p.codec == *codec).and_then(|p| p.fmtp.as_deref());
+    Ok(codecs
+        .into_iter()
+        .map(|codec| Payload {
+            pt: browser_number(&codec),
+            fmtp: passed_fmtp(&codec, fmtp_of(&codec)),
+            codec,
+            feedback: Vec::new(),
+        })
+        .collect())
+}
+
+/// The number of a codec in our offers to browsers: the one browsers themselves use, so that logs read the same both ways.
+fn browser_number(codec: &Codec) -> u8 {
+    match (&codec.encoding, codec.clock_hz) {
+        (Encoding::Opus, _) => 111,
+        (Encoding::TelephoneEvent, 8000) => 126,
+        (Encoding::TelephoneEvent, _) => 110,
+        _ => super::codec::sip_number(codec),
+    }
+}
