@@ -22,4 +22,4 @@ macro_rules! targets {
     };
 }
 
-targets! { rcp }
+targets! { rcp sip }

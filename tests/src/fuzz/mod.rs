@@ -17,6 +17,7 @@ use gangway_shared::entropy::{Entropy, SeededEntropy};
 
 mod mutate;
 pub mod rcp;
+pub mod sip;
 
 /// A law about arbitrary bytes.
 #[derive(Clone, Copy)]
@@ -32,7 +33,7 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] = &[rcp::TARGET];
+pub const TARGETS: &[Target] = &[rcp::TARGET, sip::TARGET];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;
