@@ -29,11 +29,11 @@ struct SessionKey {
 
 impl SessionKey {
     fn derive(kdf: &Kdf, encryption: Label, authentication: Label, salt: Label) -> Option<Self> {
-        Some(SessionKey {
-            cipher: counter_mode(&kdf.derive::<16>(encryption)?[..])?,
-            hmac: HmacSha1::new(&*kdf.derive(authentication)?),
-            salt: kdf.derive(salt)?,
-        })
+        SessionKey::new(&*kdf.derive(encryption)?, &*kdf.derive(authentication)?, kdf.derive(salt)?)
+    }
+
+    fn new(encryption: &[u8; 16], authentication: &[u8; 20], salt: Zeroizing<[u8; 14]>) -> Option<Self> {
+        Some(SessionKey { cipher: counter_mode(encryption)?, hmac: HmacSha1::new(authentication), salt })
     }
 
     /// Encrypts or decrypts: salt << 16, SSRC << 64 and index << 16 added up are the first counter block.
@@ -115,4 +115,27 @@ fn rollover(index: u64) -> [u8; 4] {
 /// E bit and index of a packet that is long enough to have them.
 pub(super) fn rtcp_index_word(bytes: &[u8]) -> u32 {
     be32(bytes, bytes.len() - TAG_LEN - INDEX_LEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::srtp::tests::hex;
+
+    #[test]
+    fn the_keystream_is_that_of_rfc_3711_appendix_b_2() {
+        let key = hex("2b7e151628aed2a6abf7158809cf4f3c").try_into().expect("16 bytes");
+        let salt = hex("f0f1f2f3f4f5f6f7f8f9fafbfcfd").try_into().expect("14 bytes");
+        let session = SessionKey::new(&key, &[0; 20], Zeroizing::new(salt)).expect("a key");
+        let mut stream = vec![0; 0xff02 * 16];
+        session.apply_keystream(0, 0, &mut stream);
+        assert_eq!(
+            stream[..48],
+            hex("e03ead0935c95e80e166b16dd92b4eb4d23513162b02d0f72a43a2fe4a5f97ab41e95b3bb0a2e8dd477901e4fca894c0")
+        );
+        assert_eq!(
+            stream[0xfeff * 16..],
+            hex("ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae6a2cc3787889374fbeb4c81b17ba6c44")
+        );
+    }
 }

@@ -5,7 +5,7 @@
 //! SRTCP  | first 8 (authenticated) | rest (encrypted)    | tag 16 | E, index 4 (authenticated) |
 //! ```
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::{
@@ -23,12 +23,16 @@ struct SessionKey {
 
 impl SessionKey {
     fn derive(kdf: &Kdf, profile: Profile, encryption: Label, salt: Label) -> Option<Self> {
-        let unbound = if profile == Profile::AeadAes256Gcm {
-            UnboundKey::new(&AES_256_GCM, &kdf.derive::<32>(encryption)?[..])
+        let salt = kdf.derive(salt)?;
+        if profile == Profile::AeadAes256Gcm {
+            SessionKey::new(&AES_256_GCM, &kdf.derive::<32>(encryption)?[..], salt)
         } else {
-            UnboundKey::new(&AES_128_GCM, &kdf.derive::<16>(encryption)?[..])
-        };
-        Some(SessionKey { aead: LessSafeKey::new(unbound.ok()?), salt: kdf.derive(salt)? })
+            SessionKey::new(&AES_128_GCM, &kdf.derive::<16>(encryption)?[..], salt)
+        }
+    }
+
+    fn new(algorithm: &'static Algorithm, key: &[u8], salt: Zeroizing<[u8; NONCE_LEN]>) -> Option<Self> {
+        Some(SessionKey { aead: LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?), salt })
     }
 
     /// Two zero bytes, SSRC, index in 48 bits, all masked with the salt (RFC 7714 section 8.1; section 9.1 writes the 31
@@ -106,4 +110,66 @@ fn rtcp_aad(header: &[u8], word: &[u8]) -> [u8; HEADER_LEN + INDEX_LEN] {
 /// E bit and index of a packet that is long enough to have them.
 pub(super) fn rtcp_index_word(bytes: &[u8]) -> u32 {
     be32(bytes, bytes.len() - INDEX_LEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::srtp::tests::hex;
+
+    /// Session keys of RFC 7714 sections 16 and 17: bytes counted up from zero, salt "Quid pro quo".
+    fn sample_keys() -> [(GcmKeys, [&'static str; 2]); 2] {
+        let key: [u8; 32] = std::array::from_fn(|index| index as u8);
+        let session = |algorithm: &'static Algorithm| {
+            let salt = Zeroizing::new(*b"Quid pro quo");
+            SessionKey::new(algorithm, &key[..algorithm.key_len()], salt).expect("a key of the right length")
+        };
+        let keys = |algorithm| GcmKeys { rtp: session(algorithm), rtcp: session(algorithm) };
+        [
+            (
+                keys(&AES_128_GCM),
+                [
+                    "f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833\
+                     899d7f27beb16a9152cf765ee4390cce",
+                    "63e94885dcdab67ca727d7662f6b7e997ff5c0f76c06f32dc676a5f1730d6fda4ce09b4686303ded0bb9275b\
+                     c84aa45896cf4d2fc5abf87245d9eade",
+                ],
+            ),
+            (
+                keys(&AES_256_GCM),
+                [
+                    "32b1de78a822fe12ef9f78fa332e33aab18012389a58e2f3b50b2a0276ffae0f1ba63799b87b\
+                     7aa3db36dfffd6b0f9bb7878d7a76c13",
+                    "d50ae4d1f5ce5d304ba297e47d470c282c3ece5dbffe0a50a2eaa5c1110555be8415f658c61de0476f1b6fad\
+                     1d1eb30c4446839f57ff6f6cb26ac3be",
+                ],
+            ),
+        ]
+    }
+
+    #[test]
+    fn the_sample_packets_of_rfc_7714_section_16_are_sealed_and_opened() {
+        let clear = [hex("8040f17b8041f8d35501a0b2"), b"Gallia est omnis divisa in partes tres".to_vec()].concat();
+        for (keys, [sealed, _]) in sample_keys() {
+            let mut bytes = [&clear[..], &[0; TAG_LEN]].concat();
+            keys.seal_rtp(&mut bytes, 12, 0x5501_a0b2, 0xf17b);
+            assert_eq!(bytes[12..], hex(sealed));
+            assert!(keys.open_rtp(&mut bytes, 12, 0x5501_a0b2, 0xf17b));
+            assert_eq!(bytes[..clear.len()], clear);
+        }
+    }
+
+    #[test]
+    fn the_sample_packets_of_rfc_7714_section_17_are_sealed_and_opened() {
+        let clear = hex("81c8000d4d6172734e5450314e545032525450200000042a0000e9304c756e61\
+             deadbeefdeadbeefdeadbeefdeadbeefdeadbeef");
+        for (keys, [_, sealed]) in sample_keys() {
+            let mut bytes = [&clear[..], &[0; TAG_LEN + INDEX_LEN]].concat();
+            keys.seal_rtcp(&mut bytes, 0x4d61_7273, 0x8000_05d4);
+            assert_eq!(bytes[8..], [hex(sealed), hex("800005d4")].concat());
+            assert_eq!(rtcp_index_word(&bytes), 0x8000_05d4);
+            assert!(keys.open_rtcp(&mut bytes, 0x4d61_7273, 0x5d4));
+            assert_eq!(bytes[..clear.len()], clear);
+        }
+    }
 }

@@ -51,3 +51,29 @@ pub(super) fn counter_mode(key: &[u8]) -> Option<EncryptingKey> {
     };
     EncryptingKey::ctr(UnboundCipherKey::new(algorithm, key).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::srtp::tests::hex;
+
+    #[test]
+    fn session_keys_are_those_of_rfc_3711_appendix_b_3() {
+        let kdf = Kdf::new(&hex("e1f97a0d3e018be0d64fa32c06de4139"), &hex("0ec675ad498afeebb6960b3aabe6"));
+        let kdf = kdf.expect("an AES-128 key");
+        let derived = |label| kdf.derive::<94>(label).expect("derivable").to_vec();
+        assert_eq!(derived(Label::RtpEncryption)[..16], hex("c61e7a93744f39ee10734afe3ff7a087"));
+        assert_eq!(derived(Label::RtpSalt)[..14], hex("30cbbc08863d8c85d49db34a9ae1"));
+        assert_eq!(
+            derived(Label::RtpAuthentication),
+            hex("cebe321f6ff7716b6fd4ab49af256a156d38baa48f0a0acf3c34e2359e6cdbcee049646c43d9327ad175578ef7227098\
+                 6371c10c9a369ac2f94a8c5fbcdddc256d6e919a48b610ef17c2041e474035766b68642c59bbfc2f34db60dbdfb2")
+        );
+    }
+
+    #[test]
+    fn keys_of_other_lengths_are_refused() {
+        assert!(Kdf::new(&[0; 24], &[0; 14]).is_none());
+        assert!(Kdf::new(&[0; 16], &[0; 15]).is_none());
+    }
+}

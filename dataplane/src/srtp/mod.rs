@@ -410,3 +410,6 @@ impl fmt::Debug for SrtpTx {
         f.write_str("SrtpTx([redacted])")
     }
 }
+
+#[cfg(test)]
+mod tests;

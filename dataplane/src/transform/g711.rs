@@ -126,83 +126,80 @@ const fn alaw_of_magnitude(magnitude: u32) -> u8 {
 mod tests {
     use super::*;
 
-    /// Output values of the 128 positive codes of u-law, on the 16-bit scale, built up step by step as G.711 table 2a does.
-    fn ulaw_outputs() -> Vec<i32> {
-        let mut outputs = vec![0];
+    /// Lower decision value and output value of one code, on the 16-bit scale.
+    type Interval = (i32, i32);
+
+    /// The 128 positive codes of u-law, built up step by step as G.711 table 2a does.
+    fn ulaw() -> Vec<Interval> {
+        let mut intervals = vec![(0, 0)];
         let mut decision = 1;
         for segment in 0..8 {
             let step = 2 << segment;
             for _ in 0..if segment == 0 { 15 } else { 16 } {
-                outputs.push(4 * (decision + step / 2));
+                intervals.push((4 * decision, 4 * (decision + step / 2)));
                 decision += step;
             }
         }
-        outputs
+        intervals
     }
 
-    /// Output values of the 128 positive codes of A-law, on the 16-bit scale, built up step by step as G.711 table 1a does.
-    fn alaw_outputs() -> Vec<i32> {
-        let mut outputs = Vec::new();
+    /// The 128 positive codes of A-law, built up step by step as G.711 table 1a does.
+    fn alaw() -> Vec<Interval> {
+        let mut intervals = Vec::new();
         let mut decision = 0;
         for segment in 0..8 {
             let step = if segment == 0 { 2 } else { 1 << segment };
             for _ in 0..16 {
-                outputs.push(8 * (decision + step / 2));
+                intervals.push((8 * decision, 8 * (decision + step / 2)));
                 decision += step;
             }
         }
-        outputs
+        intervals
+    }
+
+    /// The output value of the interval in which a linear value lies, with its sign.
+    fn quantized(intervals: &[Interval], linear: i32) -> i32 {
+        let above = intervals.partition_point(|(decision, _)| *decision <= linear.abs());
+        intervals[above - 1].1 * if linear < 0 { -1 } else { 1 }
     }
 
     #[test]
     fn expansion_is_the_table_of_output_values_for_every_code() {
-        for (index, (ulaw, alaw)) in ulaw_outputs().into_iter().zip(alaw_outputs()).enumerate() {
+        assert_eq!((ulaw().len(), alaw().len()), (128, 128));
+        for (index, ((_, ulaw), (_, alaw))) in ulaw().into_iter().zip(alaw()).enumerate() {
             let index = index as u8;
-            assert_eq!(
-                (i32::from(ulaw_to_linear(0xff - index)), i32::from(ulaw_to_linear(0x7f - index))),
-                (ulaw, -ulaw)
-            );
-            assert_eq!(
-                (i32::from(alaw_to_linear(0xd5 ^ index)), i32::from(alaw_to_linear(0x55 ^ index))),
-                (alaw, -alaw)
-            );
+            let read = |linear: i16| i32::from(linear);
+            assert_eq!((read(ulaw_to_linear(0xff - index)), read(ulaw_to_linear(0x7f - index))), (ulaw, -ulaw));
+            assert_eq!((read(alaw_to_linear(0xd5 ^ index)), read(alaw_to_linear(0x55 ^ index))), (alaw, -alaw));
         }
         assert_eq!((ulaw_to_linear(0x80), alaw_to_linear(0xaa)), (32_124, 32_256));
     }
 
     #[test]
-    fn compression_takes_the_nearest_output_value_for_every_sample() {
-        let (ulaw, alaw) = (ulaw_outputs(), alaw_outputs());
-        let distance = |output: i16, linear: i16| (i32::from(output) - i32::from(linear)).abs();
+    fn compression_takes_the_interval_of_the_standard_for_every_sample() {
+        let (ulaw, alaw) = (ulaw(), alaw());
         for linear in i16::MIN..=i16::MAX {
-            let nearest = |outputs: &[i32]| {
-                let magnitude = i32::from(linear).abs();
-                outputs.iter().map(|output| (output - magnitude).abs()).min().expect("128 outputs")
-            };
-            // Magnitudes are cut to 14 bits first, which moves a sample by 3 at most.
-            let off = distance(ulaw_to_linear(linear_to_ulaw(linear)), linear) - nearest(&ulaw);
-            assert!(off <= 6, "u-law of {linear} is {off} off");
-            assert_eq!(distance(alaw_to_linear(linear_to_alaw(linear)), linear), nearest(&alaw), "A-law of {linear}");
+            let wide = i32::from(linear);
+            assert_eq!(i32::from(ulaw_to_linear(linear_to_ulaw(linear))), quantized(&ulaw, wide), "u-law of {linear}");
+            assert_eq!(i32::from(alaw_to_linear(linear_to_alaw(linear))), quantized(&alaw, wide), "A-law of {linear}");
         }
     }
 
     #[test]
-    fn each_code_is_mapped_to_the_nearest_code_of_the_other_law_with_the_same_sign() {
-        let (ulaw, alaw) = (ulaw_outputs(), alaw_outputs());
-        let mut all: Vec<u8> = (0..=255).collect();
-        alaw_to_ulaw(&mut all);
-        for (code, mapped) in (0..=255u8).zip(all) {
-            let (from, to) = (i32::from(alaw_to_linear(code)), i32::from(ulaw_to_linear(mapped)));
-            let nearest = ulaw.iter().map(|output| (output - from.abs()).abs()).min();
-            assert_eq!(Some((from - to).abs()), nearest, "A-law {code:#x} to u-law {mapped:#x}");
+    fn each_code_is_mapped_through_its_output_value_and_keeps_its_sign() {
+        let mut mapped: Vec<u8> = (0..=255).collect();
+        alaw_to_ulaw(&mut mapped);
+        for (code, mapped) in (0..=255u8).zip(mapped) {
+            let expected = quantized(&ulaw(), i32::from(alaw_to_linear(code)));
+            assert_eq!(i32::from(ulaw_to_linear(mapped)), expected, "A-law {code:#x} to u-law {mapped:#x}");
             assert_eq!(code & SIGN_BIT, mapped & SIGN_BIT);
         }
-        let mut all: Vec<u8> = (0..=255).collect();
-        ulaw_to_alaw(&mut all);
-        for (code, mapped) in (0..=255u8).zip(all) {
-            let (from, to) = (i32::from(ulaw_to_linear(code)), i32::from(alaw_to_linear(mapped)));
-            let nearest = alaw.iter().map(|output| (output - from.abs()).abs()).min();
-            assert_eq!(Some((from - to).abs()), nearest, "u-law {code:#x} to A-law {mapped:#x}");
+        let mut mapped: Vec<u8> = (0..=255).collect();
+        ulaw_to_alaw(&mut mapped);
+        for (code, mapped) in (0..=255u8).zip(mapped) {
+            // u-law has two zeros; the sign bit tells them apart where the value cannot.
+            let expected = quantized(&alaw(), i32::from(ulaw_to_linear(code)).abs());
+            assert_eq!(i32::from(alaw_to_linear(mapped)).abs(), expected, "u-law {code:#x} to A-law {mapped:#x}");
             assert_eq!(code & SIGN_BIT, mapped & SIGN_BIT);
         }
     }
@@ -212,7 +209,7 @@ mod tests {
         let mut samples = [ULAW_SILENCE; 160];
         ulaw_to_alaw(&mut samples);
         assert_eq!(samples, [ALAW_SILENCE; 160]);
-        // A-law has no zero: its quietest code is nearest to the second u-law code.
+        // A-law has no zero: its quietest code lies in the interval of the second u-law code.
         alaw_to_ulaw(&mut samples);
         assert_eq!(samples, [0xfe; 160]);
     }
