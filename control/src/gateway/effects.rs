@@ -319,6 +319,8 @@ pub struct Counts {
     pub sessions: usize,
     /// Sessions without a socket.
     pub sessions_detached: usize,
+    /// Sessions that are over but for their un-REGISTER and last BYEs.
+    pub sessions_departing: usize,
     /// Sessions whose registration is in force.
     pub registrations: usize,
     /// Calls by status: trying, ring, established.
@@ -331,6 +333,8 @@ pub struct Counts {
     pub relays: usize,
     /// Questions without an answer.
     pub asks: usize,
+    /// Confirmed SIP dialogs of calls.
+    pub dialogs: usize,
     /// Calls ended so far with FINISH.
     pub calls_finished_total: u64,
     /// Calls ended so far with FAILED.

@@ -3,155 +3,213 @@
 //! [`Gateway`] owns all call state and nothing of the world: [`effects::Input`] comes in with the time, [`effects::Output`] goes out,
 //! and whatever needs the world is asked for ([`effects::Ask`]). It never awaits, locks or reads a clock, so a whole call with lost
 //! packets and races runs in a unit test.
+//!
+//! ```text
+//! Input -> Gateway -+- session       sockets, connection, tokens, pings
+//!                   +- registration  REGISTER and what follows
+//!                   +- call          outgoing | incoming -> media -> finish      -> Output
+//!                   +- wall          relay ids, List after a reconnect
+//!                   +- sip::ua       transactions, dialogs, digest
+//! ```
 
+mod account;
+mod call;
 pub mod effects;
+mod invariants;
 pub mod journal;
 pub mod messages;
 pub mod outcome;
 pub mod plan;
+mod registration;
+mod rest;
+mod session;
+mod settings;
+mod timers;
+mod wall;
 
-use std::time::Duration;
 
-use gangway_shared::{entropy::Entropy, time::Time};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 
-use crate::sip::ua::UaConfig;
-use effects::{Counts, Input, Output};
+use gangway_shared::{
+    entropy::Entropy,
+    ids::RelayId,
+    rcp::{ErrorCode, RelayError},
+    time::Time,
+};
 
-/// What happens to the browser's call when the other side is busy (setting `call_busy_status`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BusyStatus {
-    /// `busy`, then `finish` with FINISH: what the vendor's pages understand.
-    #[default]
-    Finish,
-    /// `finish` with BUSY, for pages that wait for it.
-    Busy,
-    /// `busy`, then `finish` with FAILED.
-    Failed,
+use crate::sip::{
+    dialog::DialogId,
+    message::Method,
+    ua::{ClientId, Counters, ServerId, Ua, UaEvent},
+};
+use call::{Call, CallKey, Phase};
+use effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId};
+use journal::JournalEntry;
+use messages::{ClientMessage, Fail, ServerMessage};
+use outcome::{CallEnd, SessionFailure};
+use session::{Session, SessionKey, Socket};
+pub use settings::{BusyStatus, GatewayConfig};
+use timers::{Timer, Timers};
+use wall::Wall;
+
+/// Who waits for an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskOwner {
+    Session(SessionKey),
+    Registration(SessionKey),
+    Call(CallKey),
 }
 
-/// Settings of the core.
-#[derive(Clone, Debug)]
-pub struct GatewayConfig {
-    /// This node's number, in every id.
-    pub node: u16,
-    /// The SIP agent's settings.
-    pub ua: UaConfig,
-    /// `o=` user of SIP SDP.
-    pub sdp_origin: String,
-    /// `s=` of SIP SDP.
-    pub sdp_session_name: String,
-    /// Whether the first 18x with SDP answers the browser (setting `early_media`).
-    pub early_media: bool,
-    /// Whether `sipHeaders` of `call` go into the INVITE (setting `allow_sip_headers`).
-    pub allow_sip_headers: bool,
-    /// What busy does to the browser's call.
-    pub busy_status: BusyStatus,
-    /// An incoming call rings this long.
-    pub ring_timeout: Duration,
-    /// An outgoing call without a final answer is cancelled after this (RFC 3261 section 13.2.1: Expires of the INVITE).
-    pub invite_timeout: Duration,
-    /// An established call must have a media path within this.
-    pub ice_timeout: Duration,
-    /// Media may be silent this long; `None`: for ever (setting `rtp_activity_detecting`).
-    pub media_timeout: Option<Duration>,
-    /// Lifetime asked for in REGISTER, in seconds.
-    pub register_expires_s: u32,
-    /// First wait after a failed refresh; doubles up to `register_backoff_max`.
-    pub register_backoff: Duration,
-    /// Longest wait between attempts to register again.
-    pub register_backoff_max: Duration,
-    /// Failed attempts in a row after which the browser is told `UNREGISTERED`; attempts go on.
-    pub register_attempts_before_warning: u32,
-    /// Application `ping` period.
-    pub ping_interval: Duration,
-    /// Unanswered pings after which a socket is dead.
-    pub ping_probes: u32,
-    /// A socket must send `connection` within this.
-    pub connection_timeout: Duration,
-    /// Life of a detached keepAlive session.
-    pub client_timeout: Duration,
-    /// How often that is checked.
-    pub client_timeout_check_interval: Duration,
-    /// How long an ask may take.
-    pub ask_timeout: Duration,
-    /// How long a request over the wall may take.
-    pub relay_timeout: Duration,
-    /// Most sockets.
-    pub max_sockets: usize,
-    /// Most sessions.
-    pub max_sessions: usize,
-    /// Most calls.
-    pub max_calls: usize,
-    /// Most calls of one session.
-    pub max_calls_per_session: usize,
-    /// Where SIP requests go when the account names no port and no transport.
-    pub default_sip_port: u16,
+/// What a SIP request of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientUse {
+    Register(SessionKey),
+    Invite(CallKey),
+    Reinvite(CallKey),
+    Bye,
 }
 
-impl GatewayConfig {
-    /// The defaults of the settings around a SIP agent.
-    #[must_use]
-    pub fn new(ua: UaConfig) -> Self {
-        GatewayConfig {
-            node: 0,
-            ua,
-            sdp_origin: "Gangway".to_owned(),
-            sdp_session_name: "Gangway".to_owned(),
-            early_media: true,
-            allow_sip_headers: false,
-            busy_status: BusyStatus::default(),
-            ring_timeout: Duration::from_secs(60),
-            invite_timeout: Duration::from_secs(180),
-            ice_timeout: Duration::from_secs(30),
-            media_timeout: Some(Duration::from_secs(60)),
-            register_expires_s: 3600,
-            register_backoff: Duration::from_secs(5),
-            register_backoff_max: Duration::from_secs(300),
-            register_attempts_before_warning: 3,
-            ping_interval: Duration::from_secs(5),
-            ping_probes: 10,
-            connection_timeout: Duration::from_secs(30),
-            client_timeout: Duration::from_secs(3600),
-            client_timeout_check_interval: Duration::from_secs(300),
-            ask_timeout: effects::ASK_TIMEOUT,
-            relay_timeout: Duration::from_secs(5),
-            max_sockets: 10_000,
-            max_sessions: 10_000,
-            max_calls: 5_000,
-            max_calls_per_session: 10,
-            default_sip_port: 5060,
-        }
-    }
+/// Counters that only grow.
+#[derive(Debug, Default)]
+struct Totals {
+    calls_finished: u64,
+    calls_failed: u64,
+    calls_refused: u64,
+    frames_refused: u64,
+    registrations_failed: u64,
 }
 
 /// The call core.
 pub struct Gateway {
     config: GatewayConfig,
     entropy: Box<dyn Entropy + Send>,
-    outputs: std::collections::VecDeque<Output>,
+    ua: Ua,
+    /// The time of the input in hand.
+    now: Time,
+    outputs: VecDeque<Output>,
+    timers: Timers,
+    draining: bool,
+    sockets: BTreeMap<SocketId, Socket>,
+    sessions: BTreeMap<SessionKey, Session>,
+    /// Opaque keys and token finders of living sessions.
+    contacts: BTreeMap<String, SessionKey>,
+    tokens: BTreeMap<String, SessionKey>,
+    /// Addresses that the SIP agent may show a session's credentials.
+    account_targets: BTreeMap<SessionKey, Vec<SocketAddr>>,
+    calls: BTreeMap<CallKey, Call>,
+    call_ids: BTreeMap<String, CallKey>,
+    asks: BTreeMap<AskId, AskOwner>,
+    clients: BTreeMap<ClientId, ClientUse>,
+    servers: BTreeMap<ServerId, CallKey>,
+    dialogs: BTreeMap<DialogId, CallKey>,
+    relays: BTreeMap<RelayId, CallKey>,
+    puts: BTreeMap<RelayRequestId, CallKey>,
+    wall: Wall,
+    totals: Totals,
+    next_session: u64,
+    next_call: u64,
+    next_ask: u64,
+    next_request: u64,
+}
+
+/// How REST and browsers see a node's number.
+fn node_id(node: u16) -> String {
+    format!("{node:04x}")
 }
 
 impl Gateway {
-    /// A core without sessions. `entropy` makes keys, tokens, tags and SSRCs.
+    /// A core without sessions. `entropy` makes keys, tokens and SSRCs, `sip_entropy` tags and branches.
     #[must_use]
-    pub fn new(config: GatewayConfig, entropy: Box<dyn Entropy + Send>) -> Self {
-        Gateway { config, entropy, outputs: std::collections::VecDeque::new() }
+    pub fn new(
+        mut config: GatewayConfig,
+        entropy: Box<dyn Entropy + Send>,
+        sip_entropy: Box<dyn Entropy + Send>,
+    ) -> Self {
+        config.ua.allow = vec![Method::Invite];
+        let ua = Ua::new(config.ua.clone(), sip_entropy);
+        Gateway {
+            config,
+            entropy,
+            ua,
+            now: Time::ZERO,
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            draining: false,
+            sockets: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            contacts: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            account_targets: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            call_ids: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            dialogs: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            puts: BTreeMap::new(),
+            wall: Wall::default(),
+            totals: Totals::default(),
+            next_session: 0,
+            next_call: 0,
+            next_ask: 0,
+            next_request: 0,
+        }
     }
 
     /// Takes one input. Drain [`Gateway::poll_output`] afterwards.
     pub fn handle_input(&mut self, now: Time, input: Input) {
-        let _ = (now, input, &self.config, &mut self.entropy);
+        self.now = now;
+        match input {
+            Input::SocketOpened { socket, peer } => self.socket_opened(socket, peer),
+            Input::SocketMessage { socket, message } => self.socket_message(socket, message),
+            Input::SocketRefused { socket, problem } => {
+                self.totals.frames_refused += 1;
+                self.send(socket, ServerMessage::Fail(Fail::connection(problem)));
+            }
+            Input::SocketClosed { socket } => self.socket_closed(socket),
+            Input::Rest { request, call } => self.rest(request, call),
+            Input::SipReceived { source, bytes } => self.ua.handle_message(now, source, &bytes),
+            Input::SipFailed { transport, remote, flow } => self.ua.handle_transport_error(now, transport, remote, flow),
+            Input::RelayUp { epoch } => self.wall_up(epoch),
+            Input::RelayDown => self.wall_down(),
+            Input::RelayGap => self.list(None),
+            Input::RelayReply { id, result } => self.relay_reply(id, result),
+            Input::RelayEvent { event } => self.relay_event(event),
+            Input::Answer { ask, answer } => self.ask_answered(ask, Some(answer)),
+            Input::Drain => self.drain(),
+            Input::EndAll => self.end_all(),
+        }
+        self.pump();
     }
 
     /// Runs what is due at `now`. Drain [`Gateway::poll_output`] afterwards.
     pub fn handle_timeout(&mut self, now: Time) {
-        let _ = now;
+        self.now = now;
+        self.ua.handle_timeout(now);
+        self.pump();
+        while let Some(timer) = self.timers.expire(now) {
+            match timer {
+                Timer::Hello(socket) => self.hello_timeout(socket),
+                Timer::Ping(socket) => self.ping(socket),
+                Timer::Ask(ask) => self.ask_answered(ask, None),
+                Timer::Register(session) => self.register_due(session),
+                Timer::OldToken(session) => self.forget_old_token(session),
+                Timer::Linger(session) => self.remove_departed(session),
+                Timer::Sweep => self.sweep(),
+                Timer::Call(call, timer) => self.call_timeout(call, timer),
+            }
+            self.pump();
+        }
     }
 
     /// When [`Gateway::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        [self.timers.next(), self.ua.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -159,15 +217,200 @@ impl Gateway {
         self.outputs.pop_front()
     }
 
-    /// Numbers for metrics and tests.
+    /// The SIP agent's counters, for metrics.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts::default()
+    pub const fn sip_counters(&self) -> &Counters {
+        self.ua.counters()
     }
 
-    /// After `EndAll` or `Drain`: no call is left and everybody was told.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        true
+    /// Lets the SIP agent speak until it has nothing more to say.
+    fn pump(&mut self) {
+        loop {
+            while let Some(transmit) = self.ua.poll_transmit() {
+                self.outputs.push_back(Output::SipTransmit(transmit));
+            }
+            match self.ua.poll_event() {
+                Some(event) => self.sip_event(event),
+                None => return,
+            }
+        }
+    }
+
+    fn socket_message(&mut self, socket: SocketId, message: ClientMessage) {
+        let Some(session) = self.sockets.get(&socket).map(|state| state.session) else { return };
+        match (message, session) {
+            (ClientMessage::Connection(connection), _) => self.connection(socket, *connection),
+            (ClientMessage::Ping, _) => self.send(socket, ServerMessage::Pong),
+            (ClientMessage::Pong, _) => self.pong(socket),
+            (ClientMessage::Ignored { message }, _) => tracing::debug!(message, "message is ignored"),
+            (ClientMessage::SendData(data), _) => {
+                let message = ServerMessage::DataStatus { operation_id: data.operation_id, accepted: true };
+                self.send(socket, message);
+            }
+            (ClientMessage::SessionDebug(_), _) => self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" }),
+            (ClientMessage::Stream(stream), _) => {
+                if let Some(media_session_id) = stream.media_session_id.or(stream.id) {
+                    let info = "this server does calls only, no streams".to_owned();
+                    self.send(socket, ServerMessage::StreamFailed { media_session_id, info });
+                }
+            }
+            (_, None) => {
+                let fail = Fail::connection("the first message must be connection");
+                self.send(socket, ServerMessage::Fail(fail));
+            }
+            (ClientMessage::Call(request), Some(session)) => self.place_call(socket, session, *request),
+            (ClientMessage::Answer(request), Some(session)) => self.answer(socket, session, &request),
+            (ClientMessage::Hangup(reference), Some(session)) => self.hangup(session, &reference),
+            (ClientMessage::Hold(reference), Some(session)) => {
+                self.hold_or_unhold(socket, session, &reference.call_id, "hold");
+            }
+            (ClientMessage::Unhold(reference), Some(session)) => {
+                self.hold_or_unhold(socket, session, &reference.call_id, "unhold");
+            }
+            (ClientMessage::SendDtmf(request), Some(session)) => self.dtmf(socket, session, &request),
+            (ClientMessage::Transfer(request), Some(session)) => self.transfer(socket, session, &request),
+        }
+    }
+
+    fn sip_event(&mut self, event: UaEvent) {
+        match event {
+            UaEvent::Progress { client, response, .. } => {
+                if let Some(ClientUse::Invite(key)) = self.clients.get(&client).copied() {
+                    self.call_progress(key, &response);
+                }
+            }
+            UaEvent::Answered { client, dialog, response } => match self.clients.remove(&client) {
+                Some(ClientUse::Invite(key)) => self.call_answered(key, dialog, &response),
+                Some(ClientUse::Reinvite(key)) => self.realigned(key, Some(&response)),
+                _ => {}
+            },
+            UaEvent::Finished { client, response, .. } => {
+                let status = response.status.code();
+                let result = if status == 408 { Err(CallEnd::RequestTimeout) } else { Err(CallEnd::Refused(status)) };
+                self.request_ended(client, Ok(&response), result);
+            }
+            UaEvent::TimedOut { client, .. } => {
+                self.request_ended(client, Err(SessionFailure::RegistrarSilent), Err(CallEnd::RequestTimeout));
+            }
+            UaEvent::TransportFailed { client, .. } => {
+                self.request_ended(client, Err(SessionFailure::RegistrarUnreachable), Err(CallEnd::TransportFailed));
+            }
+            UaEvent::CrossedCancel { client } => {
+                self.clients.remove(&client);
+            }
+            UaEvent::ForkEnded { dialog, .. } => tracing::debug!(?dialog, "a second fork was ended"),
+            UaEvent::Invite { server, request, source, verified } => self.invited(server, &request, source, verified),
+            UaEvent::Request { server, request, .. } => self.stray_request(server, &request),
+            UaEvent::DialogRequest { dialog, server, request } => self.dialog_request(&dialog, server, &request),
+            UaEvent::Bye { dialog, .. } => self.dialog_ended(&dialog, CallEnd::PeerHangup),
+            UaEvent::Cancelled { server, .. } => self.caller_cancelled(server),
+            UaEvent::Acked { server, request, .. } => {
+                if let Some(key) = self.servers.get(&server).copied() {
+                    self.acked(key, server, &request);
+                }
+            }
+            UaEvent::AckMissing { dialog, .. } => self.dialog_ended(&dialog, CallEnd::RequestTimeout),
+        }
+    }
+
+    /// A SIP request of ours has its final answer, or none.
+    fn request_ended(
+        &mut self,
+        client: ClientId,
+        response: Result<&crate::sip::message::Response, SessionFailure>,
+        end: Result<(), CallEnd>,
+    ) {
+        match self.clients.remove(&client) {
+            Some(ClientUse::Register(key)) => self.register_answered(key, response),
+            Some(ClientUse::Invite(key)) => self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout)),
+            Some(ClientUse::Reinvite(key)) => self.realigned(key, response.ok()),
+            Some(ClientUse::Bye) | None => {}
+        }
+    }
+
+    /// Asks the world; the answer, or its absence, comes to `owner`.
+    fn ask(&mut self, owner: AskOwner, what: Ask) -> AskId {
+        self.next_ask += 1;
+        let ask = AskId(self.next_ask);
+        let deadline = self.now + self.config.ask_timeout;
+        self.asks.insert(ask, owner);
+        self.timers.set(Timer::Ask(ask), deadline);
+        self.outputs.push_back(Output::Ask { ask, deadline, what });
+        ask
+    }
+
+    /// Nobody waits for this ask any more.
+    fn abandon_ask(&mut self, ask: AskId) {
+        self.asks.remove(&ask);
+        self.timers.clear(Timer::Ask(ask));
+    }
+
+    /// An ask was answered, or its time is over. Late and repeated answers find nobody.
+    fn ask_answered(&mut self, ask: AskId, answer: Option<Answer>) {
+        let Some(owner) = self.asks.remove(&ask) else { return };
+        self.timers.clear(Timer::Ask(ask));
+        match owner {
+            AskOwner::Session(key) => {
+                let denied = Answer::Denied { info: String::new() };
+                self.session_authorized(key, &answer.filter(is_about_authorization).unwrap_or(denied));
+            }
+            AskOwner::Registration(key) => self.registrar_resolved(key, resolved_or_not(answer)),
+            AskOwner::Call(key) => self.call_ask_answered(key, answer),
+        }
+    }
+
+    fn call_ask_answered(&mut self, key: CallKey, answer: Option<Answer>) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let incoming = call.incoming;
+        let peer = call.target.map(|target| target.remote.ip());
+        match call.phase {
+            Phase::Authorizing(_) if answer != Some(Answer::Authorized) => self.finish(key, CallEnd::Denied),
+            Phase::Authorizing(_) if incoming => self.allocate(key, peer),
+            Phase::Authorizing(_) => self.resolve_call(key),
+            Phase::Resolving(_) => self.call_resolved(key, resolved_or_not(answer)),
+            Phase::Allocating(_) => {
+                let late = || RelayError::new(ErrorCode::Internal, "", "the dataplane did not answer in time");
+                self.relay_allocated(key, answer.unwrap_or_else(|| Answer::NotAllocated(late())));
+            }
+            _ => {}
+        }
+    }
+
+    fn journal(&mut self, entry: JournalEntry) {
+        self.outputs.push_back(Output::Journal(entry));
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.ua.set_draining(true);
+    }
+
+    fn end_all(&mut self) {
+        self.drain();
+        let calls: Vec<CallKey> = self.calls.keys().copied().collect();
+        for key in calls {
+            self.finish(key, CallEnd::Shutdown);
+        }
+        let sessions: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        for key in sessions {
+            self.end_session(key, CallEnd::Shutdown);
+        }
+        let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
+        for socket in sockets {
+            self.close_socket(socket, session::CLOSE_GOING_AWAY);
+        }
+    }
+}
+
+fn is_about_authorization(answer: &Answer) -> bool {
+    matches!(answer, Answer::Authorized | Answer::Denied { .. })
+}
+
+/// The answer to a `Resolve`; an empty list, silence and nonsense count as not found.
+fn resolved_or_not(answer: Option<Answer>) -> Answer {
+    match answer {
+        Some(Answer::Resolved(targets)) if !targets.is_empty() => Answer::Resolved(targets),
+        Some(unresolved @ Answer::Unresolved { .. }) => unresolved,
+        _ => Answer::Unresolved { reason: "no answer".to_owned() },
     }
 }

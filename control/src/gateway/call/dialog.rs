@@ -1,0 +1,119 @@
+//! What the SIP peer wants of a call that stands: re-INVITE and BYE.
+
+use super::{CallKey, Phase, Purpose, description, sdp_content};
+use crate::{
+    gateway::{Gateway, outcome::CallEnd},
+    sdp::{Direction, TrunkDescription},
+    sip::{
+        dialog::DialogId,
+        message::{HeaderName, Method, Request, Status},
+        ua::{Reply, ServerId},
+        uri::NameAddr,
+    },
+};
+
+impl Gateway {
+    /// A request in a dialog of ours.
+    pub(in crate::gateway) fn dialog_request(&mut self, dialog: &DialogId, server: ServerId, request: &Request) {
+        let Some(key) = self.dialogs.get(dialog).copied() else { return self.reply(server, 481) };
+        if request.method != Method::Invite {
+            return self.reply(server, 405);
+        }
+        let Some(call) = self.calls.get(&key) else { return self.reply(server, 481) };
+        // One change at a time (RFC 3261 section 14.2).
+        if call.phase != Phase::Talking || call.is_changing() || call.offered_in.is_some() {
+            return self.reply(server, 491);
+        }
+        match description(&request.headers, &request.body) {
+            Err(_) => self.reply(server, 415),
+            Ok(None) => self.offer_again(key, server),
+            Ok(Some(text)) => self.reoffered(key, server, &text),
+        }
+    }
+
+    /// A re-INVITE with an offer: taken when the browser's codec stays (or one the relay maps to it), else 488 and all stays.
+    fn reoffered(&mut self, key: CallKey, server: ServerId, text: &str) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(former) = call.agreement.clone() else { return self.reply(server, 488) };
+        let Some((rtp, program)) =
+            call.addresses().map(|addresses| addresses.rtp).zip(call.relay.as_ref().map(|relay| relay.program.clone()))
+        else {
+            return self.reply(server, 500);
+        };
+        let offer = match TrunkDescription::parse(text) {
+            Ok(offer) => offer,
+            Err(error) => {
+                tracing::debug!(%error, "re-INVITE with a description that cannot be used");
+                return self.reply(server, 488);
+            }
+        };
+        let agreement = former.reoffered_by_sip(&offer, &self.config.codecs, Direction::SendRecv);
+        let answer = agreement.map_err(|error| error.to_string()).and_then(|agreement| {
+            let payloads = agreement.sip_payloads();
+            let body = call.trunk.answer(rtp, &offer, &payloads, agreement.sip_direction);
+            body.map(|body| (agreement, body)).map_err(|error| error.to_string())
+        });
+        match answer {
+            Ok((agreement, body)) => {
+                call.agreement = Some(agreement);
+                self.servers.insert(server, key);
+                let former = Box::new((program, former));
+                self.connect_media(key, Purpose::Reoffer { server, body, former });
+            }
+            Err(reason) => {
+                tracing::info!(%reason, "re-INVITE refused, the call stays as it is");
+                self.reply(server, 488);
+            }
+        }
+    }
+
+    /// A re-INVITE without an offer: ours goes into the 200, the answer comes in ACK.
+    fn offer_again(&mut self, key: CallKey, server: ServerId) {
+        let contact = self.contact_of(key);
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let (Some(agreement), Some(rtp)) = (&call.agreement, call.addresses().map(|addresses| addresses.rtp)) else {
+            return self.reply(server, 500);
+        };
+        let payloads = agreement.fixed_offer(&self.config.codecs);
+        let sdp = call.trunk.offer(rtp, &payloads, Direction::SendRecv);
+        call.offered_peer = payloads;
+        call.offered_in = Some(server);
+        self.servers.insert(server, key);
+        let reply = Reply { contact, content: Some(sdp_content(sdp)), ..Reply::new(Status::literal(200)) };
+        if self.ua.respond(self.now, server, reply).is_err() {
+            self.servers.remove(&server);
+            if let Some(call) = self.calls.get_mut(&key) {
+                call.offered_in = None;
+            }
+        }
+    }
+
+    /// The peer hung up, or its dialog is lost; the agent has said what was to say.
+    pub(in crate::gateway) fn dialog_ended(&mut self, dialog: &DialogId, end: CallEnd) {
+        let Some(key) = self.dialogs.remove(dialog) else { return };
+        if let Some(call) = self.calls.get_mut(&key) {
+            let ended = call.dialog.take();
+            if let Some(dialog) = ended {
+                self.journal(crate::gateway::journal::JournalEntry::DialogEnded { dialog });
+            }
+        }
+        self.finish(key, end);
+    }
+
+    pub(super) fn contact_of(&self, key: CallKey) -> Option<NameAddr> {
+        let call = self.calls.get(&key)?;
+        let target = call.target?;
+        let session = self.sessions.get(&call.session)?;
+        self.ua.contact(&session.contact_key, target.transport, target.remote).map(NameAddr::new)
+    }
+
+    fn reply(&mut self, server: ServerId, status: u16) {
+        let mut reply = Reply::new(Status::literal(status));
+        if status == 415 {
+            reply.headers.push(HeaderName::Accept, super::SDP_TYPE);
+        }
+        if let Err(error) = self.ua.respond(self.now, server, reply) {
+            tracing::debug!(%error, status, "request was gone before its answer");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A call and its relay: programs, their replies, and what the dataplane reports.
+
+use gangway_shared::{
+    ids::{Generation, LegId, RelayId},
+    rcp::{DtlsFailure, ErrorCode, Event, PutReply, RelayError, Reply as RelayReply, Request},
+};
+
+use super::{CallKey, Phase, Purpose, sdp_content};
+use crate::{
+    gateway::{
+        Gateway,
+        effects::{Answer, Output, RelayRequestId},
+        journal::JournalEntry,
+        outcome::CallEnd,
+        plan::{self, CallAddresses},
+        timers::{CallTimer, Timer},
+    },
+    sip::{message::Status, ua::Reply},
+};
+
+/// A browser that closes its DTLS usually says `hangup` too, by another way: so long it is waited for.
+const HANGUP_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+impl Gateway {
+    /// The relay was made, or not.
+    pub(in crate::gateway) fn relay_allocated(&mut self, key: CallKey, answer: Answer) {
+        let reply = match answer {
+            Answer::Allocated(reply) => reply,
+            Answer::NotAllocated(error) => {
+                tracing::warn!(%error, "no relay for a call");
+                return self.finish(key, CallEnd::RelayRefused(error.code));
+            }
+            _ => return self.finish(key, CallEnd::RelayRefused(ErrorCode::Internal)),
+        };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(relay) = call.relay.as_mut().filter(|relay| relay.id == reply.relay) else {
+            return self.finish(key, CallEnd::RelayLost);
+        };
+        let Some(addresses) = CallAddresses::from_reply(&reply).filter(|addresses| !addresses.candidates.is_empty())
+        else {
+            return self.finish(key, CallEnd::RelayLost);
+        };
+        relay.addresses = Some(addresses.clone());
+        let incoming = call.incoming;
+        self.journal_program(key);
+        if incoming { self.ring_browser(key) } else { self.invite(key, &addresses) }
+    }
+
+    /// Puts what the call agreed on.
+    pub(super) fn connect_media(&mut self, key: CallKey, purpose: Purpose) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let remote = call.browser.as_ref().and_then(|browser| browser.transport().ok()).map(|ice| ice.to_remote());
+        let Some(relay) = &mut call.relay else { return };
+        let program = match &call.agreement {
+            Some(agreement) => plan::connected(&relay.media, remote.as_ref(), agreement),
+            None => plan::opening(&relay.media, remote.as_ref()),
+        };
+        if program != relay.program {
+            relay.generation = Generation(relay.generation.0 + 1);
+            relay.program = program;
+        }
+        // A reply that something waits for is not forgotten for one that nothing waits for.
+        let former = relay.pending.take();
+        let purpose = match (purpose, former) {
+            (Purpose::Connect | Purpose::Again, Some((_, waiting))) => waiting,
+            (purpose, _) => purpose,
+        };
+        self.put(key, purpose);
+        self.journal_program(key);
+    }
+
+    /// Sends the program in force; with the wall down it goes when the wall is back.
+    pub(in crate::gateway) fn put(&mut self, key: CallKey, purpose: Purpose) {
+        let request = self.wall.is_up().then(|| self.next_request_id());
+        let Some(relay) = self.calls.get_mut(&key).and_then(|call| call.relay.as_mut()) else { return };
+        if let Some((Some(former), _)) = relay.pending.replace((request, purpose)) {
+            self.puts.remove(&former);
+        }
+        if let Some(id) = request {
+            self.puts.insert(id, key);
+            let (relay, generation, program) = (relay.id, relay.generation, relay.program.clone());
+            self.outputs.push_back(Output::Relay { id, request: Request::Put { relay, generation, program } });
+        }
+        let timer = Timer::Call(key, CallTimer::Put);
+        if !self.timers.is_set(timer) {
+            self.timers.set(timer, self.now + self.config.relay_timeout);
+        }
+    }
+
+    fn journal_program(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let Some(relay) = &call.relay else { return };
+        let entry = JournalEntry::Program {
+            relay: relay.id,
+            session: self.sessions.get(&call.session).map(|s| s.contact_key.clone()).unwrap_or_default(),
+            call: call.id.clone(),
+            generation: relay.generation,
+            program: relay.program.clone(),
+        };
+        self.journal(entry);
+    }
+
+    /// The reply to a `Put`.
+    pub(in crate::gateway) fn put_answered(&mut self, id: RelayRequestId, result: Result<RelayReply, RelayError>) {
+        let Some(key) = self.puts.remove(&id) else { return };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(relay) = call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))
+        else {
+            return;
+        };
+        let Some((_, purpose)) = relay.pending.take() else { return };
+        self.timers.clear(Timer::Call(key, CallTimer::Put));
+        match result {
+            Ok(RelayReply::Put(reply)) if Self::same_addresses(relay.addresses.as_ref(), &reply) => {
+                self.put_done(key, purpose);
+            }
+            // A dataplane that started anew has other ports and keys: the browser cannot follow (R7).
+            Ok(_) => self.finish(key, CallEnd::RelayLost),
+            Err(error) => self.put_refused(key, purpose, &error),
+        }
+    }
+
+    fn same_addresses(known: Option<&CallAddresses>, reply: &PutReply) -> bool {
+        CallAddresses::from_reply(reply).as_ref() == known
+    }
+
+    fn put_done(&mut self, key: CallKey, purpose: Purpose) {
+        match purpose {
+            Purpose::Connect | Purpose::Again => {}
+            Purpose::Answer => self.send_answer(key),
+            Purpose::Reoffer { server, body, .. } => {
+                self.servers.remove(&server);
+                let reply = Reply { content: Some(sdp_content(body)), ..Reply::new(Status::literal(200)) };
+                let reply = Reply { contact: self.contact_of(key), ..reply };
+                if let Err(error) = self.ua.respond(self.now, server, reply) {
+                    tracing::debug!(%error, "the peer took its re-INVITE back");
+                }
+            }
+        }
+    }
+
+    fn put_refused(&mut self, key: CallKey, purpose: Purpose, error: &RelayError) {
+        tracing::warn!(%error, "a call's program was refused");
+        let Purpose::Reoffer { server, former, .. } = purpose else {
+            return self.finish(key, CallEnd::RelayRefused(error.code));
+        };
+        // Nothing changed there, so nothing changes here; generations never go back.
+        if let Some(call) = self.calls.get_mut(&key) {
+            let (program, agreement) = *former;
+            call.agreement = Some(agreement);
+            if let Some(relay) = &mut call.relay {
+                relay.program = program;
+                relay.generation = Generation(relay.generation.0 + 1);
+            }
+        }
+        self.servers.remove(&server);
+        let _ = self.ua.respond(self.now, server, Reply::new(Status::literal(488)));
+        self.put(key, Purpose::Again);
+    }
+
+    /// Nobody answered a `Put`.
+    pub(super) fn put_timeout(&mut self, key: CallKey) {
+        self.finish(key, CallEnd::RelayRefused(ErrorCode::Internal));
+    }
+
+    /// What the dataplane reports of a relay of ours.
+    pub(in crate::gateway) fn relay_event(&mut self, event: Event) {
+        if let Event::WorkerLost { relays, worker } = event {
+            tracing::error!(worker, lost = relays.len(), "a media worker failed");
+            for relay in relays {
+                self.relay_lost(relay);
+            }
+            return;
+        }
+        let Some(key) = event.relay().and_then(|relay| self.relays.get(&relay).copied()) else { return };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        match event {
+            Event::PathSelected { .. } => call.path_selected = true,
+            Event::KeysReady { .. } => {
+                call.path_selected = true;
+                call.keys_ready = true;
+                self.timers.clear(Timer::Call(key, CallTimer::Path));
+            }
+            Event::DtlsFailed { cause, .. } => self.finish(key, CallEnd::DtlsFailed(cause)),
+            Event::DtlsClosed { .. } => self.timers.set(Timer::Call(key, CallTimer::Closed), self.now + HANGUP_GRACE),
+            Event::ConsentLost { .. } if call.path_selected => self.finish(key, CallEnd::IceFailed),
+            Event::MediaTimeout { leg, .. } => self.media_timeout(key, leg),
+            Event::RelayReaped { reason, .. } => {
+                tracing::error!(?reason, "the dataplane ended a relay");
+                self.finish(key, CallEnd::RelayLost);
+            }
+            // For logs and later issues.
+            Event::PathLost { .. }
+            | Event::ConsentLost { .. }
+            | Event::SourceLatched { .. }
+            | Event::Dtmf { .. }
+            | Event::KeyframeWanted { .. }
+            | Event::ActDone { .. }
+            | Event::LegStats { .. }
+            | Event::WorkerLost { .. } => {}
+        }
+    }
+
+    fn relay_lost(&mut self, relay: RelayId) {
+        if let Some(key) = self.relays.get(&relay).copied() {
+            self.finish(key, CallEnd::RelayLost);
+        }
+    }
+
+    /// Only a call that talks can be too silent; programs of earlier phases ask for no such event.
+    fn media_timeout(&mut self, key: CallKey, leg: LegId) {
+        if self.config.media_timeout.is_some() && self.calls.get(&key).is_some_and(|call| call.phase == Phase::Talking) {
+            tracing::info!(%leg, "no media");
+            self.finish(key, CallEnd::MediaTimeout);
+        }
+    }
+
+    /// One of a call's deadlines.
+    pub(in crate::gateway) fn call_timeout(&mut self, key: CallKey, timer: CallTimer) {
+        let Some(call) = self.calls.get(&key) else { return };
+        match timer {
+            CallTimer::Answer if call.incoming => self.finish(key, CallEnd::RingTimeout),
+            CallTimer::Answer => self.finish(key, CallEnd::NoAnswer),
+            CallTimer::Path if call.path_selected => self.finish(key, CallEnd::DtlsFailed(DtlsFailure::Timeout)),
+            CallTimer::Path => self.finish(key, CallEnd::IceFailed),
+            CallTimer::Put => self.put_timeout(key),
+            CallTimer::Closed => self.finish(key, CallEnd::BrowserGone),
+        }
+    }
+}

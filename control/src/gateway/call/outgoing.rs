@@ -1,0 +1,407 @@
+//! Outgoing calls: `call` -> TRYING -> may it, where to, relay -> INVITE -> ringing -> answer (wcs-protocol.md 5.3).
+
+use super::{CallKey, NewCall, Phase, Purpose, description, sdp_content};
+use crate::{
+    gateway::{
+        ClientUse, Gateway,
+        effects::{Answer, Ask, Authorize, SocketId},
+        messages::{CallMessage, CallRequest, CallStatus, CallView, Fail, ServerMessage},
+        outcome::{CallEnd, Outcome},
+        plan::CallAddresses,
+        session::SessionKey,
+        timers::{CallTimer, Timer},
+    },
+    sdp::{
+        Agreement, BrowserDescription, BrowserLocal, Direction, NegotiateError, SipSdpLines, TrunkDescription,
+        TrunkSession, browser,
+    },
+    sip::{
+        dialog::{DialogId, Target},
+        message::{HeaderName, Headers, Method, Response},
+        ua::{ClientId, Outgoing, SendError},
+        uri::NameAddr,
+    },
+};
+
+/// Longest call id taken, in bytes; a UUID has 36.
+pub(super) const CALL_ID_MAX_BYTES: usize = 128;
+/// Most `sipHeaders` lines taken, and the longest of them in bytes.
+const SIP_HEADERS_MAX: usize = 16;
+const SIP_HEADER_MAX_BYTES: usize = 512;
+
+impl Gateway {
+    /// `call`: refuses what cannot be, answers TRYING at once (R4), then asks whether it may be.
+    pub(in crate::gateway) fn place_call(&mut self, socket: SocketId, session: SessionKey, request: CallRequest) {
+        if request.call_id.is_empty() || request.call_id.len() > CALL_ID_MAX_BYTES {
+            let info = "callId: it must be 1 to 128 characters";
+            return self.send(socket, ServerMessage::Fail(Fail::call(&request.call_id, info)));
+        }
+        if let Some(key) = self.call_ids.get(&request.call_id) {
+            let own = self.calls.get(key).is_some_and(|call| call.session == session);
+            self.totals.calls_refused += 1;
+            self.send(socket, ServerMessage::Fail(Fail::call(&request.call_id, "callId: a call of this id is active")));
+            // A `finish` would end the page's own call of that id; another session's page has nothing but this to wait for.
+            if !own {
+                self.refuse_call(socket, &request, CallEnd::BadTarget, None);
+            }
+            return;
+        }
+        if let Err((end, problem)) = self.check_call(session, &request) {
+            self.totals.calls_refused += 1;
+            return self.refuse_call(socket, &request, end, Some(problem));
+        }
+        self.begin_call(session, request);
+    }
+
+    /// Everything that can be known before TRYING.
+    fn check_call(&self, session: SessionKey, request: &CallRequest) -> Result<(), (CallEnd, String)> {
+        let owner = self.sessions.get(&session).filter(|session| session.is_established());
+        let Some(owner) = owner else {
+            return Err((CallEnd::Denied, "the session is not established".to_owned()));
+        };
+        if self.draining {
+            return Err((CallEnd::Shutdown, "the server is shutting down".to_owned()));
+        }
+        if self.calls.len() >= self.config.max_calls || owner.calls.len() >= self.config.max_calls_per_session {
+            return Err((CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full), "too many calls".to_owned()));
+        }
+        if request.media_provider.as_deref().is_some_and(|provider| provider != "WebRTC") {
+            return Err((CallEnd::BadBrowserDescription, "mediaProvider: only WebRTC is supported".to_owned()));
+        }
+        let Some(account) = &owner.account else {
+            return Err((CallEnd::BadTarget, "sipLogin: the session has no SIP account to call with".to_owned()));
+        };
+        let callee = request.callee.as_deref().unwrap_or_default();
+        if account.callee_uri(callee).is_none() {
+            return Err((CallEnd::BadTarget, "callee: it must be a number, a name or a SIP address".to_owned()));
+        }
+        let Some(sdp) = request.sdp.as_deref().filter(|sdp| !sdp.is_empty()) else {
+            return Err((CallEnd::BadBrowserDescription, "sdp: it is missing".to_owned()));
+        };
+        let offer = BrowserDescription::parse_offer(sdp);
+        let usable = offer.and_then(|offer| offer.transport().map(|_| ()));
+        usable.map_err(|error| (CallEnd::BadBrowserDescription, error.to_string()))?;
+        let lines = SipSdpLines::new(request.sip_sdp.as_deref().unwrap_or_default());
+        lines.map_err(|error| (CallEnd::BadTarget, error.to_string()))?;
+        if let (true, Some(lines)) = (self.config.allow_sip_headers, &request.sip_headers) {
+            extra_headers(lines).map_err(|problem| (CallEnd::BadTarget, problem))?;
+        }
+        Ok(())
+    }
+
+    /// `finish` for a call that never was.
+    fn refuse_call(&mut self, socket: SocketId, request: &CallRequest, end: CallEnd, problem: Option<String>) {
+        if let Some(problem) = problem {
+            self.send(socket, ServerMessage::Fail(Fail::call(&request.call_id, problem)));
+        }
+        let callee = request.callee.clone().unwrap_or_default();
+        let caller = request.caller.clone().unwrap_or_default();
+        let outcome = Outcome::of(end, self.config.busy_status);
+        self.finish_unknown(socket, &request.call_id, false, (caller, callee), &outcome);
+    }
+
+    /// `finish` for an id that is no call of ours.
+    pub(super) fn finish_unknown(
+        &mut self,
+        socket: SocketId,
+        call_id: &str,
+        incoming: bool,
+        (caller, callee): (String, String),
+        outcome: &Outcome,
+    ) {
+        let call = CallView {
+            call_id: call_id.to_owned(),
+            incoming,
+            status: outcome.status,
+            sip_status: outcome.sip_status,
+            info: Some(outcome.info.text().to_owned()),
+            visible_name: caller.clone(),
+            caller,
+            callee,
+            has_audio: true,
+            has_video: false,
+            media_provider: "WebRTC",
+            custom: None,
+            node_id: crate::gateway::node_id(self.config.node),
+            app_key: String::new(),
+            session_id: String::new(),
+        };
+        self.send(socket, ServerMessage::CallStatus { kind: CallMessage::Finish, call: Box::new(call) });
+    }
+
+    fn begin_call(&mut self, session: SessionKey, request: CallRequest) {
+        let Some(account) = self.sessions.get(&session).and_then(|session| session.account.as_ref()) else { return };
+        let callee = request.callee.unwrap_or_default();
+        let uri = account.callee_uri(&callee);
+        let caller = account.login.clone();
+        let lines = SipSdpLines::new(request.sip_sdp.as_deref().unwrap_or_default()).unwrap_or_default();
+        let trunk =
+            TrunkSession::new(&self.config.sdp_origin, &self.config.sdp_session_name, self.entropy.next_u64(), lines);
+        let visible_name = request.visible_name.filter(|name| !name.is_empty()).unwrap_or_else(|| caller.clone());
+        let id = request.call_id;
+        let key = self.insert_call(NewCall { session, id, incoming: false, caller, callee, visible_name, trunk });
+        let headers = request.sip_headers.filter(|_| self.config.allow_sip_headers).unwrap_or_default();
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.custom = request.custom;
+        call.uri = uri;
+        call.browser = request.sdp.and_then(|sdp| BrowserDescription::parse_offer(&sdp).ok());
+        call.sip_headers = extra_headers(&headers).unwrap_or_default();
+        tracing::info!(call = %call.id, caller = %call.caller, callee = %call.callee, "outgoing call");
+        self.tell(key, CallMessage::Trying);
+        let Some(call) = self.calls.get(&key) else { return };
+        let session_id = self.sessions.get(&session).map(|s| s.session_id.clone()).unwrap_or_default();
+        let what = Ask::Authorize(Authorize::Call { session_id, call: Box::new(self.view(call)) });
+        self.ask_for_call(key, what, Phase::Authorizing);
+    }
+
+    /// Allowed: where does the account's proxy live?
+    pub(in crate::gateway) fn resolve_call(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let account = self.sessions.get(&call.session).and_then(|session| session.account.as_ref());
+        let Some(account) = account else { return self.finish(key, CallEnd::BadTarget) };
+        let what = Ask::Resolve {
+            host: account.proxy_host.clone(),
+            port: account.proxy_port,
+            transport: account.transport,
+        };
+        self.ask_for_call(key, what, Phase::Resolving);
+    }
+
+    /// Found: take a relay.
+    pub(in crate::gateway) fn call_resolved(&mut self, key: CallKey, answer: Answer) {
+        let Answer::Resolved(targets) = answer else { return self.finish(key, CallEnd::TransportFailed) };
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let reachable = |target: &&Target| self.ua.contact("probe", target.transport, target.remote).is_some();
+        let Some(target) = targets.iter().find(reachable).copied() else {
+            return self.finish(key, CallEnd::TransportFailed);
+        };
+        call.target = Some(target);
+        let session = call.session;
+        self.keep_account(session, &targets);
+        self.allocate(key, Some(target.remote.ip()));
+    }
+
+    /// The relay is there: INVITE with a small offer of our own.
+    pub(in crate::gateway) fn invite(&mut self, key: CallKey, addresses: &CallAddresses) {
+        if let Err(end) = self.try_invite(key, addresses) {
+            self.finish(key, end);
+        }
+    }
+
+    fn try_invite(&mut self, key: CallKey, addresses: &CallAddresses) -> Result<(), CallEnd> {
+        let call = self.calls.get_mut(&key).ok_or(CallEnd::BadTarget)?;
+        let session = self.sessions.get_mut(&call.session).ok_or(CallEnd::SessionClosed)?;
+        let account = session.account.as_ref().ok_or(CallEnd::BadTarget)?;
+        let (target, uri) = (call.target.ok_or(CallEnd::TransportFailed)?, call.uri.clone().ok_or(CallEnd::BadTarget)?);
+        let offer = call.browser.as_ref().ok_or(CallEnd::BadBrowserDescription)?;
+        let side = offer.side_of_offer().map_err(|_| CallEnd::BadBrowserDescription)?;
+        let payloads = self.config.codecs.sip_offer(&side.payloads);
+        if !payloads.iter().any(|payload| !payload.codec.is_telephone_event()) {
+            return Err(CallEnd::NoCommonCodecs);
+        }
+        let sdp = call.trunk.offer(addresses.rtp, &payloads, Direction::SendRecv);
+        let contact = self.ua.contact(&session.contact_key, target.transport, target.remote);
+        let outgoing = Outgoing {
+            method: Method::Invite,
+            uri: uri.clone().into(),
+            from: account.from(&call.visible_name),
+            to: NameAddr::new(uri),
+            call_id: None,
+            cseq: None,
+            contact: Some(NameAddr::new(contact.ok_or(CallEnd::TransportFailed)?)),
+            routes: Vec::new(),
+            headers: std::mem::take(&mut call.sip_headers),
+            content: Some(sdp_content(sdp)),
+            target,
+            account: Some(session.account_id),
+        };
+        let client = self.ua.send_request(self.now, outgoing).map_err(|error| match error {
+            SendError::Full => CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full),
+            _ => CallEnd::TransportFailed,
+        })?;
+        session.had_calls = true;
+        call.offered_peer = payloads;
+        call.client = Some(client);
+        call.phase = Phase::Inviting;
+        self.clients.insert(client, ClientUse::Invite(key));
+        self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + self.config.invite_timeout);
+        Ok(())
+    }
+
+    /// 101-199: ringing; with a description the browser may be answered already.
+    pub(in crate::gateway) fn call_progress(&mut self, key: CallKey, response: &Response) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return };
+        call.sip_status = Some(response.status.code());
+        if (180..=189).contains(&response.status.code()) {
+            self.change_status(key, CallStatus::Ring, CallMessage::Ring);
+        }
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if !self.config.early_media || call.agreement.is_some() {
+            return;
+        }
+        // A description that cannot be used is no reason to end a call that rings: the 200 decides.
+        let Ok(Some(text)) = description(&response.headers, &response.body) else { return };
+        let agreement = TrunkDescription::parse(&text).map_err(NegotiateError::from).and_then(|answer| {
+            let side = call.browser.as_ref().and_then(|browser| browser.side_of_offer().ok());
+            let side = side.ok_or(NegotiateError::NoCommonCodecs)?;
+            Agreement::answered_by_sip(&side, &call.offered_peer, &answer, Direction::SendRecv)
+        });
+        match agreement {
+            Ok(agreement) => {
+                call.agreement = Some(agreement);
+                self.connect_media(key, Purpose::Connect);
+                self.answer_browser(key);
+            }
+            Err(error) => tracing::debug!(%error, "early description is not used"),
+        }
+    }
+
+    /// 2xx: the agent has sent ACK.
+    pub(in crate::gateway) fn call_answered(&mut self, key: CallKey, dialog: DialogId, response: &Response) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.client = None;
+        call.sip_status = Some(response.status.code());
+        call.dialog = Some(dialog.clone());
+        self.dialogs.insert(dialog, key);
+        self.timers.clear(Timer::Call(key, CallTimer::Answer));
+        self.journal_dialog(key);
+        match self.agree(key, response) {
+            Ok(agreement) => self.establish(key, agreement),
+            Err(CallEnd::TranscodingRequired) if self.realign(key) => {}
+            Err(end) => self.finish(key, end),
+        }
+    }
+
+    /// What the description in a 2xx makes of the call.
+    fn agree(&self, key: CallKey, response: &Response) -> Result<Agreement, CallEnd> {
+        let call = self.calls.get(&key).ok_or(CallEnd::BadPeerDescription)?;
+        let text = description(&response.headers, &response.body)?;
+        let (text, early) = match (text, &call.agreement) {
+            // Peers exist that think a 183 was the answer.
+            (None, Some(early)) => return Ok(early.clone()),
+            (None, None) => return Err(CallEnd::BadPeerDescription),
+            (Some(text), early) => (text, early),
+        };
+        let answer = TrunkDescription::parse(&text).map_err(|_| CallEnd::BadPeerDescription)?;
+        let agreement = match early {
+            Some(early) => early.reanswered_by_sip(&call.offered_peer, &answer, Direction::SendRecv),
+            None => {
+                let side = call.browser.as_ref().and_then(|browser| browser.side_of_offer().ok());
+                let side = side.ok_or(CallEnd::BadBrowserDescription)?;
+                Agreement::answered_by_sip(&side, &call.offered_peer, &answer, Direction::SendRecv)
+            }
+        };
+        agreement.map_err(|error| CallEnd::from(&error))
+    }
+
+    /// The 200 names another codec than the 183 that answered the browser: insists on the browser's by a re-INVITE.
+    fn realign(&mut self, key: CallKey) -> bool {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return false };
+        let (Some(agreement), Some(dialog)) = (&call.agreement, call.dialog.clone()) else { return false };
+        let Some(rtp) = call.addresses().map(|addresses| addresses.rtp) else { return false };
+        let payloads = agreement.fixed_offer(&self.config.codecs);
+        let sdp = call.trunk.offer(rtp, &payloads, Direction::SendRecv);
+        call.offered_peer = payloads;
+        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(sdp_content(sdp))) {
+            Ok(client) => {
+                call.client = Some(client);
+                call.phase = Phase::Realigning;
+                self.clients.insert(client, ClientUse::Reinvite(key));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The answer to that re-INVITE.
+    pub(in crate::gateway) fn realigned(&mut self, key: CallKey, response: Option<&Response>) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.client = None;
+        match response.filter(|response| response.status.is_success()).map(|response| self.agree(key, response)) {
+            Some(Ok(agreement)) => self.establish(key, agreement),
+            _ => self.finish(key, CallEnd::TranscodingRequired),
+        }
+    }
+
+    /// Both sides agree: media, the browser's answer if it has none, ESTABLISHED.
+    pub(super) fn establish(&mut self, key: CallKey, agreement: Agreement) {
+        let media_timeout_ms = self.config.media_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.agreement = Some(agreement);
+        call.phase = Phase::Talking;
+        if let Some(relay) = &mut call.relay {
+            relay.media.media_timeout_ms = media_timeout_ms;
+        }
+        self.connect_media(key, Purpose::Connect);
+        self.answer_browser(key);
+        self.change_status(key, CallStatus::Established, CallMessage::Talk);
+    }
+
+    /// `setRemoteSDP` for an outgoing call: once (R7).
+    fn answer_browser(&mut self, key: CallKey) {
+        let local = self.browser_local(key);
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.described_to.is_none()) else { return };
+        let (Some(local), Some(agreement), Some(offer)) = (local, &call.agreement, &call.browser) else { return };
+        let payloads = agreement.browser_payloads();
+        let answer = browser::answer(offer, &payloads, agreement.browser_direction, agreement.sip_ptime_ms, &local);
+        let (call_id, session) = (call.id.clone(), call.session);
+        let Ok(sdp) = answer else { return self.finish(key, CallEnd::BadBrowserDescription) };
+        let Some(socket) = self.sessions.get(&session).and_then(|session| session.socket) else { return };
+        call.described_to = Some(socket);
+        self.send(socket, ServerMessage::SetRemoteSdp { call_id, sdp, is_initiator: true });
+        self.timers.set(Timer::Call(key, CallTimer::Path), self.now + self.config.ice_timeout);
+    }
+
+    /// What a browser must know of a call's relay.
+    pub(super) fn browser_local(&mut self, key: CallKey) -> Option<BrowserLocal> {
+        let session_id = self.entropy.next_u64();
+        let relay = self.calls.get(&key)?.relay.as_ref()?;
+        let addresses = relay.addresses.as_ref()?;
+        Some(BrowserLocal {
+            session_id,
+            ufrag: addresses.ufrag.clone(),
+            pwd: addresses.pwd.clone(),
+            fingerprint: addresses.fingerprint,
+            candidates: addresses.candidates.clone(),
+            stream: relay.media.cname.clone(),
+            cname: relay.media.cname.clone(),
+            audio_ssrc: relay.media.browser_ssrc,
+        })
+    }
+
+    /// A final answer other than 2xx to INVITE, or none.
+    pub(in crate::gateway) fn call_refused(&mut self, key: CallKey, client: ClientId, end: CallEnd) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.client == Some(client)) else { return };
+        call.client = None;
+        self.finish(key, end);
+    }
+}
+
+/// `sipHeaders` lines as headers: only such as cannot change what the message is.
+fn extra_headers(lines: &[String]) -> Result<Headers, String> {
+    if lines.len() > SIP_HEADERS_MAX {
+        return Err(format!("sipHeaders: at most {SIP_HEADERS_MAX} lines are allowed"));
+    }
+    let mut headers = Headers::new();
+    for (index, line) in lines.iter().enumerate() {
+        let fault = |reason: &str| format!("sipHeaders[{index}]: {reason}");
+        if line.len() > SIP_HEADER_MAX_BYTES || line.chars().any(char::is_control) {
+            return Err(fault("it must be one line of at most 512 bytes"));
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| fault("it must be a name, a colon and a value"))?;
+        let name = HeaderName::parse(name.trim()).ok_or_else(|| fault("the header's name is not valid"))?;
+        let allowed = [
+            HeaderName::PAssertedIdentity,
+            HeaderName::Privacy,
+            HeaderName::Subject,
+            HeaderName::Diversion,
+            HeaderName::AlertInfo,
+            HeaderName::CallInfo,
+        ];
+        if matches!(name, HeaderName::Known(_)) && !allowed.contains(&name) {
+            return Err(fault("this header is the server's own"));
+        }
+        headers.push(name, value.trim());
+    }
+    Ok(headers)
+}

@@ -1,0 +1,483 @@
+//! Sockets and sessions: `connection`, tokens, pings, and what becomes of a session when its socket goes away.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::{Map, Value, json};
+use subtle::ConstantTimeEq;
+
+use gangway_shared::secret::Secret;
+
+use super::{
+    Gateway,
+    account::SipAccount,
+    call::CallKey,
+    effects::{Answer, Ask, AskId, Authorize, Output, SocketId, SocketPeer},
+    journal::JournalEntry,
+    messages::{Connection, Fail, ServerMessage},
+    outcome::{CallEnd, SessionFailure, SessionNotice},
+    registration::Registration,
+    timers::Timer,
+};
+use crate::sip::ua::AccountId;
+
+/// A session within this core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SessionKey(pub(super) u64);
+
+/// Random bytes of a session's opaque key, the user part of its Contact: who knows it was told by us or by the registrar.
+const CONTACT_KEY_BYTES: usize = 10;
+/// Random bytes that find a token, and those that prove it.
+const TOKEN_FINDER_BYTES: usize = 8;
+const TOKEN_SECRET_BYTES: usize = 16;
+/// A token that was renewed at resume stays good for so long, or until the first pong of the new socket.
+const OLD_TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Close codes: normal, and going away.
+pub(super) const CLOSE_NORMAL: u16 = 1000;
+pub(super) const CLOSE_GOING_AWAY: u16 = 1001;
+
+/// A websocket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) peer: SocketPeer,
+    pub(super) session: Option<SessionKey>,
+    /// Pings without a pong.
+    unanswered: u32,
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionState {
+    /// Waits whether it may be.
+    Authorizing(AskId),
+    /// `getUserData` was sent.
+    Established,
+    /// Over for everybody; waits for its un-REGISTER and for challenges to its last BYEs.
+    Departing,
+}
+
+/// A session.
+pub(super) struct Session {
+    pub(super) state: SessionState,
+    pub(super) socket: Option<SocketId>,
+    /// The opaque key: user part of its Contact.
+    pub(super) contact_key: String,
+    /// What browsers and REST call it.
+    pub(super) session_id: String,
+    pub(super) app_key: String,
+    /// Fields of `connection` without password and token, for echoes.
+    fields: Map<String, Value>,
+    pub(super) account: Option<SipAccount>,
+    pub(super) account_id: AccountId,
+    pub(super) keep_alive: bool,
+    token: Option<Secret<String>>,
+    /// The token before the last resume.
+    old_token: Option<Secret<String>>,
+    /// Since when it has no socket.
+    detached_at: Option<gangway_shared::time::Time>,
+    pub(super) registration: Registration,
+    pub(super) calls: BTreeSet<CallKey>,
+    /// It has sent INVITE or BYE: its credentials may be needed a while after its end.
+    pub(super) had_calls: bool,
+}
+
+impl Session {
+    /// Whether calls may use it.
+    pub(super) fn is_established(&self) -> bool {
+        self.state == SessionState::Established
+    }
+
+    /// What `registered` carries, and REST.
+    pub(super) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+}
+
+impl Gateway {
+    pub(super) fn socket_opened(&mut self, socket: SocketId, peer: SocketPeer) {
+        self.sockets.insert(socket, Socket { peer, session: None, unanswered: 0 });
+        if self.draining {
+            self.send(socket, ServerMessage::Fail(Fail::connection("the server is shutting down")));
+            self.close_socket(socket, CLOSE_GOING_AWAY);
+            return;
+        }
+        self.timers.set(Timer::Hello(socket), self.now + self.config.connection_timeout);
+        self.timers.set(Timer::Ping(socket), self.now + self.config.ping_interval);
+    }
+
+    /// Sends to a socket that is still there.
+    pub(super) fn send(&mut self, socket: SocketId, message: ServerMessage) {
+        if self.sockets.contains_key(&socket) {
+            self.outputs.push_back(Output::SocketSend { socket, message });
+        }
+    }
+
+    /// Closes a socket gently and forgets it. Its session must have been dealt with.
+    pub(super) fn close_socket(&mut self, socket: SocketId, code: u16) {
+        if self.sockets.remove(&socket).is_some() {
+            self.timers.clear(Timer::Hello(socket));
+            self.timers.clear(Timer::Ping(socket));
+            self.outputs.push_back(Output::SocketClose { socket, code });
+        }
+    }
+
+    pub(super) fn socket_closed(&mut self, socket: SocketId) {
+        let Some(gone) = self.sockets.remove(&socket) else { return };
+        self.timers.clear(Timer::Hello(socket));
+        self.timers.clear(Timer::Ping(socket));
+        if let Some(session) = gone.session {
+            self.session_lost_its_socket(session, socket);
+        }
+    }
+
+    pub(super) fn hello_timeout(&mut self, socket: SocketId) {
+        let waiting = self.sockets.get(&socket).is_some_and(|socket| socket.session.is_none());
+        if waiting {
+            self.send(socket, ServerMessage::Fail(Fail::connection("no connection message came in time")));
+            self.close_socket(socket, CLOSE_NORMAL);
+        }
+    }
+
+    pub(super) fn ping(&mut self, socket: SocketId) {
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        if state.unanswered >= self.config.ping_probes {
+            tracing::info!(?socket, "websocket is dead: no pong");
+            let session = state.session;
+            self.close_socket(socket, CLOSE_GOING_AWAY);
+            if let Some(session) = session {
+                self.session_lost_its_socket(session, socket);
+            }
+            return;
+        }
+        state.unanswered += 1;
+        self.timers.set(Timer::Ping(socket), self.now + self.config.ping_interval);
+        self.send(socket, ServerMessage::Ping);
+    }
+
+    pub(super) fn pong(&mut self, socket: SocketId) {
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        state.unanswered = 0;
+        if let Some(key) = state.session {
+            self.forget_old_token(key);
+        }
+    }
+
+    /// `connection`: starts a session, or resumes one by its token.
+    pub(super) fn connection(&mut self, socket: SocketId, connection: Connection) {
+        let Some(state) = self.sockets.get(&socket) else { return };
+        if state.session.is_some() {
+            self.send(socket, ServerMessage::Fail(Fail::connection("connection: it was already sent on this socket")));
+            return;
+        }
+        self.timers.clear(Timer::Hello(socket));
+        if let Some(token) = connection.auth_token.as_ref().filter(|token| !token.expose().is_empty()) {
+            match self.session_of_token(token.expose()) {
+                Some(key) => self.resume(socket, key),
+                None => self.refuse_socket(socket, &SessionFailure::UnknownToken),
+            }
+            return;
+        }
+        let account = match SipAccount::of(&connection) {
+            Ok(account) => account,
+            Err(failure) => return self.refuse_socket(socket, &failure),
+        };
+        let living = self.sessions.values().filter(|session| session.state != SessionState::Departing).count();
+        if living >= self.config.max_sessions {
+            self.send(socket, ServerMessage::Fail(Fail::connection("too many sessions")));
+            self.close_socket(socket, CLOSE_NORMAL);
+            return;
+        }
+        self.begin_session(socket, connection, account);
+    }
+
+    fn begin_session(&mut self, socket: SocketId, connection: Connection, account: Option<SipAccount>) {
+        let Some(state) = self.sockets.get_mut(&socket) else { return };
+        self.next_session += 1;
+        let key = SessionKey(self.next_session);
+        state.session = Some(key);
+        let peer = state.peer.clone();
+        let session_id = format!("/{}/{}", peer.remote, peer.local);
+        let fields = echo(&connection, &session_id, self.config.node);
+        let contact_key = self.entropy.hex(CONTACT_KEY_BYTES);
+        let app_key = connection.app_key.clone().unwrap_or_else(|| "defaultApp".to_owned());
+        let ask = self.ask(
+            super::AskOwner::Session(key),
+            Ask::Authorize(Authorize::Connection {
+                session_id: session_id.clone(),
+                remote: peer.remote,
+                origin: peer.origin,
+                connection: fields.clone(),
+            }),
+        );
+        self.contacts.insert(contact_key.clone(), key);
+        self.sessions.insert(
+            key,
+            Session {
+                state: SessionState::Authorizing(ask),
+                socket: Some(socket),
+                contact_key,
+                session_id,
+                app_key,
+                fields,
+                account,
+                account_id: AccountId(key.0),
+                keep_alive: connection.keep_alive.unwrap_or(false),
+                token: None,
+                old_token: None,
+                detached_at: None,
+                registration: Registration::default(),
+                calls: BTreeSet::new(),
+                had_calls: false,
+            },
+        );
+    }
+
+    /// The answer to a session's `Authorize`.
+    pub(super) fn session_authorized(&mut self, key: SessionKey, answer: &Answer) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if !matches!(session.state, SessionState::Authorizing(_)) {
+            return;
+        }
+        if let Answer::Denied { info } = answer {
+            let mut notice = SessionNotice::of(&SessionFailure::ConnectDenied);
+            if !info.is_empty() {
+                notice.fail.info.clone_from(info);
+            }
+            return self.end_session_with(key, notice);
+        }
+        session.state = SessionState::Established;
+        let address_of_record = session.account.as_ref().map(|account| account.address_of_record().to_string());
+        let (contact_key, keep_alive) = (session.contact_key.clone(), session.keep_alive);
+        let registers = session.account.as_ref().is_some_and(|account| account.register);
+        tracing::info!(session = %contact_key, account = address_of_record.as_deref(), "session established");
+        self.journal(JournalEntry::SessionOpened { session: contact_key, address_of_record, keep_alive });
+        self.renew_token(key);
+        self.greet(key);
+        if registers {
+            self.start_registration(key);
+        }
+    }
+
+    /// `getUserData`: once per socket (R3).
+    fn greet(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let Some(socket) = session.socket else { return };
+        let mut fields = session.fields.clone();
+        if let Some(token) = &session.token {
+            fields.insert("authToken".to_owned(), json!(token.expose()));
+        }
+        self.send(socket, ServerMessage::UserData(fields));
+    }
+
+    fn renew_token(&mut self, key: SessionKey) {
+        let finder = self.entropy.hex(TOKEN_FINDER_BYTES);
+        let secret = self.entropy.hex(TOKEN_SECRET_BYTES);
+        let token = format!("{:04x}-{finder}-{secret}", self.config.node);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let former = session.token.replace(Secret::new(token));
+        let forgotten = std::mem::replace(&mut session.old_token, former);
+        let has_old = session.old_token.is_some();
+        if let Some(forgotten) = forgotten {
+            self.tokens.remove(finder_of(forgotten.expose()).unwrap_or_default());
+        }
+        self.tokens.insert(finder, key);
+        if has_old {
+            self.timers.set(Timer::OldToken(key), self.now + OLD_TOKEN_LIFE);
+        }
+    }
+
+    pub(super) fn forget_old_token(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if let Some(old) = session.old_token.take() {
+            self.tokens.remove(finder_of(old.expose()).unwrap_or_default());
+            self.timers.clear(Timer::OldToken(key));
+        }
+    }
+
+    /// The session whose token this is. The finder part is looked up, the secret part compared in constant time.
+    fn session_of_token(&self, token: &str) -> Option<SessionKey> {
+        let key = *self.tokens.get(finder_of(token)?)?;
+        let session = self.sessions.get(&key).filter(|session| session.is_established() && session.keep_alive)?;
+        let matches = |known: &Option<Secret<String>>| {
+            known.as_ref().is_some_and(|known| bool::from(known.expose().as_bytes().ct_eq(token.as_bytes())))
+        };
+        // Both are compared so that the time tells nothing.
+        let (current, old) = (matches(&session.token), matches(&session.old_token));
+        (current | old).then_some(key)
+    }
+
+    /// A kept session gets a new socket; an open old one is closed, the newest wins.
+    fn resume(&mut self, socket: SocketId, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let former = session.socket.replace(socket);
+        session.detached_at = None;
+        if let Some(state) = self.sockets.get_mut(&socket) {
+            state.session = Some(key);
+        }
+        if let Some(former) = former {
+            if let Some(state) = self.sockets.get_mut(&former) {
+                state.session = None;
+            }
+            self.close_socket(former, CLOSE_NORMAL);
+            self.end_calls_of_lost_page(key);
+        }
+        self.renew_token(key);
+        self.greet(key);
+        if self.sessions.get(&key).is_some_and(|session| session.registration.is_registered()) {
+            self.tell_registered(key);
+        }
+        let waiting: Vec<CallKey> = self.sessions.get(&key).map(|s| s.calls.iter().copied().collect()).unwrap_or_default();
+        for call in waiting {
+            self.announce(call);
+        }
+    }
+
+    fn session_lost_its_socket(&mut self, key: SessionKey, socket: SocketId) {
+        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.socket == Some(socket)) else { return };
+        session.socket = None;
+        if session.is_established() && session.keep_alive && !self.draining {
+            session.detached_at = Some(self.now);
+            if !self.timers.is_set(Timer::Sweep) {
+                self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
+            }
+            self.end_calls_of_lost_page(key);
+        } else {
+            self.end_session(key, CallEnd::SessionClosed);
+        }
+    }
+
+    /// Calls that a new page cannot take up end when the page is gone: outgoing ones without an answer. Those that talk live until
+    /// consent or media fails, incoming ones ring on for a page that comes back in time.
+    fn end_calls_of_lost_page(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        for call in session.calls.clone() {
+            if self.calls.get(&call).is_some_and(|call| call.needs_its_page()) {
+                self.finish(call, CallEnd::SessionClosed);
+            }
+        }
+    }
+
+    /// Ends detached sessions that are too old; runs only while there are detached ones.
+    pub(super) fn sweep(&mut self) {
+        let old: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.detached_at.is_some_and(|at| self.now.since(at) >= self.config.client_timeout))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in old {
+            self.end_session(key, CallEnd::SessionClosed);
+        }
+        if self.sessions.values().any(|session| session.detached_at.is_some()) {
+            self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
+        }
+    }
+
+    /// Refuses a socket that has no session yet.
+    fn refuse_socket(&mut self, socket: SocketId, failure: &SessionFailure) {
+        let notice = SessionNotice::of(failure);
+        self.send(socket, ServerMessage::Fail(notice.fail));
+        if notice.close {
+            self.close_socket(socket, CLOSE_NORMAL);
+        }
+    }
+
+    /// Tells the browser and, where the notice says so, ends the session.
+    pub(super) fn end_session_with(&mut self, key: SessionKey, notice: SessionNotice) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let socket = session.socket;
+        if let Some(socket) = socket {
+            self.send(socket, ServerMessage::Fail(notice.fail));
+        }
+        if notice.close {
+            self.end_session(key, CallEnd::SessionClosed);
+        }
+    }
+
+    /// Ends a session: its calls, its registration, its token; closes its socket.
+    pub(super) fn end_session(&mut self, key: SessionKey, cause: CallEnd) {
+        let Some(session) = self.sessions.get(&key).filter(|session| session.state != SessionState::Departing) else {
+            return;
+        };
+        for call in session.calls.clone() {
+            self.finish(call, cause);
+        }
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let was = std::mem::replace(&mut session.state, SessionState::Departing);
+        let socket = session.socket.take();
+        session.detached_at = None;
+        let tokens = [session.token.take(), session.old_token.take()];
+        let contact_key = session.contact_key.clone();
+        for token in tokens.into_iter().flatten() {
+            self.tokens.remove(finder_of(token.expose()).unwrap_or_default());
+        }
+        self.contacts.remove(&contact_key);
+        self.timers.clear(Timer::OldToken(key));
+        if let SessionState::Authorizing(ask) = was {
+            self.abandon_ask(ask);
+        } else {
+            tracing::info!(session = %contact_key, "session ended");
+            self.journal(JournalEntry::SessionClosed { session: contact_key });
+        }
+        if let Some(socket) = socket {
+            let code = if self.draining { CLOSE_GOING_AWAY } else { CLOSE_NORMAL };
+            self.close_socket(socket, code);
+        }
+        self.end_registration(key);
+        let linger = self.sessions.get(&key).is_some_and(|session| session.had_calls);
+        if linger {
+            self.timers.set(Timer::Linger(key), self.now + self.config.ua.timers.f);
+        }
+        self.remove_departed(key);
+    }
+
+    /// Forgets a departing session once nothing needs it.
+    pub(super) fn remove_departed(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let done = session.state == SessionState::Departing
+            && session.registration.is_over()
+            && !self.timers.is_set(Timer::Linger(key));
+        if done {
+            self.ua.remove_account(AccountId(key.0));
+            self.account_targets.remove(&key);
+            self.sessions.remove(&key);
+        }
+    }
+}
+
+/// The part of a token that finds its session: `node-finder-secret`.
+fn finder_of(token: &str) -> Option<&str> {
+    token.split('-').nth(1)
+}
+
+/// The connection as it is echoed: everything received but the password and the token, and what section 6.3 adds.
+fn echo(connection: &Connection, session_id: &str, node: u16) -> Map<String, Value> {
+    let mut fields = connection.rest.clone();
+    let texts = [
+        ("appKey", &connection.app_key),
+        ("sipLogin", &connection.sip_login),
+        ("sipAuthenticationName", &connection.sip_authentication_name),
+        ("sipDomain", &connection.sip_domain),
+        ("sipOutboundProxy", &connection.sip_outbound_proxy),
+        ("sipProxy", &connection.sip_proxy),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), json!(value));
+        }
+    }
+    if let Some(port) = connection.sip_port {
+        fields.insert("sipPort".to_owned(), json!(port));
+    }
+    if let Some(keep_alive) = connection.keep_alive {
+        fields.insert("keepAlive".to_owned(), json!(keep_alive));
+    }
+    if let Some(register) = connection.sip_register_required {
+        fields.insert("sipRegisterRequired".to_owned(), json!(register));
+    }
+    fields.remove("sipPassword");
+    fields.remove("authToken");
+    fields.insert("status".to_owned(), json!("ESTABLISHED"));
+    fields.insert("sessionId".to_owned(), json!(session_id));
+    fields.insert("nodeId".to_owned(), json!(super::node_id(node)));
+    fields
+}

@@ -1,0 +1,101 @@
+//! The wall as the core sees it: up or down, relay ids, and who owns what after it comes back.
+
+use gangway_shared::{
+    ids::RelayId,
+    rcp::{ListEntry, RelayError, Reply, Request},
+};
+
+use super::{
+    Gateway,
+    call::{CallKey, Purpose},
+    effects::{Output, RelayRequestId},
+};
+
+/// The state of the wall.
+#[derive(Debug, Default)]
+pub(super) struct Wall {
+    /// Control's epoch while it is up.
+    epoch: Option<u32>,
+    minted: u64,
+    /// The `List` under way.
+    listing: Option<RelayRequestId>,
+}
+
+impl Wall {
+    /// Whether requests can be sent.
+    pub(super) fn is_up(&self) -> bool {
+        self.epoch.is_some()
+    }
+}
+
+impl Gateway {
+    pub(super) fn wall_up(&mut self, epoch: u32) {
+        self.wall.epoch = Some(epoch);
+        let living: Vec<CallKey> = self.relays.values().copied().collect();
+        for key in living {
+            let Some(relay) = self.calls.get(&key).and_then(|call| call.relay.as_ref()) else { continue };
+            // One that is being made has its own ask.
+            if relay.addresses.is_some() {
+                let purpose = relay.pending.as_ref().map_or(Purpose::Again, |(_, purpose)| purpose.clone());
+                self.put(key, purpose);
+            }
+        }
+        self.list(None);
+    }
+
+    pub(super) fn wall_down(&mut self) {
+        self.wall.epoch = None;
+        self.wall.listing = None;
+        self.puts.clear();
+        for call in self.calls.values_mut() {
+            if let Some((request, _)) = call.relay.as_mut().and_then(|relay| relay.pending.as_mut()) {
+                *request = None;
+            }
+        }
+    }
+
+    /// Asks which relays there are, to delete those that nobody owns.
+    pub(super) fn list(&mut self, after: Option<RelayId>) {
+        if !self.wall.is_up() {
+            return;
+        }
+        let id = self.next_request_id();
+        self.wall.listing = Some(id);
+        self.outputs.push_back(Output::Relay { id, request: Request::List { after, limit: Request::LIST_LIMIT_MAX } });
+    }
+
+    pub(super) fn relay_reply(&mut self, id: RelayRequestId, result: Result<Reply, RelayError>) {
+        if self.wall.listing != Some(id) {
+            return self.put_answered(id, result);
+        }
+        self.wall.listing = None;
+        match result {
+            Ok(Reply::List { relays, more }) => self.listed(&relays, more),
+            Ok(_) => tracing::warn!("the dataplane answered List with something else"),
+            Err(error) => tracing::warn!(%error, "the dataplane refused List"),
+        }
+    }
+
+    fn listed(&mut self, relays: &[ListEntry], more: bool) {
+        for entry in relays.iter().filter(|entry| !self.relays.contains_key(&entry.relay)).collect::<Vec<_>>() {
+            tracing::info!(relay = %entry.relay, "deleting a relay that nobody owns");
+            let id = self.next_request_id();
+            self.outputs.push_back(Output::Relay { id, request: Request::Delete { relay: entry.relay } });
+        }
+        if let Some(last) = relays.last().filter(|_| more) {
+            self.list(Some(last.relay));
+        }
+    }
+
+    pub(super) fn next_request_id(&mut self) -> RelayRequestId {
+        self.next_request += 1;
+        RelayRequestId(self.next_request)
+    }
+
+    /// A new relay's id; none while the wall is down.
+    pub(super) fn mint_relay(&mut self) -> Option<RelayId> {
+        let epoch = self.wall.epoch?;
+        self.wall.minted += 1;
+        Some(RelayId::new(self.config.node, epoch, self.wall.minted))
+    }
+}
