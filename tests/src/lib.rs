@@ -9,6 +9,7 @@ pub mod g711;
 pub mod kamailio;
 pub mod media;
 pub mod process;
+pub mod sipp;
 pub mod socket;
 pub mod source;
 pub mod tone;
