@@ -8,6 +8,7 @@ pub mod demo;
 pub mod gateway;
 pub mod hub;
 pub mod journal;
+pub mod lock;
 pub mod metrics;
 pub mod relay_client;
 pub mod sdp;

@@ -1,0 +1,84 @@
+//! Settings as the call core takes them.
+
+use std::time::Duration;
+
+use super::Config;
+use crate::{
+    gateway::{BusyStatus, GatewayConfig},
+    sdp::CodecPolicy,
+    sip::{
+        message::Method,
+        ua::{Advertised, Subnet, UaConfig},
+    },
+};
+
+impl Config {
+    /// Settings of the SIP agent behind `advertised`.
+    #[must_use]
+    pub fn ua(&self, advertised: Vec<Advertised>) -> UaConfig {
+        let trusted = self.sip_trusted().iter().map(|&(address, prefix_len)| Subnet { address, prefix_len }).collect();
+        UaConfig {
+            advertised,
+            user_agent: self.text("sip_user_agent").to_owned(),
+            allow: vec![Method::Invite],
+            supported: Vec::new(),
+            accept: vec!["application/sdp".to_owned()],
+            timers: self.sip_timers(),
+            max_transactions: self.count("sip_transactions_max"),
+            max_unverified_transactions: self.count("sip_unverified_transactions_max"),
+            overload_retry_after_s: u32::try_from(self.number("sip_retry_after_s")).expect("the table bounds it"),
+            trusted,
+            udp_request_limit_bytes: self.count("sip_udp_request_limit_bytes"),
+        }
+    }
+
+    /// Settings of the call core around `ua`.
+    #[must_use]
+    pub fn gateway(&self, ua: UaConfig) -> GatewayConfig {
+        let number32 = |key: &str| u32::try_from(self.number(key)).expect("the table bounds it");
+        let media_timeout = self.boolean("rtp_activity_detecting").then(|| self.millis("rtp_activity_timeout_ms"));
+        GatewayConfig {
+            node: u16::try_from(self.number("node_id")).expect("the table bounds it"),
+            codecs: CodecPolicy::new(
+                self.list("codecs"),
+                self.list("codecs_exclude_sip"),
+                self.boolean("allow_outside_codecs"),
+            ),
+            sdp_origin: self.text("sdp_origin").to_owned(),
+            sdp_session_name: self.text("sdp_session_name").to_owned(),
+            early_media: self.text("early_media") == "auto",
+            allow_sip_headers: self.boolean("allow_sip_headers"),
+            busy_status: match self.text("call_busy_status") {
+                "BUSY" => BusyStatus::Busy,
+                "FAILED" => BusyStatus::Failed,
+                _ => BusyStatus::Finish,
+            },
+            ring_timeout: self.seconds("ring_timeout"),
+            invite_timeout: self.seconds("invite_timeout"),
+            ice_timeout: self.seconds("ice_timeout"),
+            media_timeout,
+            register_expires_s: number32("register_expires"),
+            register_backoff: self.millis("register_backoff_ms"),
+            register_backoff_max: self.millis("register_backoff_max_ms"),
+            register_attempts_before_warning: number32("register_attempts_before_warning"),
+            ping_interval: self.millis("keep_alive.server_interval"),
+            ping_probes: number32("keep_alive.probes"),
+            connection_timeout: self.millis("ws_hello_timeout_ms"),
+            client_timeout: self.millis("client_timeout"),
+            client_timeout_check_interval: self.millis("client_timeout_check_interval"),
+            ask_timeout: self.millis("ask_timeout_ms"),
+            relay_timeout: self.millis("rcp_timeout_ms"),
+            max_sessions: self.count("sessions_max"),
+            max_calls: self.count("calls_max"),
+            max_calls_per_session: self.count("calls_per_session_max"),
+            retry_after_s: number32("sip_retry_after_s"),
+            ..GatewayConfig::new(ua)
+        }
+    }
+
+    /// How long SIGTERM waits for calls to end.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        self.seconds("drain_timeout_s")
+    }
+}

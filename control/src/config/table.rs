@@ -1,0 +1,424 @@
+//! The one table of settings: it drives the parser, `--check` and the page for operators.
+
+use std::net::IpAddr;
+
+use gangway_shared::settings::Port;
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A port, or `auto`.
+    Port,
+    /// A whole number in this range.
+    Number(u64, u64),
+    /// `true` or `false`.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Any text of at most so many bytes and no control characters.
+    Text(usize),
+    /// The same, never shown.
+    Secret(usize),
+    /// Words joined by commas.
+    List,
+    /// One IP address.
+    Address,
+    /// IP addresses joined by commas, each optionally `local=advertised`.
+    Addresses,
+    /// Address ranges joined by commas: `10.0.0.0/8`, `2001:db8::/32`, or single addresses.
+    Subnets,
+}
+
+/// What a key does today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Read and obeyed.
+    Used,
+    /// Read and checked; the text says why nothing follows from it.
+    WithoutEffect(&'static str),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// As written in the file.
+    pub name: &'static str,
+    /// Its value when nobody sets it; empty for none.
+    pub default: &'static str,
+    /// What the default is in words, where it is found at start.
+    pub computed: Option<&'static str>,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it does.
+    pub state: State,
+    /// One line for operators, with the unit.
+    pub doc: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, default, computed: None, kind, state: State::Used, doc }
+}
+
+impl Key {
+    const fn computed(mut self, words: &'static str) -> Self {
+        self.computed = Some(words);
+        self
+    }
+
+    const fn without_effect(mut self, why: &'static str) -> Self {
+        self.state = State::WithoutEffect(why);
+        self
+    }
+}
+
+/// A parsed value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`Kind::Port`].
+    Port(Port),
+    /// Of [`Kind::Number`].
+    Number(u64),
+    /// Of [`Kind::Bool`].
+    Bool(bool),
+    /// Of [`Kind::Choice`], [`Kind::Text`] and [`Kind::Secret`].
+    Text(String),
+    /// Of [`Kind::List`].
+    List(Vec<String>),
+    /// Of [`Kind::Address`] and [`Kind::Addresses`].
+    Addresses(Vec<LocalAddress>),
+    /// Of [`Kind::Subnets`]: address and prefix length.
+    Subnets(Vec<(IpAddr, u8)>),
+    /// Nobody set it and it has no default.
+    Unset,
+}
+
+/// An address of this machine and the one that peers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// Address to bind.
+    pub local: IpAddr,
+    /// Address to announce; the same without network address translation.
+    pub advertised: IpAddr,
+}
+
+impl Kind {
+    /// What is allowed, as the end of "`key` = `value`: ...".
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Kind::Port => "a port from 0 to 65535, or auto, is allowed".to_owned(),
+            Kind::Number(min, max) => format!("a whole number from {min} to {max} is allowed"),
+            Kind::Bool => "true or false is allowed".to_owned(),
+            Kind::Choice(words) => format!("{} is allowed", words.join(" or ")),
+            Kind::Text(max) | Kind::Secret(max) => {
+                format!("text of at most {max} bytes without control characters is allowed")
+            }
+            Kind::List => "words joined by commas are allowed".to_owned(),
+            Kind::Address => "an IP address is allowed".to_owned(),
+            Kind::Addresses => {
+                "IP addresses joined by commas, each as local or local=advertised, are allowed".to_owned()
+            }
+            Kind::Subnets => "address ranges such as 10.0.0.0/8 joined by commas are allowed".to_owned(),
+        }
+    }
+
+    /// Reads `text`; `None` when it is not allowed.
+    #[must_use]
+    pub fn parse(self, text: &str) -> Option<Value> {
+        match self {
+            Kind::Port if text == "auto" => Some(Value::Port(Port::Auto)),
+            Kind::Port => text.parse().ok().map(|port| Value::Port(Port::Fixed(port))),
+            Kind::Number(min, max) => {
+                text.parse().ok().filter(|number| (min..=max).contains(number)).map(Value::Number)
+            }
+            Kind::Bool => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+            Kind::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
+            Kind::Text(max) | Kind::Secret(max) => {
+                (text.len() <= max && !text.contains(char::is_control)).then(|| Value::Text(text.to_owned()))
+            }
+            Kind::List => {
+                let words = split(text).map(str::to_owned).collect::<Vec<_>>();
+                let bad = |word: &String| word.len() > 64 || word.contains(|at: char| at.is_control() || at == ' ');
+                (words.len() <= LIST_MAX && !words.iter().any(bad)).then_some(Value::List(words))
+            }
+            Kind::Address => {
+                text.parse().ok().map(|local| Value::Addresses(vec![LocalAddress { local, advertised: local }]))
+            }
+            Kind::Addresses => {
+                let addresses = split(text).map(local_address).collect::<Option<Vec<_>>>()?;
+                (!addresses.is_empty() && addresses.len() <= LIST_MAX).then_some(Value::Addresses(addresses))
+            }
+            Kind::Subnets => {
+                let subnets = split(text).map(subnet).collect::<Option<Vec<_>>>()?;
+                (subnets.len() <= LIST_MAX).then_some(Value::Subnets(subnets))
+            }
+        }
+    }
+}
+
+/// Most words of a list.
+const LIST_MAX: usize = 64;
+
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn local_address(text: &str) -> Option<LocalAddress> {
+    let (local, advertised) = text.split_once('=').unwrap_or((text, text));
+    Some(LocalAddress { local: local.trim().parse().ok()?, advertised: advertised.trim().parse().ok()? })
+}
+
+fn subnet(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, len) = match text.split_once('/') {
+        Some((address, len)) => (address, Some(len.parse::<u8>().ok()?)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let max = if address.is_ipv4() { 32 } else { 128 };
+    let len = len.unwrap_or(max);
+    (len <= max).then_some((address, len))
+}
+
+/// A day in milliseconds: the longest that any timer may be.
+const DAY_MS: u64 = 86_400_000;
+
+const VIDEO: &str = "this release carries audio only";
+const HOOKS: &str = "this release calls no REST hooks";
+const TLS: &str = "this release speaks SIP over UDP and TCP";
+const BUNDLE: &str = "one port serves all media of all browsers";
+
+/// Sub-keys of `trunk.<name>.`.
+pub const TRUNK_KEYS: &[&str] = &[
+    "match",
+    "proxy",
+    "transport",
+    "udp_only",
+    "codecs",
+    "srtp",
+    "prack",
+    "dtmf",
+    "ca_file",
+    "headers",
+    "max_calls",
+    "rate",
+];
+
+/// Why trunk keys do nothing yet.
+pub const TRUNK_WITHOUT_EFFECT: &str = "this release treats all peers alike";
+
+/// Every key, in the order of the page.
+pub const KEYS: &[Key] = &[
+    // Addresses and ports.
+    key("ip", "", Kind::Addresses, "addresses for SDP, Via and Contact: `local` or `local=advertised`")
+        .computed("address of the default route, else 127.0.0.1"),
+    key("ip_local", "0.0.0.0,::", Kind::Addresses, "addresses to bind"),
+    key("ws.port", "8080", Kind::Port, "websocket signalling; 0 turns it off"),
+    key("wss.port", "8443", Kind::Port, "websocket signalling over TLS; 0 turns it off"),
+    key("http.port", "8081", Kind::Port, "REST under `/rest-api`, pages under `/`, `/metrics`; 0 turns it off"),
+    key("https.port", "8444", Kind::Port, "the same over TLS; 0 turns it off"),
+    key("rest_bind", "127.0.0.1", Kind::Address, "address of http and https: REST has no password of its own"),
+    key("tls.cert", "", Kind::Text(4096), "PEM file with the certificate chain for wss and https")
+        .computed("self-signed, made at first start in `data_dir`"),
+    key("tls.key", "", Kind::Text(4096), "PEM file with its private key").computed("as `tls.cert`"),
+    key("sip_port", "5060", Kind::Port, "local SIP port, UDP and TCP"),
+    key("sip_tls_port", "5061", Kind::Port, "local SIP port, TLS").without_effect(TLS),
+    key("sip_use_tls", "false", Kind::Bool, "SIP over TLS towards the PBX").without_effect(TLS),
+    key("sip_tls_ca_file", "", Kind::Text(4096), "PEM file of CAs trusted beside the system's").without_effect(TLS),
+    key("port_from", "30000", Kind::Number(1, 65535), "first local SIP port of WCS")
+        .without_effect("all SIP leaves from `sip_port`"),
+    key("port_to", "31000", Kind::Number(1, 65535), "last local SIP port of WCS")
+        .without_effect("all SIP leaves from `sip_port`"),
+    // The dataplane's, checked here and handed to it.
+    key("media_port_from", "31001", Kind::Port, "first RTP port towards SIP peers"),
+    key("media_port_to", "32000", Kind::Port, "last RTP port towards SIP peers"),
+    key("media_port_quarantine_ms", "10000", Kind::Number(0, 600_000), "ms before a media port is used again"),
+    key("webrtc_port", "32100", Kind::Port, "UDP port of worker 0 towards browsers; worker n uses this + n"),
+    key("dataplane_workers", "", Kind::Number(1, 64), "pinned workers").computed("cores - 1, at least 1"),
+    key("dataplane_cores", "", Kind::List, "cores of the workers, or `none`: not pinned").computed("last cores first"),
+    key("dataplane_engine", "auto", Kind::Choice(&["auto", "uring", "epoll"]), "how packets enter and leave"),
+    key("dataplane_socket", "", Kind::Text(100), "unix socket between control and dataplane, at most 100 bytes")
+        .computed("`data_dir`/dataplane.sock"),
+    key("dataplane_control_uid", "", Kind::Number(0, u32::MAX as u64), "user that may control the dataplane")
+        .computed("its own"),
+    key(
+        "dataplane_linger_s",
+        "60",
+        Kind::Number(1, 86_400),
+        "s a managed dataplane stays with no control and no relay",
+    ),
+    key("orphan_grace_s", "300", Kind::Number(1, 86_400), "s a relay with media outlives its control"),
+    key("rtcp_interval_ms", "5000", Kind::Number(100, 60_000), "ms between RTCP reports, on average"),
+    key("consent_timeout_ms", "30000", Kind::Number(500, 600_000), "ms without an ICE check until consent is lost"),
+    key("latch_rearm_ms", "2000", Kind::Number(100, 60_000), "ms of silence after which an RTP peer may move"),
+    key(
+        "latch_learn_ms",
+        "200",
+        Kind::Number(0, 5000),
+        "ms during which candidates for an RTP peer's address are compared",
+    ),
+    key("srtp_old_keys_ms", "10000", Kind::Number(0, 600_000), "ms former SRTP keys are tried after new ones came"),
+    key("dataplane_relays_max", "4096", Kind::Number(1, 65_536), "relays one worker has room for"),
+    key("dtls_timeout_ms", "30000", Kind::Number(500, 600_000), "ms a DTLS handshake may take"),
+    key(
+        "dataplane_start_timeout_ms",
+        "10000",
+        Kind::Number(100, DAY_MS),
+        "ms control waits for the dataplane at start",
+    ),
+    key(
+        "dataplane_restart_ms",
+        "200",
+        Kind::Number(10, 60_000),
+        "ms before a dead dataplane is started again; doubles up to 30 s",
+    ),
+    key("rcp_timeout_ms", "5000", Kind::Number(50, DAY_MS), "ms until an unanswered request to the dataplane fails"),
+    // The house.
+    key("data_dir", "./gangway-data", Kind::Text(4096), "lock, journal, certificates; mode 0700"),
+    key("node_id", "0", Kind::Number(0, 65535), "number of this node, part of every id"),
+    key(
+        "log_level",
+        "info",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "least severe line of the log",
+    ),
+    key("drain_timeout_s", "30", Kind::Number(0, 86_400), "s SIGTERM waits for calls to end"),
+    key("sdk_dir", "", Kind::Text(4096), "the npm package @flashphoner/websdk, served under `/client2/`")
+        .computed("node_modules/@flashphoner/websdk, searched upward"),
+    // Calls.
+    key(
+        "codecs",
+        "opus,alaw,ulaw,g729,speex16,g722,mpeg4-generic,telephone-event,h264,vp8,flv,mpv",
+        Kind::List,
+        "codecs of the INVITE, best first",
+    ),
+    key("codecs_exclude_sip", "mpeg4-generic,flv,mpv", Kind::List, "codecs never put into SIP"),
+    key(
+        "allow_outside_codecs",
+        "true",
+        Kind::Bool,
+        "false: codecs of the browser that `codecs` lacks stay out of the INVITE",
+    ),
+    key("early_media", "auto", Kind::Choice(&["auto", "off"]), "`auto`: the first 18x with SDP answers the browser"),
+    key("ring_timeout", "60", Kind::Number(1, 3600), "s an incoming call may ring"),
+    key("invite_timeout", "180", Kind::Number(1, 3600), "s an outgoing call may go unanswered"),
+    key("ice_timeout", "30", Kind::Number(1, 3600), "s an established call may be without a media path"),
+    key("rtp_activity_detecting", "true", Kind::Bool, "end a call when no RTP comes"),
+    key("rtp_activity_timeout_ms", "60000", Kind::Number(100, DAY_MS), "ms without RTP that end a call"),
+    key(
+        "call_busy_status",
+        "FINISH",
+        Kind::Choice(&["FINISH", "BUSY", "FAILED"]),
+        "last status of a call that was busy",
+    ),
+    key("sdp_origin", "Gangway", Kind::Text(64), "user of `o=` in SIP SDP"),
+    key("sdp_session_name", "Gangway", Kind::Text(64), "`s=` in SIP SDP"),
+    key("allow_sip_headers", "false", Kind::Bool, "pass `sipHeaders` of clients into the INVITE"),
+    key("generate_av_for_ua", "", Kind::List, "`all` or user agents that get stand-in media").without_effect(VIDEO),
+    key("rtp_generator_start_timeout", "100", Kind::Number(0, DAY_MS), "ms before stand-in media")
+        .without_effect(VIDEO),
+    key("profiles", "42e01f,640028", Kind::List, "H.264 profiles").without_effect(VIDEO),
+    key("proxy_use_h264_packetization_mode_1_only", "true", Kind::Bool, "false: H.264 mode 0 passes too")
+        .without_effect(VIDEO),
+    key("rtp_bundle", "true", Kind::Bool, "false: one port per medium towards browsers").without_effect(BUNDLE),
+    key("compact_media_port_usage", "false", Kind::Bool, "use odd media ports too")
+        .without_effect("RTP takes even ports, RTCP the odd ones"),
+    // Sessions.
+    key(
+        "client_timeout",
+        "3600000",
+        Kind::Number(100, 30 * DAY_MS),
+        "ms a session without a socket lives with keepAlive",
+    ),
+    key("client_timeout_check_interval", "300000", Kind::Number(100, DAY_MS), "ms between looks at that"),
+    key("keep_alive.server_interval", "5000", Kind::Number(10, DAY_MS), "ms between pings to a browser"),
+    key("keep_alive.probes", "10", Kind::Number(1, 1000), "unanswered pings that end a socket"),
+    key("register_expires", "3600", Kind::Number(10, 86_400), "s asked for in REGISTER"),
+    key(
+        "register_backoff_ms",
+        "5000",
+        Kind::Number(10, DAY_MS),
+        "ms before a lost registration is tried again; doubles",
+    ),
+    key("register_backoff_max_ms", "300000", Kind::Number(10, DAY_MS), "ms, longest such wait"),
+    key(
+        "register_attempts_before_warning",
+        "3",
+        Kind::Number(1, 1000),
+        "failures in a row until the browser is warned",
+    ),
+    key("sessions_max", "10000", Kind::Number(1, 1_000_000), "browser sessions, detached ones included"),
+    key("calls_max", "5000", Kind::Number(1, 1_000_000), "calls at once"),
+    key("calls_per_session_max", "10", Kind::Number(1, 1000), "calls at once of one session"),
+    key("ask_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a question to the world may take (names, relays)"),
+    key("disable_rest_requests", "false", Kind::Bool, "no REST hooks").without_effect(HOOKS),
+    key("rest_request_timeout", "15", Kind::Number(0, 3600), "s a REST hook may take").without_effect(HOOKS),
+    key("rest_hook_send_hash", "false", Kind::Bool, "sign REST hooks").without_effect(HOOKS),
+    key("rest_hook_secret_key", "", Kind::Secret(256), "key of that signature").without_effect(HOOKS),
+    // SIP timers, RFC 3261 table 4.
+    key("sip_t1_ms", "500", Kind::Number(1, 60_000), "ms, round-trip estimate T1"),
+    key("sip_t2_ms", "4000", Kind::Number(1, 60_000), "ms, longest repeat interval T2"),
+    key("sip_t4_ms", "5000", Kind::Number(1, 60_000), "ms, life of a message in the network T4"),
+    key("sip_timer_b_ms", "", Kind::Number(1, DAY_MS), "ms, an INVITE without answer fails").computed("64*T1"),
+    key("sip_timer_d_ms", "", Kind::Number(1, DAY_MS), "ms, repeated finals to our INVITE get an ACK")
+        .computed("64*T1"),
+    key("sip_timer_f_ms", "", Kind::Number(1, DAY_MS), "ms, another request without answer fails").computed("64*T1"),
+    key("sip_timer_h_ms", "", Kind::Number(1, DAY_MS), "ms, a 2xx of ours without ACK ends the call").computed("64*T1"),
+    key("sip_timer_j_ms", "", Kind::Number(1, DAY_MS), "ms, repeated requests get the old answer").computed("64*T1"),
+    key("sip_timer_l_ms", "", Kind::Number(1, DAY_MS), "ms, a received INVITE stays Accepted (RFC 6026)")
+        .computed("64*T1"),
+    key("sip_timer_m_ms", "", Kind::Number(1, DAY_MS), "ms, a sent INVITE stays Accepted (RFC 6026)").computed("64*T1"),
+    // SIP transport.
+    key("sip_user_agent", "Gangway", Kind::Text(64), "User-Agent and Server headers"),
+    key("sip_trusted", "", Kind::Subnets, "UDP sources that are trusted beside the targets of accounts and calls"),
+    key(
+        "sip_udp_request_limit_bytes",
+        "1300",
+        Kind::Number(0, 65_535),
+        "longer requests go by TCP (RFC 3261 section 18.1.1); 0: never",
+    ),
+    key("sip_transactions_max", "16384", Kind::Number(10, 1_000_000), "transactions at once; beyond, 503"),
+    key("sip_unverified_transactions_max", "4096", Kind::Number(1, 1_000_000), "of those, for unknown UDP sources"),
+    key("sip_retry_after_s", "10", Kind::Number(1, 3600), "s, Retry-After of each 503"),
+    key("sip_tcp_connections_max", "4096", Kind::Number(1, 100_000), "SIP connections at once"),
+    key("sip_tcp_idle_timeout_ms", "600000", Kind::Number(100, DAY_MS), "ms without a byte that end a SIP connection"),
+    key("sip_tcp_message_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a begun message may take to arrive"),
+    key("sip_tcp_connect_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to connect"),
+    key(
+        "sip_keepalive_interval_ms",
+        "30000",
+        Kind::Number(100, DAY_MS),
+        "ms between keep-alives on SIP connections we made (RFC 5626)",
+    ),
+    key("sip_send_queue_max", "256", Kind::Number(1, 65_536), "messages waiting for one SIP socket"),
+    key("dns_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to resolve a name"),
+    // Limits of the websocket and HTTP side.
+    key("ws_message_max_bytes", "262144", Kind::Number(1024, 16 << 20), "largest websocket message"),
+    key(
+        "ws_messages_per_s",
+        "100",
+        Kind::Number(1, 100_000),
+        "messages a second of one socket; a burst may be five times that",
+    ),
+    key(
+        "ws_connections_max",
+        "10000",
+        Kind::Number(1, 1_000_000),
+        "connections of all TCP ports for browsers and REST",
+    ),
+    key("ws_connections_per_ip_max", "1000", Kind::Number(1, 1_000_000), "of those, from one address"),
+    key("ws_send_queue_max", "256", Kind::Number(4, 65_536), "messages waiting for one browser; full closes it"),
+    key("ws_close_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to wait for the browser's close frame"),
+    key("ws_hello_timeout_ms", "30000", Kind::Number(10, DAY_MS), "ms until the first message of a websocket"),
+    key("http_header_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms to send an HTTP request's header"),
+    key("http_body_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms to send an HTTP request's body"),
+    key("http_body_max_bytes", "65536", Kind::Number(256, 16 << 20), "largest REST body"),
+    key("tls_handshake_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a TLS handshake may take"),
+    key("rest_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms until REST answers 503"),
+    key("hub_queue_max", "16384", Kind::Number(16, 1_000_000), "events waiting for the call logic"),
+];
+
+/// The row of `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
