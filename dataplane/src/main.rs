@@ -1,2 +1,1 @@
-//! The relay program.
 fn main() {}

@@ -1,0 +1,269 @@
+//! SIP over TCP: connections found again by flow or address, streams cut into messages, everything with a deadline.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use super::{ERROR_PAUSE, Undeliverable};
+use crate::{
+    gateway::effects::Input,
+    hub::HubHandle,
+    metrics::Metrics,
+    sip::{
+        Transport,
+        parser::{self, Framing},
+        ua::Source,
+    },
+};
+
+/// Limits of SIP connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections at once, made and accepted.
+    pub connections_max: usize,
+    /// Messages waiting for one connection.
+    pub queue_max: usize,
+    /// Silence that ends a connection.
+    pub idle: Duration,
+    /// Time for a begun message to become whole, and for a message to be taken by the peer.
+    pub message: Duration,
+    /// Time to connect.
+    pub connect: Duration,
+    /// Silence after which a connection that we made sends a keep-alive.
+    pub keep_alive: Duration,
+}
+
+/// All connections. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Flows {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    hub: HubHandle,
+    metrics: Arc<Metrics>,
+    table: Mutex<Table>,
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: BTreeMap<u64, Flow>,
+    by_remote: BTreeMap<SocketAddr, u64>,
+}
+
+#[derive(Debug)]
+struct Flow {
+    remote: SocketAddr,
+    queue: mpsc::Sender<Vec<u8>>,
+}
+
+/// RFC 5626 section 3.5.1: the keep-alive and its answer.
+const PING: &[u8] = b"\r\n\r\n";
+const PONG: &[u8] = b"\r\n";
+
+impl Flows {
+    pub(super) fn new(limits: Limits, hub: HubHandle, metrics: Arc<Metrics>) -> Self {
+        let shared = Shared { limits, hub, metrics, table: Mutex::default(), next: AtomicU64::new(1) };
+        Flows { shared: Arc::new(shared) }
+    }
+
+    /// Connections now.
+    pub(super) fn open(&self) -> usize {
+        self.lock().by_id.len()
+    }
+
+    /// Queues a message on the connection `flow`, else on one to `remote`, else on a new one.
+    pub(super) fn send(&self, flow: Option<u64>, remote: SocketAddr, bytes: Vec<u8>) -> Result<(), Undeliverable> {
+        let mut table = self.lock();
+        let known = flow.filter(|id| table.by_id.contains_key(id)).or_else(|| table.by_remote.get(&remote).copied());
+        if let Some(flow) = known.and_then(|id| table.by_id.get(&id)) {
+            return flow.queue.try_send(bytes).map_err(|_| {
+                self.shared.metrics.sip_queue_full.add(1);
+                Undeliverable
+            });
+        }
+        let Some((id, queue)) = self.insert(&mut table, remote) else { return Err(Undeliverable) };
+        if let Some(flow) = table.by_id.get(&id) {
+            flow.queue.try_send(bytes).expect("the queue is new and holds at least one");
+        }
+        drop(table);
+        tokio::spawn(connect(self.clone(), id, remote, queue));
+        Ok(())
+    }
+
+    fn insert(&self, table: &mut Table, remote: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
+        if table.by_id.len() >= self.shared.limits.connections_max {
+            self.shared.metrics.sip_connections_refused.add(1);
+            return None;
+        }
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (queue, receiver) = mpsc::channel(self.shared.limits.queue_max);
+        table.by_id.insert(id, Flow { remote, queue });
+        table.by_remote.insert(remote, id);
+        Some((id, receiver))
+    }
+
+    fn remove(&self, id: u64) {
+        let mut table = self.lock();
+        if let Some(flow) = table.by_id.remove(&id)
+            && table.by_remote.get(&flow.remote) == Some(&id)
+        {
+            table.by_remote.remove(&flow.remote);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the connection and tells the core, whose requests there fail.
+    async fn end(&self, id: u64, remote: SocketAddr) {
+        self.remove(id);
+        self.shared.hub.deliver(Input::SipFailed { transport: Transport::Tcp, remote, flow: Some(id) }).await;
+    }
+}
+
+/// Accepts connections until the runtime ends.
+pub(super) async fn accept(listener: TcpListener, flows: Flows) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let inserted = flows.insert(&mut flows.lock(), remote);
+                // Beyond the limit the connection is closed at once.
+                let Some((id, queue)) = inserted else { continue };
+                tokio::spawn(serve(flows.clone(), id, stream, remote, queue, false));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a SIP connection could not be accepted");
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connect(flows: Flows, id: u64, remote: SocketAddr, queue: mpsc::Receiver<Vec<u8>>) {
+    match timeout(flows.shared.limits.connect, TcpStream::connect(remote)).await {
+        Ok(Ok(stream)) => serve(flows, id, stream, remote, queue, true).await,
+        failed => {
+            flows.shared.metrics.sip_connects_failed.add(1);
+            let reason = failed.map_or_else(
+                |_| "no answer".to_owned(),
+                |result| result.map_or_else(|at| at.to_string(), |_| String::new()),
+            );
+            tracing::debug!(%remote, reason, "SIP over TCP: no connection");
+            flows.end(id, remote).await;
+        }
+    }
+}
+
+async fn serve(
+    flows: Flows,
+    id: u64,
+    stream: TcpStream,
+    remote: SocketAddr,
+    queue: mpsc::Receiver<Vec<u8>>,
+    ours: bool,
+) {
+    let _ = stream.set_nodelay(true);
+    if let Ok(local) = stream.local_addr() {
+        let (reader, writer) = stream.into_split();
+        let source = Source { transport: Transport::Tcp, local, remote, flow: Some(id) };
+        let (pongs, wanted) = mpsc::channel(1);
+        let keep_alive = ours.then_some(flows.shared.limits.keep_alive);
+        tokio::select! {
+            () = read(&flows, reader, source, pongs) => {}
+            () = write(writer, queue, wanted, keep_alive, flows.shared.limits.message) => {}
+        }
+    }
+    flows.end(id, remote).await;
+}
+
+async fn write(
+    mut writer: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    mut pongs: mpsc::Receiver<()>,
+    keep_alive: Option<Duration>,
+    deadline: Duration,
+) {
+    let pause = keep_alive.unwrap_or(Duration::from_secs(86_400));
+    loop {
+        let bytes = tokio::select! {
+            bytes = queue.recv() => match bytes {
+                Some(bytes) => bytes,
+                None => return,
+            },
+            _ = pongs.recv() => PONG.to_vec(),
+            () = tokio::time::sleep(pause), if keep_alive.is_some() => PING.to_vec(),
+        };
+        if !matches!(timeout(deadline, writer.write_all(&bytes)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+async fn read(flows: &Flows, mut reader: OwnedReadHalf, source: Source, pongs: mpsc::Sender<()>) {
+    let limits = flows.shared.limits;
+    let mut buffer: Vec<u8> = Vec::new();
+    let mut chunk = vec![0; READ_BYTES];
+    let mut begun: Option<Instant> = None;
+    loop {
+        let wait = match begun {
+            Some(begun) => limits.message.saturating_sub(begun.elapsed()),
+            None => limits.idle,
+        };
+        let Ok(Ok(len)) = timeout(wait, reader.read(&mut chunk)).await else { return };
+        if len == 0 {
+            return;
+        }
+        buffer.extend_from_slice(&chunk[..len]);
+        loop {
+            match parser::frame(&buffer) {
+                Framing::Incomplete => break,
+                Framing::KeepAlive(bytes) => {
+                    if bytes >= PING.len() {
+                        // One answer waiting is enough for any number of pings.
+                        let _ = pongs.try_send(());
+                    }
+                    buffer.drain(..bytes);
+                }
+                Framing::Message(bytes) => {
+                    flows.shared.metrics.sip_received.add(1);
+                    let rest = buffer.split_off(bytes);
+                    let bytes = std::mem::replace(&mut buffer, rest);
+                    // A full hub slows this peer down: TCP carries the pressure back.
+                    flows.shared.hub.deliver(Input::SipReceived { source, bytes }).await;
+                    begun = None;
+                }
+                Framing::Invalid(error) => {
+                    flows.shared.metrics.sip_streams_invalid.add(1);
+                    tracing::debug!(%error, remote = %source.remote, "SIP over TCP: closed");
+                    return;
+                }
+            }
+        }
+        begun = if buffer.is_empty() { None } else { begun.or_else(|| Some(Instant::now())) };
+    }
+}
