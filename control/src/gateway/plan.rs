@@ -11,6 +11,7 @@ use gangway_shared::{
         self, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process, PutReply,
         RelayProgram, Route, RtpLeg, RtpRemote, limits,
     },
+    secret::Secret,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ pub struct CallAddresses {
     /// Our ICE user fragment.
     pub ufrag: String,
     /// Our ICE password.
-    pub pwd: String,
+    pub pwd: Secret<String>,
     /// Our certificate.
     pub fingerprint: Fingerprint,
     /// Our RTP address towards the SIP peer.
@@ -65,7 +66,7 @@ impl CallAddresses {
         Some(CallAddresses {
             candidates: candidates.clone(),
             ufrag: ufrag.clone(),
-            pwd: pwd.clone(),
+            pwd: Secret::new(pwd.clone()),
             fingerprint: *fingerprint,
             rtp: *rtp,
         })
@@ -153,3 +154,6 @@ fn registered(encoding: &Encoding) -> rcp::Codec {
         Encoding::Other(name) => rcp::Codec::Other(name.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;

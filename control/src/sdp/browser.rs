@@ -6,7 +6,10 @@
 
 use std::net::SocketAddr;
 
-use gangway_shared::rcp::{Fingerprint, IceRemote};
+use gangway_shared::{
+    rcp::{Fingerprint, IceRemote},
+    secret::Secret,
+};
 use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportProto};
 
 use super::{
@@ -97,7 +100,7 @@ pub struct BrowserLocal {
     /// Our ICE user fragment.
     pub ufrag: String,
     /// Our ICE password.
-    pub pwd: String,
+    pub pwd: Secret<String>,
     /// Our certificate.
     pub fingerprint: Fingerprint,
     /// Addresses of the relay's one UDP port as browsers reach it, best first; not empty.
@@ -357,7 +360,7 @@ impl Audio<'_> {
         media.proto = protocol.to_owned();
         media.add_connection(Connection::from_ip_addr(first.ip()));
         media.add_attribute_with_value("ice-ufrag", &local.ufrag);
-        media.add_attribute_with_value("ice-pwd", &local.pwd);
+        media.add_attribute_with_value("ice-pwd", local.pwd.expose());
         media.add_attribute_with_value("fingerprint", format!("sha-256 {}", local.fingerprint));
         media.add_attribute_with_value("setup", self.setup);
         if let Some(mid) = self.mid {
@@ -389,5 +392,7 @@ fn host_candidate(index: usize, address: SocketAddr) -> String {
     format!("{} 1 udp {priority} {} {} typ host", index + 1, address.ip(), address.port())
 }
 
+#[cfg(test)]
+pub(super) mod samples;
 #[cfg(test)]
 mod tests;

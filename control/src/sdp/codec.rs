@@ -357,3 +357,6 @@ pub fn sip_number(codec: &Codec) -> u8 {
         _ => 103,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -522,3 +522,6 @@ fn browser_number(codec: &Codec) -> u8 {
         _ => super::codec::sip_number(codec),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,225 @@
-use super::*;
+use proptest::prelude::*;
+
+use super::{samples, *};
+use crate::sdp::{Agreement, Codec, CodecPolicy, Encoding, TrunkDescription};
+
+fn local() -> BrowserLocal {
+    BrowserLocal {
+        session_id: u64::MAX,
+        ufrag: "gWay".into(),
+        pwd: Secret::new("0123456789abcdefghijkl".into()),
+        fingerprint: Fingerprint([0xab; 32]),
+        candidates: vec!["192.0.2.1:32100".parse().unwrap(), "[2001:db8::1]:32100".parse().unwrap()],
+        stream: "gangway".into(),
+        cname: "c1".into(),
+        audio_ssrc: 0x1234_5678,
+    }
+}
+
+fn names(payloads: &[Payload]) -> Vec<String> {
+    payloads.iter().map(|payload| format!("{} {}", payload.pt, payload.codec)).collect()
+}
+
+/// Answers a browser's offer for a SIP peer that took PCMA and keypad events.
+fn pcma_answer(offer: &BrowserDescription) -> String {
+    let ours = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap().payloads);
+    let sip = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 101\r\n\
+               a=rtpmap:101 telephone-event/8000\r\n";
+    let sip = TrunkDescription::parse(sip).unwrap();
+    let agreement =
+        Agreement::answered_by_sip(&offer.side_of_offer().unwrap(), &ours, &sip, Direction::SendRecv).unwrap();
+    answer(offer, &agreement.browser_payloads(), agreement.browser_direction, None, &local()).unwrap()
+}
+
+#[test]
+fn chromium_offer_is_read_whole() {
+    let offer = BrowserDescription::parse_offer(&samples::chromium_audio_video()).unwrap();
+    assert_eq!(offer.bundle, ["0", "1"]);
+    assert_eq!(offer.sections.len(), 2);
+    let audio = offer.audio().unwrap();
+    assert_eq!((audio.mid.as_deref(), audio.direction, audio.rtcp_mux), (Some("0"), Direction::SendRecv, true));
+    assert_eq!(
+        names(&audio.payloads),
+        [
+            "111 opus/48000/2",
+            "63 red/48000/2",
+            "9 G722/8000",
+            "0 PCMU/8000",
+            "8 PCMA/8000",
+            "13 cn/8000",
+            "110 telephone-event/48000",
+            "126 telephone-event/8000"
+        ]
+    );
+    assert_eq!(audio.payloads[0].fmtp.as_deref(), Some("minptime=10;useinbandfec=1"));
+    assert_eq!(audio.payloads[0].feedback, ["transport-cc"]);
+    let video = &offer.sections[1];
+    assert_eq!((&video.kind, video.payloads[0].feedback.len()), (&MediaKind::Video, 5));
+    let transport = offer.transport().unwrap();
+    assert_eq!((transport.ufrag.as_str(), transport.setup), ("nCLu", Setup::Actpass));
+    assert_eq!(transport.fingerprints, [samples::FINGERPRINT.parse().unwrap()]);
+}
+
+#[test]
+fn firefox_offer_with_session_level_fingerprint_is_read() {
+    let offer = BrowserDescription::parse_offer(&samples::firefox()).unwrap();
+    let transport = offer.transport().unwrap();
+    assert_eq!(transport.to_remote().ufrag, "a1b2c3d4");
+    assert_eq!(transport.fingerprints.len(), 1);
+    let payloads = &offer.audio().unwrap().payloads;
+    assert_eq!(payloads[1], Payload::new(9, Codec::usual(Encoding::G722)), "G722/8000/1 is G722");
+    assert_eq!(payloads[4].codec, Codec::telephone_event(8000));
+    assert_eq!(offer.sections[1].direction, Direction::RecvOnly);
+}
+
+#[test]
+fn offer_damaged_by_strip_codecs_gives_a_call() {
+    let offer = BrowserDescription::parse_offer(&samples::chromium_stripped()).unwrap();
+    let offered = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap().payloads);
+    assert_eq!(names(&offered), ["8 PCMA/8000", "0 PCMU/8000", "101 telephone-event/8000"]);
+    let answer = pcma_answer(&offer);
+    assert!(answer.contains("m=audio 32100 UDP/TLS/RTP/SAVPF 8 126\r\n"), "{answer}");
+}
+
+#[test]
+fn answer_to_chromium_keeps_every_section_and_refuses_video() {
+    let offer = BrowserDescription::parse_offer(&samples::chromium_audio_video()).unwrap();
+    let answer = pcma_answer(&offer);
+    assert_eq!(
+        answer,
+        "v=0\r\no=- 4611686018427387903 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=msid-semantic: WMS gangway\r\n\
+         a=group:BUNDLE 0\r\nm=audio 32100 UDP/TLS/RTP/SAVPF 8 126\r\nc=IN IP4 192.0.2.1\r\na=ice-ufrag:gWay\r\n\
+         a=ice-pwd:0123456789abcdefghijkl\r\na=fingerprint:sha-256 AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:\
+         AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB\r\na=setup:passive\r\na=mid:0\r\na=sendrecv\r\na=rtcp-mux\r\n\
+         a=rtpmap:8 PCMA/8000\r\na=rtpmap:126 telephone-event/8000\r\na=fmtp:126 0-15\r\na=msid:gangway gangway-audio\r\n\
+         a=ssrc:305419896 cname:c1\r\na=candidate:1 1 udp 2130706431 192.0.2.1 32100 typ host\r\n\
+         a=candidate:2 1 udp 2130706175 2001:db8::1 32100 typ host\r\na=end-of-candidates\r\n\
+         m=video 0 UDP/TLS/RTP/SAVPF 96 97 103 104\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=inactive\r\n"
+    );
+}
+
+#[test]
+fn answer_without_mids_names_no_group() {
+    let offer = samples::chromium_audio().replace("a=mid:0\r\n", "").replace("a=group:BUNDLE 0\r\n", "");
+    let answer = pcma_answer(&BrowserDescription::parse_offer(&offer).unwrap());
+    assert!(!answer.contains("a=mid") && !answer.contains("a=group"), "{answer}");
+}
+
+#[test]
+fn answer_directions_follow_rfc_3264() {
+    for (offered, answered, announces) in [
+        ("sendrecv", "sendrecv", true),
+        ("recvonly", "sendonly", true),
+        ("sendonly", "recvonly", false),
+        ("inactive", "inactive", false),
+    ] {
+        let offer = samples::chromium_audio().replace("a=sendrecv", &format!("a={offered}"));
+        let answer = pcma_answer(&BrowserDescription::parse_offer(&offer).unwrap());
+        assert!(answer.contains(&format!("a={answered}\r\n")), "{offered}: {answer}");
+        assert_eq!(answer.contains("a=msid:"), announces, "{offered}");
+    }
+}
+
+#[test]
+fn our_offer_is_read_back_and_lets_the_browser_open_dtls() {
+    let payloads = crate::sdp::negotiate::browser_offer(None, &CodecPolicy::default()).unwrap();
+    let text = offer(&payloads, Some(30), &local());
+    assert!(text.contains("a=ptime:30\r\n") && text.contains("a=group:BUNDLE 0\r\n"), "{text}");
+    let read = BrowserDescription::parse_offer(&text).unwrap();
+    assert_eq!(read.transport().unwrap().setup, Setup::Actpass);
+    assert_eq!(read.audio().unwrap().payloads, payloads);
+    assert_eq!(
+        names(&payloads),
+        [
+            "111 opus/48000/2",
+            "8 PCMA/8000",
+            "0 PCMU/8000",
+            "9 G722/8000",
+            "126 telephone-event/8000",
+            "110 telephone-event/48000"
+        ]
+    );
+}
+
+#[test]
+fn answers_must_open_dtls() {
+    let active = samples::chromium_audio().replace("actpass", "active");
+    assert!(BrowserDescription::parse_answer(&active).is_ok());
+    let passive = samples::chromium_audio().replace("actpass", "passive");
+    let expected =
+        SdpError::Invalid { section: 0, field: "a=setup", reason: "an answer must be active: this gateway is passive" };
+    assert_eq!(BrowserDescription::parse_answer(&passive), Err(expected));
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    let many = "a=candidate:0 1 UDP 1 192.0.2.1 9 typ host\r\n".repeat(CANDIDATES_MAX + 1);
+    let cases: [(&str, &str, &str); 9] = [
+        ("a=rtcp-mux\r\n", "", "sdp: m-section 0: a=rtcp-mux is missing"),
+        ("a=ice-ufrag:nCLu\r\n", "", "sdp: m-section 0: a=ice-ufrag is missing"),
+        ("a=ice-pwd:Ez2lzZYmVZ3VT9zbqM1JbfKX\r\n", "", "sdp: m-section 0: a=ice-pwd is missing"),
+        (
+            "a=ice-pwd:Ez2l",
+            "a=ice-pwd:E 2l",
+            "sdp: m-section 0: a=ice-pwd: it must be 22 to 256 letters, digits, + or /",
+        ),
+        (
+            "sha-256 0A:",
+            "sha-256 A:",
+            "sdp: m-section 0: a=fingerprint: a sha-256 fingerprint is 32 pairs of hexadecimal digits",
+        ),
+        ("sha-256", "sha-1", "sdp: m-section 0: a=fingerprint: there must be one of hash sha-256"),
+        ("a=mid:0", "a=mid:0 1", "sdp: m-section 0: a=mid: it must be a token of at most 64 characters"),
+        ("UDP/TLS/RTP/SAVPF", "RTP/AVP", "sdp: m-section 0: m= protocol: a browser section must be UDP/TLS/RTP/SAVPF"),
+        ("a=rtcp-rsize\r\n", &many, "sdp: more than 64 candidates in one section"),
+    ];
+    for (from, to, message) in cases {
+        let text = samples::chromium_audio().replace(from, to);
+        assert_eq!(BrowserDescription::parse_offer(&text).unwrap_err().to_string(), message);
+    }
+    let refused = samples::chromium_audio().replace("m=audio 9 ", "m=audio 0 ");
+    let refused = BrowserDescription::parse_offer(&refused).unwrap();
+    assert_eq!(refused.audio(), Err(SdpError::NoAudio { reason: "it is refused with port 0" }));
+}
+
+proptest! {
+    /// Whatever sections a browser offers, the answer has as many, of the same kinds, in the same order, and can be read.
+    #[test]
+    fn answer_keeps_section_count_and_order(before in 0..4usize, after in 0..4usize, formats in "[0-9 ]{1,20}[0-9]") {
+        let audio = samples::chromium_audio();
+        let (head, audio) = audio.split_once("m=").unwrap();
+        let extra = |n: usize| (0..n).map(|i| format!("m=video 0 UDP/TLS/RTP/SAVPF {formats}\r\na=mid:x{i}\r\n")).collect::<String>();
+        let text = format!("{head}{}m={audio}{}", extra(before), extra(after));
+        let offer = BrowserDescription::parse_offer(&text).unwrap();
+        let answer = BrowserDescription::parse_answer(&pcma_answer(&offer).replace("a=setup:passive", "a=setup:active")).unwrap();
+        prop_assert_eq!(answer.sections.len(), offer.sections.len());
+        for (answered, offered) in answer.sections.iter().zip(&offer.sections) {
+            prop_assert_eq!(&answered.kind, &offered.kind);
+            prop_assert_eq!(&answered.mid, &offered.mid);
+            prop_assert_eq!(answered.rejected, answered.kind != MediaKind::Audio);
+        }
+    }
+
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,400}") {
+        let _ = BrowserDescription::parse_offer(&text);
+    }
+
+    /// A real offer with lines dropped, doubled, swapped and cut still gives an answer or an error.
+    #[test]
+    fn damaged_offers_never_panic(picks in proptest::collection::vec((0..80usize, 0..60usize), 0..80)) {
+        let text = samples::chromium_audio_video();
+        let lines: Vec<&str> = text.split("\r\n").collect();
+        let damaged: String = std::iter::once("v=0\r\n".to_owned())
+            .chain(picks.iter().map(|(line, cut)| {
+                let line = lines[line % lines.len()];
+                format!("{}\r\n", line.get(..line.len().saturating_sub(*cut)).unwrap_or(line))
+            }))
+            .collect();
+        if let Ok(offer) = BrowserDescription::parse_offer(&damaged)
+            && let Ok(text) = answer(&offer, &[Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv, None, &local())
+        {
+            prop_assert_eq!(BrowserDescription::parse_offer(&text.replace("passive", "active")).unwrap().sections.len(), offer.sections.len());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use gangway_shared::{
+    ids::{Generation, RelayId},
+    rcp::LegReply,
+};
+
+use super::*;
+use crate::sdp::{BrowserSide, CodecPolicy, Payload, TrunkDescription, negotiate::offered_leg};
+
+fn media() -> CallMedia {
+    CallMedia {
+        label: "call-1".into(),
+        cname: "c1".into(),
+        browser_ssrc: 1,
+        sip_ssrc: 2,
+        sip_local_ip: Some("192.0.2.1".parse().unwrap()),
+        media_timeout_ms: Some(60_000),
+        consent_timeout_ms: None,
+    }
+}
+
+fn remote() -> IceRemote {
+    IceRemote { ufrag: "abcd".into(), fingerprints: vec![Fingerprint([7; 32])] }
+}
+
+/// A browser with these codecs, and a SIP peer that answered with this audio section.
+fn agreement(encodings: &[Encoding], direction: Direction, media: &str) -> Agreement {
+    let payloads: Vec<Payload> =
+        (100..).zip(encodings).map(|(pt, e)| Payload::new(pt, Codec::usual(e.clone()))).collect();
+    let browser = BrowserSide { payloads: offered_leg(&payloads), direction };
+    let sip = format!("v=0\r\nc=IN IP4 192.0.2.9\r\n{media}");
+    let ours = CodecPolicy::default().everything();
+    Agreement::answered_by_sip(&browser, &ours, &TrunkDescription::parse(&sip).unwrap(), Direction::SendRecv).unwrap()
+}
+
+#[test]
+fn opening_program_has_legs_and_no_media() {
+    let incoming = opening(&media(), None);
+    assert_eq!(incoming.validate(), Ok(()));
+    assert!(incoming.routes.is_empty());
+    let kinds: Vec<bool> = incoming.legs.iter().map(|leg| matches!(leg.kind, LegKind::IceDtls(_))).collect();
+    assert_eq!(kinds, [true, false]);
+    let outgoing = opening(&media(), Some(&remote()));
+    let LegKind::IceDtls(ice) = &outgoing.leg(BROWSER).unwrap().kind else { panic!("leg 0 is the browser's") };
+    assert_eq!(ice.remote, Some(remote()));
+}
+
+#[test]
+fn connected_program_passes_one_codec_both_ways() {
+    let agreement =
+        agreement(&[Encoding::Opus], Direction::SendRecv, "m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\n");
+    let program = connected(&media(), Some(&remote()), &agreement);
+    assert_eq!(program.validate(), Ok(()));
+    let LegKind::Rtp(rtp) = &program.leg(SIP).unwrap().kind else { panic!("leg 1 is the SIP peer's") };
+    let sip = rtp.remote.unwrap();
+    assert_eq!((sip.rtp.to_string().as_str(), sip.rtcp.port(), sip.rtcp_mux), ("192.0.2.9:4000", 4001, false));
+    let [to_sip, to_browser] = &program.routes[..] else { panic!("one route each way") };
+    assert_eq!((to_sip.from, to_sip.to, to_sip.ssrc, to_sip.process), (BROWSER, SIP, 2, Process::Pass));
+    assert_eq!((to_browser.from, to_browser.to, to_browser.ssrc), (SIP, BROWSER, 1));
+    let map = &to_sip.payloads[0];
+    assert_eq!((map.from.pt, map.to.pt, &map.to.codec, map.to.channels), (100, 97, &rcp::Codec::Opus, Some(2)));
+    let numbers: Vec<(u8, u8)> = to_browser.payloads.iter().map(|map| (map.from.pt, map.to.pt)).collect();
+    assert_eq!(numbers, [(96, 100), (97, 100)]);
+}
+
+#[test]
+fn other_law_of_g711_is_processed_by_table() {
+    let agreement = agreement(&[Encoding::Pcma], Direction::SendRecv, "m=audio 4000 RTP/AVP 0\r\n");
+    let program = connected(&media(), Some(&remote()), &agreement);
+    assert_eq!(program.validate(), Ok(()));
+    assert!(program.routes.iter().all(|route| route.process == Process::G711));
+    let map = &program.routes[0].payloads[0];
+    assert_eq!((&map.from.codec, &map.to.codec), (&rcp::Codec::Pcma, &rcp::Codec::Pcmu));
+}
+
+#[test]
+fn directions_that_a_side_does_not_allow_are_paused() {
+    for browser in Direction::ALL {
+        for sip in Direction::ALL {
+            let mut agreement = agreement(&[Encoding::Pcmu], browser, "m=audio 4000 RTP/AVP 0\r\n");
+            agreement.sip_direction = sip;
+            let program = connected(&media(), Some(&remote()), &agreement);
+            let paused: Vec<bool> = program.routes.iter().map(|route| route.paused).collect();
+            let expected = [!(browser.receives() && sip.sends()), !(sip.receives() && browser.sends())];
+            assert_eq!(paused, expected, "browser {browser:?}, sip {sip:?}");
+            assert!(program.routes.iter().all(|route| !route.payloads.is_empty()), "a paused route keeps its map");
+        }
+    }
+}
+
+#[test]
+fn the_longest_payload_map_fits_a_program() {
+    let all = [Encoding::Opus, Encoding::Pcma, Encoding::Pcmu, Encoding::G722, Encoding::TelephoneEvent];
+    let answer = "m=audio 4000 RTP/AVP 110 111 112 113 114 115\r\na=rtpmap:110 opus/48000\r\na=rtpmap:111 PCMA/8000\r\n\
+                  a=rtpmap:112 PCMU/8000\r\na=rtpmap:113 G722/8000\r\na=rtpmap:114 telephone-event/8000\r\n\
+                  a=rtpmap:115 telephone-event/48000\r\n";
+    let program = connected(&media(), Some(&remote()), &agreement(&all, Direction::SendRecv, answer));
+    assert_eq!(program.validate(), Ok(()));
+    assert_eq!(program.routes[1].payloads.len(), 10, "each of five codecs under our number and the peer's");
+}
+
+#[test]
+fn long_names_are_cut_at_a_character() {
+    let name = "ä".repeat(limits::NAME_MAX_BYTES);
+    let program = opening(&CallMedia { label: format!("x{name}"), cname: name, ..media() }, None);
+    assert_eq!(program.validate(), Ok(()));
+    assert_eq!((program.label.len(), program.cname.len()), (limits::NAME_MAX_BYTES - 1, limits::NAME_MAX_BYTES));
+}
+
+#[test]
+fn addresses_are_read_from_a_whole_reply_only() {
+    let browser = LegAddress::IceDtls {
+        candidates: vec!["192.0.2.1:32100".parse().unwrap()],
+        ufrag: "uuuu".into(),
+        pwd: "p".repeat(22),
+        fingerprint: Fingerprint([1; 32]),
+    };
+    let sip = LegAddress::Rtp { rtp: "192.0.2.1:31000".parse().unwrap(), rtcp: "192.0.2.1:31001".parse().unwrap() };
+    let legs = vec![LegReply { id: SIP, address: sip }, LegReply { id: BROWSER, address: browser }];
+    let mut reply = PutReply { relay: RelayId::new(0, 1, 2), generation: Generation(1), legs };
+    let addresses = CallAddresses::from_reply(&reply).unwrap();
+    assert_eq!((addresses.rtp.port(), addresses.candidates[0].port()), (31000, 32100));
+    assert!(!format!("{addresses:?}").contains("ppp"), "the password stays out of logs");
+    reply.legs[0].address = LegAddress::None;
+    assert_eq!(CallAddresses::from_reply(&reply), None);
+    reply.legs.clear();
+    assert_eq!(CallAddresses::from_reply(&reply), None);
+}
