@@ -38,7 +38,8 @@ impl SipAccount {
     /// # Errors
     /// The first field that cannot be used.
     pub(super) fn of(connection: &Connection) -> Result<Option<Self>, SessionFailure> {
-        let text = |field: &Option<String>| field.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text =
+            |field: &Option<String>| field.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         let proxy_text = text(&connection.sip_outbound_proxy).or_else(|| text(&connection.sip_proxy));
         // Not trimmed: a space in a login is the mistake that must be named.
         let Some(login) = connection.sip_login.clone().filter(|login| !login.is_empty()) else {
@@ -118,7 +119,8 @@ fn check_login(field: &'static str, login: &str) -> Result<(), SessionFailure> {
     if login.len() > FIELD_MAX_BYTES {
         return Err(invalid(field, "it is longer than 255 bytes"));
     }
-    is_valid_login(login).map_err(|_| invalid(field, "it holds a character that RFC 3261 does not allow in a user name"))
+    is_valid_login(login)
+        .map_err(|_| invalid(field, "it holds a character that RFC 3261 does not allow in a user name"))
 }
 
 /// `host`, `host:port` or `sip:host:port;transport=tcp`.
@@ -163,9 +165,16 @@ mod tests {
     fn the_proxy_defaults_to_the_domain_and_may_name_port_and_transport() {
         let plain = SipAccount::of(&connection("1001")).unwrap().unwrap();
         assert_eq!((plain.proxy_host.as_str(), plain.proxy_port), ("example.com", None));
-        let proxy = |text: &str| Connection { sip_outbound_proxy: Some(text.to_owned()), sip_port: Some(5070), ..connection("1001") };
+        let proxy = |text: &str| Connection {
+            sip_outbound_proxy: Some(text.to_owned()),
+            sip_port: Some(5070),
+            ..connection("1001")
+        };
         let named = SipAccount::of(&proxy("10.0.0.1:5080;transport=tcp")).unwrap().unwrap();
-        assert_eq!((named.proxy_host.as_str(), named.proxy_port, named.transport), ("10.0.0.1", Some(5080), Some(Transport::Tcp)));
+        assert_eq!(
+            (named.proxy_host.as_str(), named.proxy_port, named.transport),
+            ("10.0.0.1", Some(5080), Some(Transport::Tcp))
+        );
         let v6 = SipAccount::of(&proxy("::1")).unwrap().unwrap();
         assert_eq!((v6.proxy_host.as_str(), v6.proxy_port), ("::1", Some(5070)));
         assert_eq!(named.address_of_record().to_string(), "sip:1001@example.com");

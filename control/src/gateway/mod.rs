@@ -27,7 +27,6 @@ mod settings;
 mod timers;
 mod wall;
 
-
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -173,7 +172,9 @@ impl Gateway {
             Input::SocketClosed { socket } => self.socket_closed(socket),
             Input::Rest { request, call } => self.rest(request, call),
             Input::SipReceived { source, bytes } => self.ua.handle_message(now, source, &bytes),
-            Input::SipFailed { transport, remote, flow } => self.ua.handle_transport_error(now, transport, remote, flow),
+            Input::SipFailed { transport, remote, flow } => {
+                self.ua.handle_transport_error(now, transport, remote, flow)
+            }
             Input::RelayUp { epoch } => self.wall_up(epoch),
             Input::RelayDown => self.wall_down(),
             Input::RelayGap => self.list(None),
@@ -247,7 +248,9 @@ impl Gateway {
                 let message = ServerMessage::DataStatus { operation_id: data.operation_id, accepted: true };
                 self.send(socket, message);
             }
-            (ClientMessage::SessionDebug(_), _) => self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" }),
+            (ClientMessage::SessionDebug(_), _) => {
+                self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" })
+            }
             (ClientMessage::Stream(stream), _) => {
                 if let Some(media_session_id) = stream.media_session_id.or(stream.id) {
                     let info = "this server does calls only, no streams".to_owned();
@@ -322,7 +325,9 @@ impl Gateway {
     ) {
         match self.clients.remove(&client) {
             Some(ClientUse::Register(key)) => self.register_answered(key, response),
-            Some(ClientUse::Invite(key)) => self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout)),
+            Some(ClientUse::Invite(key)) => {
+                self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout))
+            }
             Some(ClientUse::Reinvite(key)) => self.realigned(key, response.ok()),
             Some(ClientUse::Bye) | None => {}
         }

@@ -79,11 +79,8 @@ impl Gateway {
     /// Registers a session, first time or again: finds the registrar first.
     pub(super) fn start_registration(&mut self, key: SessionKey) {
         let Some(account) = self.sessions.get(&key).and_then(|session| session.account.as_ref()) else { return };
-        let what = Ask::Resolve {
-            host: account.proxy_host.clone(),
-            port: account.proxy_port,
-            transport: account.transport,
-        };
+        let what =
+            Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport: account.transport };
         let ask = self.ask(AskOwner::Registration(key), what);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.registration.state = State::Resolving(ask);

@@ -325,14 +325,17 @@ impl Gateway {
         if self.sessions.get(&key).is_some_and(|session| session.registration.is_registered()) {
             self.tell_registered(key);
         }
-        let waiting: Vec<CallKey> = self.sessions.get(&key).map(|s| s.calls.iter().copied().collect()).unwrap_or_default();
+        let waiting: Vec<CallKey> =
+            self.sessions.get(&key).map(|s| s.calls.iter().copied().collect()).unwrap_or_default();
         for call in waiting {
             self.announce(call);
         }
     }
 
     fn session_lost_its_socket(&mut self, key: SessionKey, socket: SocketId) {
-        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.socket == Some(socket)) else { return };
+        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.socket == Some(socket)) else {
+            return;
+        };
         session.socket = None;
         if session.is_established() && session.keep_alive && !self.draining {
             session.detached_at = Some(self.now);
@@ -361,7 +364,9 @@ impl Gateway {
         let old: Vec<SessionKey> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.detached_at.is_some_and(|at| self.now.since(at) >= self.config.client_timeout))
+            .filter(|(_, session)| {
+                session.detached_at.is_some_and(|at| self.now.since(at) >= self.config.client_timeout)
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in old {

@@ -438,12 +438,14 @@ impl Status {
             603 => "Decline",
             604 => "Does Not Exist Anywhere",
             606 => "Not Acceptable",
-            100..=199 => "Progress",
-            200..=299 => "Success",
-            300..=399 => "Redirection",
-            400..=499 => "Request Failure",
-            500..=599 => "Server Failure",
-            _ => "Global Failure",
+            _ => match self.0 / 100 {
+                1 => "Progress",
+                2 => "Success",
+                3 => "Redirection",
+                4 => "Request Failure",
+                5 => "Server Failure",
+                _ => "Global Failure",
+            },
         }
     }
 }

@@ -147,7 +147,9 @@ impl Gateway {
     /// the page to come back.
     pub(in crate::gateway) fn announce(&mut self, key: CallKey) {
         let local = self.browser_local(key);
-        let Some(call) = self.calls.get(&key).filter(|call| call.incoming && call.phase == Phase::Ringing) else { return };
+        let Some(call) = self.calls.get(&key).filter(|call| call.incoming && call.phase == Phase::Ringing) else {
+            return;
+        };
         let Some(socket) = self.socket_of(call).filter(|socket| call.described_to != Some(*socket)) else { return };
         let Some(local) = local else { return };
         let ptime_ms = call.peer_offer.as_ref().and_then(|offer| offer.audio().ok()?.ptime_ms);

@@ -104,7 +104,8 @@ impl Gateway {
     pub(in crate::gateway) fn put_answered(&mut self, id: RelayRequestId, result: Result<RelayReply, RelayError>) {
         let Some(key) = self.puts.remove(&id) else { return };
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let Some(relay) = call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))
+        let Some(relay) =
+            call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))
         else {
             return;
         };
@@ -209,7 +210,8 @@ impl Gateway {
 
     /// Only a call that talks can be too silent; programs of earlier phases ask for no such event.
     fn media_timeout(&mut self, key: CallKey, leg: LegId) {
-        if self.config.media_timeout.is_some() && self.calls.get(&key).is_some_and(|call| call.phase == Phase::Talking) {
+        if self.config.media_timeout.is_some() && self.calls.get(&key).is_some_and(|call| call.phase == Phase::Talking)
+        {
             tracing::info!(%leg, "no media");
             self.finish(key, CallEnd::MediaTimeout);
         }

@@ -279,7 +279,10 @@ impl Gateway {
     /// `hold` and `unhold` are not done yet. The page has disabled its button and only the current status enables it (5.6).
     pub(super) fn hold_or_unhold(&mut self, socket: SocketId, session: SessionKey, call_id: &str, method: &str) {
         let Some(key) = self.call_of(session, call_id) else { return };
-        self.send(socket, ServerMessage::Fail(Fail::call(call_id, format!("{method}: this server does not support it yet"))));
+        self.send(
+            socket,
+            ServerMessage::Fail(Fail::call(call_id, format!("{method}: this server does not support it yet"))),
+        );
         if self.calls.get(&key).is_some_and(|call| call.status == CallStatus::Established) {
             self.tell(key, CallMessage::Talk);
         }
@@ -376,7 +379,8 @@ impl Gateway {
         if let Some(server) = call.offered_in {
             self.servers.remove(&server);
         }
-        if let Some((_, Purpose::Reoffer { server, .. })) = call.relay.as_ref().and_then(|relay| relay.pending.as_ref()) {
+        if let Some((_, Purpose::Reoffer { server, .. })) = call.relay.as_ref().and_then(|relay| relay.pending.as_ref())
+        {
             // Best effort: BYE already says it.
             let _ = self.ua.respond(self.now, *server, Reply::new(Status::literal(487)));
         }

@@ -159,11 +159,8 @@ impl Gateway {
         let Some(call) = self.calls.get(&key) else { return };
         let account = self.sessions.get(&call.session).and_then(|session| session.account.as_ref());
         let Some(account) = account else { return self.finish(key, CallEnd::BadTarget) };
-        let what = Ask::Resolve {
-            host: account.proxy_host.clone(),
-            port: account.proxy_port,
-            transport: account.transport,
-        };
+        let what =
+            Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport: account.transport };
         self.ask_for_call(key, what, Phase::Resolving);
     }
 
@@ -325,7 +322,8 @@ impl Gateway {
 
     /// Both sides agree: media, the browser's answer if it has none, ESTABLISHED.
     pub(super) fn establish(&mut self, key: CallKey, agreement: Agreement) {
-        let media_timeout_ms = self.config.media_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let media_timeout_ms =
+            self.config.media_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.agreement = Some(agreement);
         call.phase = Phase::Talking;

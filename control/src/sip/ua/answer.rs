@@ -29,7 +29,7 @@ impl Ua {
         let tx = self.servers.get(&server).filter(|tx| tx.machine.is_pending()).ok_or(RespondError::Gone)?;
         let Reply { status, reason, contact, headers, content } = reply;
         let is_invite = tx.request.method == Method::Invite;
-        let of_dialog = is_invite && status.code() > 100 && !(status.is_final() && !status.is_success());
+        let of_dialog = is_invite && (101..300).contains(&status.code());
         let in_dialog = tx.dialog.as_ref().filter(|_| tx.in_dialog).and_then(|id| self.dialogs.get(id));
         let contact = contact.or_else(|| in_dialog.map(|entry| entry.dialog.local_contact.clone()));
         if of_dialog && contact.is_none() {
