@@ -175,7 +175,8 @@ impl Arena {
         let len = Layout::of(limits).end;
         ftruncate(&fd, len as u64)?;
         let mut memory = Mapping::new(&fd, len)?;
-        *memory.header() = Header { magic: MAGIC, version: LAYOUT_VERSION, record_sizes: RECORD_SIZES, limits, in_hand: 0 };
+        *memory.header() =
+            Header { magic: MAGIC, version: LAYOUT_VERSION, record_sizes: RECORD_SIZES, limits, in_hand: 0 };
         Ok(Arena::over(memory, fd, limits))
     }
 
@@ -243,11 +244,7 @@ impl Arena {
     #[must_use]
     pub fn free(&self) -> RelayLimits {
         let count = |list: &Vec<u32>| list.len() as u32;
-        RelayLimits {
-            relays: count(&self.free_relays),
-            legs: count(&self.free_legs),
-            routes: count(&self.free_routes),
-        }
+        RelayLimits { relays: count(&self.free_relays), legs: count(&self.free_legs), routes: count(&self.free_routes) }
     }
 
     /// Everything, to work on.

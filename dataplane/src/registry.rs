@@ -288,9 +288,8 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
             return Err(RelayError::new(ErrorCode::Unsupported, format!("{path}.process"), reason));
         }
         for (entry, map) in route.payloads.iter().enumerate() {
-            crate::relay::transform_of(route.process, map).map_err(|reason| {
-                RelayError::new(ErrorCode::Invalid, format!("{path}.payloads[{entry}]"), reason)
-            })?;
+            crate::relay::transform_of(route.process, map)
+                .map_err(|reason| RelayError::new(ErrorCode::Invalid, format!("{path}.payloads[{entry}]"), reason))?;
         }
     }
     Ok(())

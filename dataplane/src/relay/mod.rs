@@ -1,21 +1,43 @@
 //! One worker's relays, sans I/O: datagrams and time in, datagrams and events out.
+//!
+//! What must survive is in the arena's records; what is here beside them (tables, session keys, timers) is derived and rebuilt.
+//! [`Relays::on_datagram`] is the walk of a packet; the modules below each know one of its stations.
 
-use std::{net::SocketAddr, time::Duration};
+mod feedback;
+mod invariants;
+mod latch;
+mod leg;
+mod rewrite;
+mod route;
+mod setup;
+mod table;
+mod timer;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
-    rcp::{Codec, Event, Fingerprint, PayloadMap, Process, RelayError, RelayProgram, RelayStats, WorkerStats},
+    rcp::{Event, Fingerprint, ReapReason, RelayError, RelayProgram, RelayStats, WorkerStats},
     time::{Time, WallTime},
 };
 
+pub use self::route::transform_of;
+use self::{
+    leg::Derived,
+    table::{Paths, PortUse, Ports, Ufrags},
+    timer::Deadlines,
+};
 pub use crate::arena::{LegHandle, RelayLimits};
 use crate::{
-    arena::Arena,
-    ice_lite::LocalCredentials,
-    srtp::MasterKey,
-    transform::Transform,
-    wire::{DropReason, Packet},
+    arena::{Arena, PATHS_MAX},
+    ice_lite::{self, LocalCredentials, StunOutcome},
+    srtp::{MasterKey, RECOVERY_MARGIN},
+    stats::WorkerCounters,
+    wire::{BUFFER_LEN_BYTES, DropReason, Packet, PacketKind, classify},
 };
+
+/// A relay in hand at so many crashes is given up: it would take its worker with it for ever.
+const CRASHES_MAX: u32 = 2;
 
 /// A media socket of the engine. Engines number their ports densely from 0, so that tables can be indexed by it; a number may be
 /// used again after the port was closed.
@@ -174,23 +196,64 @@ pub struct RelayFlow {
 }
 
 /// All relays of one worker.
+#[derive(Debug)]
 pub struct Relays {
     arena: Arena,
+    config: RelayConfig,
+    ports: Ports,
+    ufrags: Ufrags,
+    paths: Paths,
+    /// By leg slot.
+    derived: Vec<Derived>,
+    by_id: BTreeMap<RelayId, u32>,
+    deadlines: Deadlines,
+    counters: WorkerCounters,
+    /// A second look at a packet that the first key spoilt.
+    scratch: Box<[u8; BUFFER_LEN_BYTES]>,
 }
 
 impl Relays {
     /// Starts on an empty arena.
     #[must_use]
     pub fn new(arena: Arena, config: RelayConfig) -> Self {
-        let _ = config;
-        Relays { arena }
+        let legs = arena.limits().legs;
+        let mut ports = Ports::default();
+        for port in &config.mux_ports {
+            assert!(ports.set(*port, PortUse::Mux), "engines number their ports densely");
+        }
+        Relays {
+            paths: Paths::new(legs as usize * PATHS_MAX, config.seed),
+            derived: (0..legs).map(|_| Derived::default()).collect(),
+            deadlines: Deadlines::new(legs),
+            arena,
+            config,
+            ports,
+            ufrags: Ufrags::default(),
+            by_id: BTreeMap::new(),
+            counters: WorkerCounters::default(),
+            scratch: Box::new([0; BUFFER_LEN_BYTES]),
+        }
     }
 
     /// Takes back what an arena holds after a crash or a restart: derives keys and tables anew and moves SRTP indexes on. A relay
     /// that was in hand at its second crash is reaped and reported.
     pub fn rebuild(arena: Arena, config: RelayConfig, now: Now, out: &mut impl Output) -> Self {
-        let _ = (now, out);
-        Relays::new(arena, config)
+        let mut relays = Relays::new(arena, config);
+        relays.arena.rebuild();
+        let limits = relays.arena.limits();
+        for slot in (0..limits.relays).filter(|slot| relays.arena.relay(*slot).head.used == 1).collect::<Vec<_>>() {
+            relays.take_back(slot);
+        }
+        relays.free_unowned();
+        relays.judge_crash(out);
+        for slot in relays.leg_slots() {
+            // What came due while nobody was here is done at once, but not twice.
+            if Time::from_micros(relays.arena.leg(slot).report_at) < now.mono {
+                relays.next_report(now, slot);
+            }
+            relays.schedule(slot);
+        }
+        relays
     }
 
     /// Gives the arena back, to be rebuilt on.
@@ -208,19 +271,138 @@ impl Relays {
         packet: &mut Packet<'_>,
         out: &mut impl Output,
     ) -> Verdict {
-        let _ = (now, port, from, packet, out);
-        Verdict::Drop(DropReason::PortUnknown)
+        self.counters.received += 1;
+        let verdict = self.walk(now, port, from, packet, out);
+        let in_hand = std::mem::take(&mut self.arena.sections().header.in_hand);
+        match verdict {
+            Ok(verdict) => {
+                self.counters.sent += u64::from(matches!(verdict, Verdict::Forward { .. }));
+                verdict
+            }
+            Err(reason) => {
+                self.count_on(in_hand.checked_sub(1), reason);
+                Verdict::Drop(reason)
+            }
+        }
+    }
+
+    /// The packet walk: classify, find the leg, and let the protocol's own station judge it.
+    fn walk(
+        &mut self,
+        now: Now,
+        port: PortId,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<Verdict, DropReason> {
+        let kind = classify(packet.bytes())?;
+        match (self.ports.find(port), kind) {
+            (PortUse::Closed, _) => Err(DropReason::PortUnknown),
+            (PortUse::Mux, PacketKind::Stun) => self.on_check(now, port, from, packet, out),
+            (PortUse::Mux, PacketKind::Dtls) => self.on_dtls(port, from, packet, out),
+            (PortUse::Mux, PacketKind::Rtp) => {
+                let leg = self.paths.find(port, from.into()).ok_or(DropReason::NoSuchPath)?;
+                self.on_rtp(now, leg, from, packet, out)
+            }
+            (PortUse::Mux, PacketKind::Rtcp) => {
+                let leg = self.paths.find(port, from.into()).ok_or(DropReason::NoSuchPath)?;
+                self.take_in_hand(leg);
+                self.on_rtcp(now, leg, (from, true), packet, out)
+            }
+            (PortUse::Rtp(leg), PacketKind::Rtp) => self.on_rtp(now, leg, from, packet, out),
+            (PortUse::Rtp(leg) | PortUse::Rtcp(leg), PacketKind::Rtcp) => {
+                self.take_in_hand(leg);
+                let is_muxed = matches!(self.ports.find(port), PortUse::Rtp(_));
+                self.on_rtcp(now, leg, (from, is_muxed), packet, out)
+            }
+            // SIP peers speak neither ICE nor DTLS here, and no RTP on the odd port.
+            (PortUse::Rtp(leg) | PortUse::Rtcp(leg), _) => {
+                self.take_in_hand(leg);
+                Err(DropReason::UnknownProtocol)
+            }
+        }
+    }
+
+    fn on_rtp(
+        &mut self,
+        now: Now,
+        leg: u32,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<Verdict, DropReason> {
+        self.take_in_hand(leg);
+        let wire_len = packet.len() as u64;
+        let source = self.admit_rtp(now, leg, from, packet, out)?;
+        self.note_heard(now, leg);
+        let counters = &mut self.arena.leg_mut(leg).counters;
+        counters.rx_packets += 1;
+        counters.rx_bytes += wire_len;
+        self.forward(now, leg, source, packet, out)
+    }
+
+    fn on_check(
+        &mut self,
+        now: Now,
+        port: PortId,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<Verdict, DropReason> {
+        let leg = ice_lite::local_ufrag_of(packet.bytes()).and_then(|ufrag| self.ufrags.find(ufrag));
+        let Some(leg) = leg else {
+            // No credentials match these, so this only tells what is wrong with the packet.
+            let nobody = LocalCredentials::default();
+            return ice_lite::respond(packet, from, &nobody, None).map(|_| Verdict::Consumed);
+        };
+        self.take_in_hand(leg);
+        let record = self.arena.leg(leg);
+        let remote = Some(&record.remote_ufrag[..record.remote_ufrag_len as usize]).filter(|ufrag| !ufrag.is_empty());
+        match ice_lite::respond(packet, from, &record.local, remote)? {
+            StunOutcome::Accepted { nominated, .. } => self.bind_path(now, leg, (port, from), nominated, out)?,
+            StunOutcome::Refused(reason) => self.count_on(Some(leg), reason),
+        }
+        Ok(Verdict::Forward { port, to: from })
+    }
+
+    fn on_dtls(
+        &mut self,
+        port: PortId,
+        from: SocketAddr,
+        packet: &Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<Verdict, DropReason> {
+        let leg = self.paths.find(port, from.into()).ok_or(DropReason::DtlsUnknownPath)?;
+        self.take_in_hand(leg);
+        let is_taken = out.dtls(self.arena.handle(leg), port, from, packet.bytes());
+        if is_taken { Ok(Verdict::Consumed) } else { Err(DropReason::DtlsQueueFull) }
+    }
+
+    /// Notes in the arena whose packet is being walked: who is to blame for a crash, and who counts a drop.
+    fn take_in_hand(&mut self, leg: u32) {
+        self.arena.sections().header.in_hand = leg + 1;
+    }
+
+    fn count_on(&mut self, leg: Option<u32>, reason: DropReason) {
+        self.counters.count(reason);
+        if let Some(leg) = leg {
+            self.arena.leg_mut(leg).counters.drops[reason as usize] += 1;
+        }
     }
 
     /// When [`on_timer`](Self::on_timer) has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        None
+        self.deadlines.next()
     }
 
     /// Does everything that is due: reports, consent, silence, expiry of old keys.
     pub fn on_timer(&mut self, now: Now, out: &mut impl Output) {
-        let _ = (now, out);
+        while let Some(leg) = self.deadlines.pop_due(now.mono) {
+            self.take_in_hand(leg);
+            self.expire(now, leg, out);
+            self.arena.sections().header.in_hand = 0;
+        }
     }
 
     /// Makes a relay, or makes an existing one be as `setup` says, in place: a leg whose kind and transport did not change keeps
@@ -229,14 +411,21 @@ impl Relays {
     /// # Errors
     /// `Full` when records run out, `Invalid` and `Unsupported` for what cannot be run. Nothing has changed then.
     pub fn put(&mut self, now: Now, setup: &RelaySetup, out: &mut impl Output) -> Result<Installed, RelayError> {
-        let _ = (now, setup, out);
-        Ok(Installed { legs: Vec::new() })
+        self.apply(now, setup, out)
     }
 
     /// Ends a relay; its legs' last counters go out as events. False when there is none.
     pub fn remove(&mut self, relay: RelayId, out: &mut impl Output) -> bool {
-        let _ = (relay, out);
-        false
+        let Some(slot) = self.by_id.remove(&relay) else { return false };
+        let record = *self.arena.relay(slot);
+        for route in record.routes.into_iter().filter_map(|route| route.checked_sub(1)) {
+            self.arena.free_route(route);
+        }
+        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
+            self.remove_leg(leg, out);
+        }
+        self.arena.free_relay(slot);
+        true
     }
 
     /// Takes the keys of a handshake that is complete (certificate seen *and* `Connected`).
@@ -245,59 +434,132 @@ impl Relays {
     /// until a `put` brings it. Another one: the keys are wiped, event `DtlsFailed { fingerprint }`. Former keys stay usable for
     /// `old_keys`. False when the leg is gone or is no browser leg.
     pub fn install_keys(&mut self, now: Now, leg: LegHandle, keys: &DtlsKeys, out: &mut impl Output) -> bool {
-        let _ = (now, leg, keys, out);
-        false
+        self.take_keys(now, leg, keys, out)
     }
 
     /// Whether the leg's ICE is alive: a failed handshake is made anew only then.
     #[must_use]
     pub fn has_consent(&self, now: Now, leg: LegHandle) -> bool {
-        let _ = (now, leg);
-        false
+        let leg = self.arena.resolve(leg).map(|slot| self.arena.leg(slot));
+        leg.is_some_and(|leg| {
+            let timeout = Duration::from_micros(leg.consent_timeout);
+            leg.consent.granted_at().is_some() && !leg.consent.expired(now.mono, timeout)
+        })
     }
 
-    /// Asks the peer of a leg for a key frame of the media it sends. False when the leg cannot carry the wish.
-    pub fn request_keyframe(&mut self, now: Now, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
-        let _ = (now, relay, leg, out);
-        false
+    /// Asks the peer of a leg for a key frame of the video it sends. False when the leg cannot carry the wish.
+    pub fn request_keyframe(&mut self, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
+        self.ask_keyframe(relay, leg, out)
     }
 
     /// Counters of a relay.
     #[must_use]
     pub fn stats(&self, relay: RelayId) -> Option<RelayStats> {
-        let _ = relay;
-        None
+        let record = self.arena.relay(*self.by_id.get(&relay)?);
+        let legs = record.legs.iter().filter_map(|leg| leg.checked_sub(1));
+        Some(RelayStats {
+            relay,
+            generation: Generation(record.generation),
+            worker: self.config.worker,
+            legs: legs.map(|leg| self.arena.leg(leg).stats()).collect(),
+        })
     }
 
     /// Counters of the worker. `sent` counts what the core gave out; failures of sending are the worker's to add.
     #[must_use]
     pub fn worker_stats(&self) -> WorkerStats {
-        WorkerStats::default()
+        self.counters.snapshot(self.config.worker, self.by_id.len() as u64)
     }
 
     /// Counts a drop that the worker saw (a refused send, an exhausted pool).
     pub fn count_drop(&mut self, reason: DropReason) {
-        let _ = reason;
+        self.counters.count(reason);
     }
 
-    /// Liveness of all relays, in slot order.
+    /// Liveness of all relays, in id order.
     pub fn flows(&self) -> impl Iterator<Item = RelayFlow> + '_ {
-        std::iter::empty()
+        self.by_id.iter().map(|(relay, slot)| {
+            let record = self.arena.relay(*slot);
+            RelayFlow { relay: *relay, generation: Generation(record.generation), forwarded: record.forwarded }
+        })
     }
 }
 
-/// The transform that turns a map entry's source payload into its destination payload.
-///
-/// # Errors
-/// Why the process cannot do it.
-pub fn transform_of(process: Process, map: &PayloadMap) -> Result<Transform, &'static str> {
-    if map.from.clock != map.to.clock {
-        return Err("a change of clock rate needs process transcode");
+/// What a new process, or a worker after a crash, does with what it finds.
+impl Relays {
+    fn take_back(&mut self, slot: u32) {
+        let record = *self.arena.relay(slot);
+        let id = RelayId::from_u128(u128::from(record.id[0]) << 64 | u128::from(record.id[1]));
+        self.by_id.insert(id, slot);
+        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
+            self.take_back_leg(leg);
+        }
+        for route in record.routes.into_iter().filter_map(|route| route.checked_sub(1)) {
+            let to = self.arena.route(route).to;
+            if self.arena.leg(to).is_encrypted() {
+                // The stream's numbers were moved on; its sources follow, so that they go on without a break.
+                let route = self.arena.route_mut(route);
+                for source in [&mut route.source, &mut route.former] {
+                    source.sequence_offset = source.sequence_offset.wrapping_add(RECOVERY_MARGIN as u32);
+                    source.span = 0;
+                }
+            }
+        }
     }
-    match (process, &map.from.codec, &map.to.codec) {
-        (_, from, to) if from == to => Ok(Transform::Pass),
-        (Process::G711, Codec::Pcmu, Codec::Pcma) => Ok(Transform::UlawToAlaw),
-        (Process::G711, Codec::Pcma, Codec::Pcmu) => Ok(Transform::AlawToUlaw),
-        _ => Err("this change of codec needs another process"),
+
+    fn take_back_leg(&mut self, slot: u32) {
+        let leg = self.arena.leg_mut(slot);
+        leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
+        if leg.is_encrypted() {
+            for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
+                stream.tx.recover();
+                stream.sequence = u32::from((stream.sequence as u16).wrapping_add(RECOVERY_MARGIN as u16));
+            }
+        }
+        let leg = self.arena.leg(slot);
+        if leg.is_ice() {
+            self.ufrags.insert(leg.local.ufrag(), slot);
+            for path in leg.paths.iter().filter(|path| path.port != 0) {
+                self.paths.insert(PortId(path.port - 1), path.addr, slot);
+            }
+        } else {
+            self.ports.set(PortId(leg.rtp_port - 1), PortUse::Rtp(slot));
+            self.ports.set(PortId(leg.rtcp_port - 1), PortUse::Rtcp(slot));
+        }
+        self.derive_keys(slot);
+        self.list_routes(slot);
+    }
+
+    /// Records that no relay lists were left by a crash in the middle of a change.
+    fn free_unowned(&mut self) {
+        let limits = self.arena.limits();
+        let relays: Vec<_> = self.by_id.values().map(|slot| *self.arena.relay(*slot)).collect();
+        for leg in (0..limits.legs).filter(|slot| self.arena.leg(*slot).head.used == 1).collect::<Vec<_>>() {
+            if !relays.iter().any(|relay| relay.legs.contains(&(leg + 1))) {
+                self.arena.free_leg(leg);
+            }
+        }
+        for route in (0..limits.routes).filter(|slot| self.arena.route(*slot).head.used == 1).collect::<Vec<_>>() {
+            if !relays.iter().any(|relay| relay.routes.contains(&(route + 1))) {
+                self.arena.free_route(route);
+            }
+        }
+    }
+
+    fn judge_crash(&mut self, out: &mut impl Output) {
+        let in_hand = std::mem::take(&mut self.arena.sections().header.in_hand);
+        let Some(leg) = in_hand.checked_sub(1).filter(|leg| self.arena.leg(*leg).head.used == 1) else { return };
+        let relay = self.arena.leg(leg).relay_slot();
+        let (id, _) = self.name_of(leg);
+        self.arena.relay_mut(relay).crashes += 1;
+        if self.arena.relay(relay).crashes >= CRASHES_MAX {
+            self.remove(id, out);
+            out.event(Event::RelayReaped { relay: id, reason: ReapReason::Poisonous });
+        }
+    }
+
+    fn leg_slots(&self) -> Vec<u32> {
+        let relays = self.by_id.values().map(|slot| self.arena.relay(*slot));
+        relays.flat_map(|relay| relay.legs.iter().filter_map(|leg| leg.checked_sub(1))).collect()
     }
 }

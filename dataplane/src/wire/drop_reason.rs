@@ -91,6 +91,8 @@ drop_reasons! {
     ForeignSource => "foreign_source",
     /// Plain media from a candidate source after the latch epoch's budget of foreign packets.
     LatchBudgetSpent => "latch_budget_spent",
+    /// RTP from before the point at which its source was joined: its sequence number went to another packet.
+    SequenceStale => "sequence_stale",
     /// RTP of a payload type that the route does not map.
     PayloadUnmapped => "payload_unmapped",
     /// RTP of an SSRC or leg that no route starts at.

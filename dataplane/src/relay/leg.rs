@@ -1,0 +1,506 @@
+//! One leg: who may send to it, where it sends, its keys and its timers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use gangway_shared::{
+    ids::{LegId, RelayId},
+    rcp::{DirectionStats, DtlsFailure, Event, LegStats, limits::ROUTES_MAX},
+    time::Time,
+};
+
+use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, latch::LatchTimes};
+use crate::{
+    arena::{Addr, LegRecord, OutStream, Path, RxSlot, kind},
+    srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
+    stats,
+    wire::{DropReason, Packet, rtcp, rtp},
+};
+
+/// A path that had no check for so long makes room for a new one.
+const PATH_STALE: Duration = Duration::from_secs(5);
+
+/// What is derived from a leg's record.
+#[derive(Debug, Default)]
+pub(super) struct Derived {
+    /// Session keys of the current and the former epoch.
+    pub rx: [Option<SrtpRx>; 2],
+    /// Session keys for sending.
+    pub tx: Option<SrtpTx>,
+    /// Routes that start here.
+    pub routes: [u32; ROUTES_MAX],
+    /// How many.
+    pub route_count: usize,
+}
+
+impl LegRecord {
+    pub(super) fn is_ice(&self) -> bool {
+        self.kind == kind::ICE_DTLS
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.kind != kind::RTP
+    }
+
+    pub(super) fn relay_slot(&self) -> u32 {
+        self.relay - 1
+    }
+
+    /// Where media to the peer goes.
+    pub(super) fn rtp_target(&self) -> Result<(PortId, SocketAddr), DropReason> {
+        if self.is_ice() {
+            return self.nominated_path();
+        }
+        let target = Some(self.rtp_latch.target()).filter(|target| target.is_target());
+        let to = target.and_then(Addr::to_socket).ok_or(DropReason::NoRemote)?;
+        Ok((PortId(self.rtp_port - 1), to))
+    }
+
+    /// Where reports to the peer go.
+    pub(super) fn rtcp_target(&self) -> Result<(PortId, SocketAddr), DropReason> {
+        if self.is_ice() || self.rtcp_mux == 1 {
+            return self.rtp_target();
+        }
+        let target = Some(self.rtcp_latch.target()).filter(|target| target.is_target());
+        let to = target.and_then(Addr::to_socket).ok_or(DropReason::NoRemote)?;
+        Ok((PortId(self.rtcp_port - 1), to))
+    }
+
+    fn nominated_path(&self) -> Result<(PortId, SocketAddr), DropReason> {
+        if self.is_consent_lost == 1 || self.is_path_lost == 1 {
+            return Err(DropReason::PathLost);
+        }
+        let path = self.nominated.checked_sub(1).map(|index| self.paths[index as usize]);
+        let to = path.and_then(|path| Some((PortId(path.port.checked_sub(1)?), path.addr.to_socket()?)));
+        to.ok_or(DropReason::NoRemote)
+    }
+
+    /// The soonest time at which a timer of the leg has something to do.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let mut soonest = Time::from_micros(self.report_at);
+        if let Some(end) = self.consent.expires_at(Duration::from_micros(self.consent_timeout))
+            && self.is_consent_lost == 0
+        {
+            soonest = soonest.min(end);
+        }
+        if let Some(end) = self.silence_ends() {
+            soonest = soonest.min(end);
+        }
+        if self.keys[1].number != 0 {
+            soonest = soonest.min(Time::from_micros(self.old_keys_until));
+        }
+        Some(soonest)
+    }
+
+    /// When silence is to be reported.
+    fn silence_ends(&self) -> Option<Time> {
+        let is_watched = self.media_timeout_ms > 0 && self.is_expected == 1 && self.is_silence_told == 0;
+        let timeout = Duration::from_millis(self.media_timeout_ms.into());
+        is_watched.then(|| Time::from_micros(self.media_at) + timeout)
+    }
+
+    /// The stream's place in `out`.
+    pub(super) fn out_of(&self, ssrc: u32) -> Option<usize> {
+        self.out.iter().position(|stream| stream.used == 1 && stream.tx.ssrc() == ssrc)
+    }
+
+    /// Takes a place in `out` for an SSRC that has none. On plain legs one that no route uses gives way; under SRTP none may,
+    /// because an SSRC that comes back under the same key must not start again.
+    pub(super) fn claim_out(&mut self, ssrc: u32) -> Option<usize> {
+        let free = self.out.iter().position(|stream| stream.used == 0);
+        let own = self.own_out.checked_sub(1).map(|index| index as usize);
+        let spare = || {
+            let spare = self.out.iter().enumerate().filter(|(index, stream)| stream.route == 0 && Some(*index) != own);
+            spare.min_by_key(|(_, stream)| stream.sent_at).map(|(index, _)| index)
+        };
+        let index = free.or_else(|| if self.is_encrypted() { None } else { spare() })?;
+        self.out[index] = OutStream { used: 1, tx: TxStream::new(ssrc), ..OutStream::default() };
+        Some(index)
+    }
+
+    /// The stream that reports on what the leg receives: a route's if there is one, else the leg's own.
+    pub(super) fn reporter(&self) -> usize {
+        let of_route = self.out.iter().position(|stream| stream.used == 1 && stream.route != 0);
+        of_route.unwrap_or(self.own_out.saturating_sub(1) as usize)
+    }
+
+    pub(super) fn rx_of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
+        self.rx.iter().position(|slot| slot.used == 1 && slot.epoch == epoch && slot.stream.ssrc() == ssrc)
+    }
+
+    /// Takes a place for a source that authenticated. On plain legs the one that is silent longest gives way; under SRTP none
+    /// may, because its replay window goes with it.
+    fn claim_rx(&mut self, stream: RxStream, epoch: u32) -> Result<usize, DropReason> {
+        let free = self.rx.iter().position(|slot| slot.used == 0);
+        let oldest = || self.rx.iter().enumerate().min_by_key(|(_, slot)| slot.reception.arrived_at).map(|(at, _)| at);
+        let index = free.or_else(|| if self.is_encrypted() { None } else { oldest() });
+        let index = index.ok_or(DropReason::SrtpStreamsFull)?;
+        self.rx[index] = RxSlot { used: 1, epoch, stream, ..RxSlot::default() };
+        Ok(index)
+    }
+
+    /// Puts new keys in force. Only what really changed starts anew: the same key must not meet the same index twice.
+    pub(super) fn change_keys(&mut self, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
+        if self.keys[0].ours != *ours {
+            for stream in &mut self.out {
+                stream.tx = TxStream::new(stream.tx.ssrc());
+                stream.used &= u32::from(stream.route != 0);
+            }
+            if let Some(own) = self.own_out.checked_sub(1) {
+                self.out[own as usize].used = 1;
+            }
+        }
+        let number = self.keys[0].number;
+        if self.keys[0].theirs != *theirs || number == 0 {
+            self.forget_old_keys();
+            if number != 0 {
+                self.keys[1] = self.keys[0];
+                self.old_keys_until = old_keys_until.as_micros();
+            }
+            self.keys[0].number = number + 1;
+        }
+        (self.keys[0].ours, self.keys[0].theirs) = (*ours, *theirs);
+    }
+
+    pub(super) fn forget_old_keys(&mut self) {
+        let old = self.keys[1].number;
+        self.keys[1].ours.wipe();
+        self.keys[1].theirs.wipe();
+        self.keys[1].number = 0;
+        for slot in self.rx.iter_mut().filter(|slot| old != 0 && slot.epoch == old) {
+            *slot = RxSlot::default();
+        }
+    }
+
+    /// Counters as RCP shows them.
+    pub(super) fn stats(&self) -> LegStats {
+        let heard = self.rx.iter().filter(|slot| slot.used == 1);
+        let sent = self.out.iter().filter(|stream| stream.used == 1);
+        let counters = &self.counters;
+        let received = DirectionStats {
+            packets: counters.rx_packets,
+            bytes: counters.rx_bytes,
+            rtcp_packets: counters.rx_rtcp,
+            lost: heard.clone().map(|slot| slot.reception.lost()).sum(),
+            jitter_us: heard.clone().map(|slot| slot.reception.jitter_us()).max().unwrap_or(0),
+            reordered: heard.map(|slot| slot.reception.reordered).sum(),
+        };
+        let jitter_us = |stream: &OutStream| match stream.clock {
+            0 => 0,
+            clock => u64::from(stream.peer_jitter) * 1_000_000 / u64::from(clock),
+        };
+        let sent = DirectionStats {
+            packets: counters.tx_packets,
+            bytes: counters.tx_bytes,
+            rtcp_packets: counters.tx_rtcp,
+            lost: sent.clone().map(|stream| i64::from(stream.peer_lost)).sum(),
+            jitter_us: sent.map(jitter_us).max().unwrap_or(0),
+            reordered: 0,
+        };
+        LegStats {
+            leg: LegId(self.id),
+            received,
+            sent,
+            round_trip_us: self.round_trip.checked_sub(1),
+            drops: stats::named(&counters.drops, |count| count > 0),
+        }
+    }
+}
+
+impl Relays {
+    pub(super) fn name_of(&self, slot: u32) -> (RelayId, LegId) {
+        let leg = self.arena.leg(slot);
+        let id = self.arena.relay(leg.relay_slot()).id;
+        (RelayId::from_u128(u128::from(id[0]) << 64 | u128::from(id[1])), LegId(leg.id))
+    }
+
+    fn latch_times(&self) -> LatchTimes {
+        LatchTimes { learn: self.config.timers.latch_learn, rearm: self.config.timers.latch_rearm }
+    }
+
+    /// Judges who sent an RTP packet and opens it. The index of its source in the leg's `rx`.
+    pub(super) fn admit_rtp(
+        &mut self,
+        now: Now,
+        slot: u32,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<usize, DropReason> {
+        if self.arena.leg(slot).is_encrypted() {
+            let ssrc = rtp::ssrc_of(packet.bytes());
+            let index = self.open(slot, ssrc, packet, SrtpRx::unprotect_rtp)?;
+            self.follow(now, slot, from, false, out);
+            return Ok(index);
+        }
+        rtp::Rtp::parse(packet.bytes())?;
+        self.latch(now, slot, from, false, out)?;
+        let leg = self.arena.leg_mut(slot);
+        let ssrc = rtp::ssrc_of(packet.bytes());
+        leg.rx_of(ssrc, 0).map_or_else(|| leg.claim_rx(RxStream::new(ssrc), 0), Ok)
+    }
+
+    /// Judges who sent an RTCP compound and opens it. The index of its sender in the leg's `rx`, if it has a place there.
+    pub(super) fn admit_rtcp(
+        &mut self,
+        now: Now,
+        slot: u32,
+        from: SocketAddr,
+        is_muxed: bool,
+        packet: &mut Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        if self.arena.leg(slot).is_encrypted() {
+            let ssrc = rtcp::sender_ssrc_of(packet.bytes());
+            self.open(slot, ssrc, packet, SrtpRx::unprotect_rtcp)?;
+            self.follow(now, slot, from, !is_muxed, out);
+            return Ok(());
+        }
+        rtcp::Compound::parse(packet.bytes())?;
+        self.latch(now, slot, from, !is_muxed, out)
+    }
+
+    /// Opens an SRTP or SRTCP packet with the keys in force, then with the former ones.
+    fn open(
+        &mut self,
+        slot: u32,
+        ssrc: u32,
+        packet: &mut Packet<'_>,
+        unprotect: impl Fn(&SrtpRx, &mut RxStream, &mut Packet<'_>) -> Result<(), DropReason>,
+    ) -> Result<usize, DropReason> {
+        let leg = self.arena.leg_mut(slot);
+        let [Some(current), former] = &self.derived[slot as usize].rx else {
+            let is_pending = leg.is_ice() && leg.fingerprint_count == 0;
+            return Err(if is_pending { DropReason::FingerprintPending } else { DropReason::NoKeys });
+        };
+        // A failed attempt spoils the payload (it decrypts while it checks), so a second one needs the bytes as they came.
+        let len = packet.len();
+        if former.is_some() {
+            self.scratch[..len].copy_from_slice(packet.bytes());
+        }
+        let attempt = |leg: &mut LegRecord, keys: &SrtpRx, epoch: u32, packet: &mut Packet<'_>| {
+            let known = leg.rx_of(ssrc, epoch);
+            let mut stream = known.map_or_else(|| RxStream::new(ssrc), |index| leg.rx[index].stream);
+            unprotect(keys, &mut stream, packet)?;
+            let index = known.map_or_else(|| leg.claim_rx(stream, epoch), Ok)?;
+            leg.rx[index].stream = stream;
+            Ok(index)
+        };
+        let (current_epoch, former_epoch) = (leg.keys[0].number, leg.keys[1].number);
+        match attempt(leg, current, current_epoch, packet) {
+            Err(reason @ (DropReason::SrtpAuthFailed | DropReason::SrtcpAuthFailed)) => {
+                let Some(former) = former else { return Err(reason) };
+                packet.bytes_mut().copy_from_slice(&self.scratch[..len]);
+                attempt(leg, former, former_epoch, packet)
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The source of a packet that authenticated by its tag is where the peer is. Browser legs follow ICE alone.
+    fn follow(&mut self, now: Now, slot: u32, from: SocketAddr, is_rtcp_port: bool, out: &mut impl Output) {
+        let leg = self.arena.leg_mut(slot);
+        if leg.is_ice() {
+            return;
+        }
+        let latch = if is_rtcp_port { &mut leg.rtcp_latch } else { &mut leg.rtp_latch };
+        if latch.follow(now.mono, from.into()) == super::latch::Admitted::Latched && !is_rtcp_port {
+            let (relay, leg) = self.name_of(slot);
+            out.event(Event::SourceLatched { relay, leg, remote: from });
+        }
+    }
+
+    fn latch(
+        &mut self,
+        now: Now,
+        slot: u32,
+        from: SocketAddr,
+        is_rtcp_port: bool,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let times = self.latch_times();
+        let leg = self.arena.leg_mut(slot);
+        let may_rearm = leg.is_expected == 1;
+        let (latch, companion) = match is_rtcp_port {
+            true => (&mut leg.rtcp_latch, leg.rtp_latch.latched),
+            false => (&mut leg.rtp_latch, leg.rtcp_latch.latched),
+        };
+        let admitted = latch.admit(now.mono, from.into(), companion, times, may_rearm)?;
+        if admitted == super::latch::Admitted::Latched && !is_rtcp_port {
+            let (relay, leg) = self.name_of(slot);
+            out.event(Event::SourceLatched { relay, leg, remote: from });
+        }
+        Ok(())
+    }
+
+    /// An authenticated check came: the address is the leg's from now on.
+    pub(super) fn bind_path(
+        &mut self,
+        now: Now,
+        slot: u32,
+        (port, from): (PortId, SocketAddr),
+        is_nominated: bool,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
+        let addr = Addr::from(from);
+        let leg = self.arena.leg(slot);
+        let known = leg.paths.iter().position(|path| path.port == port.0 + 1 && path.addr == addr);
+        let index = match known {
+            Some(index) => index,
+            None => self.add_path(now, slot, port, addr, out)?,
+        };
+        let handle = self.arena.handle(slot);
+        let leg = self.arena.leg_mut(slot);
+        leg.paths[index].checked_at = now.mono.as_micros();
+        let is_told = std::mem::replace(&mut leg.paths[index].is_told, 1) == 1;
+        let has_moved = is_nominated && leg.nominated != index as u32 + 1;
+        if has_moved {
+            (leg.nominated, leg.is_path_lost) = (index as u32 + 1, 0);
+        }
+        let needs_timer = leg.consent.granted_at().is_none() || leg.is_consent_lost == 1;
+        leg.consent.grant(now.mono);
+        leg.is_consent_lost = 0;
+        if needs_timer {
+            self.schedule(slot);
+        }
+        if !is_told {
+            out.dtls_path(handle, port, from);
+        }
+        if has_moved {
+            let (relay, leg) = self.name_of(slot);
+            out.event(Event::PathSelected { relay, leg, remote: from });
+        }
+        Ok(())
+    }
+
+    fn add_path(
+        &mut self,
+        now: Now,
+        slot: u32,
+        port: PortId,
+        addr: Addr,
+        out: &mut impl Output,
+    ) -> Result<usize, DropReason> {
+        let leg = self.arena.leg_mut(slot);
+        let is_stale = |path: &Path| now.mono.since(Time::from_micros(path.checked_at)) >= PATH_STALE;
+        let free = leg.paths.iter().position(|path| path.addr.port == 0).or_else(|| {
+            let others = leg.paths.iter().enumerate().filter(|(index, _)| leg.nominated != *index as u32 + 1);
+            let stale = others.filter(|(_, path)| is_stale(path));
+            stale.min_by_key(|(_, path)| path.checked_at).map(|(index, _)| index)
+        });
+        let index = free.ok_or(DropReason::TooManyNewAddresses)?;
+        let evicted = std::mem::replace(
+            &mut leg.paths[index],
+            Path { addr, port: port.0 + 1, checked_at: now.mono.as_micros(), is_told: 0, reserved: 0 },
+        );
+        if let Some(port) = evicted.port.checked_sub(1) {
+            self.paths.remove(PortId(port), evicted.addr, slot);
+        }
+        if let Some(former) = self.paths.insert(port, addr, slot) {
+            self.lose_path(former, port, addr, out);
+        }
+        Ok(index)
+    }
+
+    fn lose_path(&mut self, slot: u32, port: PortId, addr: Addr, out: &mut impl Output) {
+        let leg = self.arena.leg_mut(slot);
+        let lost = leg.paths.iter().position(|path| path.port == port.0 + 1 && path.addr == addr);
+        let Some(index) = lost else { return };
+        leg.paths[index] = Path::default();
+        if leg.nominated == index as u32 + 1 {
+            (leg.nominated, leg.is_path_lost) = (0, 1);
+            let (relay, leg) = self.name_of(slot);
+            out.event(Event::PathLost { relay, leg });
+        }
+    }
+
+    /// See [`Relays::install_keys`].
+    pub(super) fn take_keys(&mut self, now: Now, handle: LegHandle, keys: &DtlsKeys, out: &mut impl Output) -> bool {
+        let Some(slot) = self.arena.resolve(handle) else { return false };
+        let leg = self.arena.leg_mut(slot);
+        if !leg.is_ice() || !keys.ours.is_set() || !keys.theirs.is_set() {
+            return false;
+        }
+        (leg.held.ours, leg.held.theirs, leg.held.number) = (keys.ours, keys.theirs, 1);
+        leg.held_fingerprint = keys.peer_fingerprint.0;
+        self.judge_held(now, slot, out);
+        true
+    }
+
+    /// Compares the certificate of a finished handshake with the program, once it names one.
+    pub(super) fn judge_held(&mut self, now: Now, slot: u32, out: &mut impl Output) {
+        let old_keys_until = now.mono + self.config.timers.old_keys;
+        let leg = self.arena.leg_mut(slot);
+        if leg.held.number == 0 || leg.fingerprint_count == 0 {
+            return;
+        }
+        let named = &leg.fingerprints[..usize::from(leg.fingerprint_count)];
+        let is_match = named.contains(&leg.held_fingerprint);
+        let profile = leg.held.ours.profile();
+        if is_match {
+            let (ours, theirs) = (leg.held.ours, leg.held.theirs);
+            leg.change_keys(&ours, &theirs, old_keys_until);
+        }
+        leg.held.ours.wipe();
+        leg.held.theirs.wipe();
+        leg.held.number = 0;
+        let (relay, leg) = self.name_of(slot);
+        if is_match {
+            self.derive_keys(slot);
+            self.schedule(slot);
+            let profile = profile.map_or("", Profile::sdes_name).to_owned();
+            out.event(Event::KeysReady { relay, leg, profile });
+        } else {
+            out.event(Event::DtlsFailed { relay, leg, cause: DtlsFailure::Fingerprint });
+        }
+    }
+
+    /// Derives session keys from the record's master keys.
+    pub(super) fn derive_keys(&mut self, slot: u32) {
+        let keys = &self.arena.leg(slot).keys;
+        let derived = &mut self.derived[slot as usize];
+        derived.rx = [SrtpRx::new(&keys[0].theirs), SrtpRx::new(&keys[1].theirs)];
+        derived.tx = SrtpTx::new(&keys[0].ours);
+    }
+
+    /// Sets the leg's timer anew after something it depends on changed.
+    pub(super) fn schedule(&mut self, slot: u32) {
+        self.deadlines.set(slot, self.arena.leg(slot).deadline());
+    }
+
+    /// Does what is due on one leg.
+    pub(super) fn expire(&mut self, now: Now, slot: u32, out: &mut impl Output) {
+        let leg = self.arena.leg_mut(slot);
+        let timeout = Duration::from_micros(leg.consent_timeout);
+        let loses_consent = leg.is_consent_lost == 0 && leg.consent.expired(now.mono, timeout);
+        leg.is_consent_lost |= u8::from(loses_consent);
+        let is_silent = leg.silence_ends().is_some_and(|end| end <= now.mono);
+        leg.is_silence_told |= u8::from(is_silent);
+        let drops_old_keys = leg.keys[1].number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
+        if drops_old_keys {
+            leg.forget_old_keys();
+            self.derived[slot as usize].rx[1] = None;
+        }
+        let (relay, id) = self.name_of(slot);
+        if loses_consent {
+            out.event(Event::ConsentLost { relay, leg: id });
+        }
+        if is_silent {
+            out.event(Event::MediaTimeout { relay, leg: id });
+        }
+        if Time::from_micros(self.arena.leg(slot).report_at) <= now.mono {
+            self.report(now, slot, out);
+            self.next_report(now, slot);
+        }
+        self.schedule(slot);
+    }
+
+    /// The peer of the leg was heard.
+    pub(super) fn note_heard(&mut self, now: Now, slot: u32) {
+        let leg = self.arena.leg_mut(slot);
+        leg.media_at = now.mono.as_micros();
+        if leg.is_silence_told == 1 {
+            leg.is_silence_told = 0;
+            self.schedule(slot);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Numbers of what is sent: one SSRC with unbroken sequence numbers and timestamps, whatever the source does.
+//!
+//! While a source goes on, its numbers are moved by constant offsets, so that loss and reordering stay visible to the receiver.
+//! A new source (another SSRC, or numbers that jump) follows the last packet sent: the next sequence number, and a timestamp moved
+//! on by the time that passed. Late packets of the source before still find their place.
+
+use std::time::Duration;
+
+use gangway_shared::time::Time;
+
+use super::table::mix;
+use crate::{
+    arena::{OutStream, SourceMap},
+    wire::DropReason,
+};
+
+/// A step ahead by more is a restart, not loss (RFC 3550 appendix A.1).
+pub(super) const MAX_DROPOUT: i16 = 3000;
+/// A step back by more is a restart, not reordering (RFC 3550 appendix A.1).
+pub(super) const MAX_MISORDER: i16 = 100;
+/// A source that was replaced may still have packets under way for so long.
+const FORMER_FOR: Duration = Duration::from_secs(1);
+/// Timestamps that leave the clock by more seconds than this belong to another sampling instant, not to a pause or a burst.
+const JUMP_S: i64 = 2;
+
+/// What is read of a packet that comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incoming {
+    /// Its source.
+    pub(super) ssrc: u32,
+    /// Its sequence number.
+    pub(super) sequence: u16,
+    /// Its timestamp.
+    pub(super) timestamp: u32,
+    /// Clock of its payload type in Hz.
+    pub(super) clock: u32,
+    /// A telephone event: its timestamp stands still for as long as the key is pressed.
+    pub(super) is_event: bool,
+}
+
+/// What a packet leaves with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    /// Sequence number.
+    pub(super) sequence: u16,
+    /// Timestamp.
+    pub(super) timestamp: u32,
+    /// The source changed here: an audio packet gets the marker bit (RFC 3551 section 4.1).
+    pub(super) is_switch: bool,
+}
+
+/// Clock ticks in a span of time.
+pub(super) fn ticks(span: Duration, clock: u32) -> u32 {
+    (span.as_micros() * u128::from(clock) / 1_000_000) as u32
+}
+
+fn ahead(of: &SourceMap, sequence: u16) -> i16 {
+    sequence.wrapping_sub(of.sequence as u16).cast_signed()
+}
+
+/// Whether a packet that is not ahead lies within what `source` covers: not before the first packet of its mapping, where the
+/// numbers of the source before it are.
+fn is_covered(source: &SourceMap, step: i16) -> bool {
+    step <= 0 && u32::from(step.unsigned_abs()) <= source.span
+}
+
+impl SourceMap {
+    fn map(&self, packet: Incoming) -> Outgoing {
+        Outgoing {
+            sequence: packet.sequence.wrapping_add(self.sequence_offset as u16),
+            timestamp: packet.timestamp.wrapping_add(self.timestamp_offset),
+            is_switch: false,
+        }
+    }
+}
+
+/// Gives the numbers that a packet leaves with and moves the state on. `seed` makes the first numbers of a stream unpredictable.
+///
+/// # Errors
+/// `SequenceStale` for a packet from before its source was joined: its number was given to another packet.
+pub(super) fn rewrite(
+    now: Time,
+    source: &mut SourceMap,
+    former: &mut SourceMap,
+    stream: &mut OutStream,
+    seed: u64,
+    packet: Incoming,
+) -> Result<Outgoing, DropReason> {
+    if source.used == 1 && source.ssrc == packet.ssrc {
+        let step = ahead(source, packet.sequence);
+        if is_covered(source, step) {
+            return Ok(source.map(packet));
+        }
+        if (1..=MAX_DROPOUT).contains(&step) {
+            return Ok(go_on(now, source, stream, packet, step));
+        }
+        if (-MAX_MISORDER..=0).contains(&step) {
+            return Err(DropReason::SequenceStale);
+        }
+    }
+    let is_former = former.used == 1 && former.ssrc == packet.ssrc;
+    if is_former && now.since(Time::from_micros(former.at)) < FORMER_FOR {
+        let step = ahead(former, packet.sequence);
+        if is_covered(former, step) {
+            return Ok(former.map(packet));
+        }
+        // Behind the switch, but by too little to be the source coming back: its place is taken.
+        if packet.ssrc != source.ssrc && (1..=MAX_MISORDER).contains(&step) && is_recent(now, former) {
+            return Err(DropReason::SequenceStale);
+        }
+    }
+    Ok(switch(now, source, former, stream, seed, packet))
+}
+
+/// Packets of a replaced source that were sent before the switch can arrive behind it for about so long. Later ones mean that
+/// the source is back.
+fn is_recent(now: Time, former: &SourceMap) -> bool {
+    now.since(Time::from_micros(former.at)) < Duration::from_millis(100)
+}
+
+fn go_on(now: Time, source: &mut SourceMap, stream: &mut OutStream, packet: Incoming, step: i16) -> Outgoing {
+    let mut is_switch = false;
+    let advance = packet.timestamp.wrapping_sub(source.timestamp).cast_signed();
+    if advance != 0 && !packet.is_event && is_jump(now, source, packet, i64::from(advance)) {
+        let timestamp = next_timestamp(now, stream, packet.clock);
+        source.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
+        is_switch = true;
+    }
+    if is_switch || advance > 0 {
+        source.timestamp = packet.timestamp;
+        source.at = now.as_micros();
+    }
+    source.sequence = packet.sequence.into();
+    source.span = (source.span + u32::from(step.unsigned_abs())).min(u32::from(MAX_MISORDER.unsigned_abs()));
+    let outgoing = Outgoing { is_switch, ..source.map(packet) };
+    note_sent(now, stream, outgoing, packet.clock, is_switch || advance > 0);
+    outgoing
+}
+
+/// A pause moves timestamp and time alike; a burst moves the timestamp little. What does neither is another clock.
+fn is_jump(now: Time, source: &SourceMap, packet: Incoming, advance: i64) -> bool {
+    let passed = now.since(Time::from_micros(source.at)).as_micros() as i64 * i64::from(packet.clock) / 1_000_000;
+    let tolerance = JUMP_S * i64::from(packet.clock);
+    advance.abs() > tolerance && (advance - passed).abs() > tolerance
+}
+
+fn next_timestamp(now: Time, stream: &OutStream, clock: u32) -> u32 {
+    let passed = now.since(Time::from_micros(stream.sent_at.saturating_sub(1)));
+    stream.timestamp.wrapping_add(ticks(passed, clock).max(1))
+}
+
+fn switch(
+    now: Time,
+    source: &mut SourceMap,
+    former: &mut SourceMap,
+    stream: &mut OutStream,
+    seed: u64,
+    packet: Incoming,
+) -> Outgoing {
+    let is_first = stream.sent_at == 0;
+    if source.used == 1 {
+        *former = SourceMap { at: now.as_micros(), ..*source };
+    }
+    let (sequence, timestamp, span) = if is_first {
+        // Below 2^15, so that a receiver that misses the first packets does not guess a wrong rollover (RFC 3711 section 3.3.1);
+        // far enough above 0 for packets that overtook the first one.
+        let start = mix(seed ^ u64::from(stream.tx.ssrc()));
+        (0x100 + (start as u16 & 0x3fff), (start >> 32) as u32, u32::from(MAX_MISORDER.unsigned_abs()))
+    } else {
+        ((stream.sequence as u16).wrapping_add(1), next_timestamp(now, stream, packet.clock), 0)
+    };
+    *source = SourceMap {
+        used: 1,
+        ssrc: packet.ssrc,
+        sequence: packet.sequence.into(),
+        sequence_offset: sequence.wrapping_sub(packet.sequence).into(),
+        timestamp_offset: timestamp.wrapping_sub(packet.timestamp),
+        timestamp: packet.timestamp,
+        at: now.as_micros(),
+        span,
+        reserved: 0,
+    };
+    let outgoing = Outgoing { is_switch: true, ..source.map(packet) };
+    note_sent(now, stream, outgoing, packet.clock, true);
+    outgoing
+}
+
+fn note_sent(now: Time, stream: &mut OutStream, outgoing: Outgoing, clock: u32, is_new_instant: bool) {
+    stream.sequence = outgoing.sequence.into();
+    if is_new_instant {
+        stream.timestamp = outgoing.timestamp;
+        stream.sent_at = now.as_micros() + 1;
+        stream.clock = clock;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::srtp::TxStream;
+
+    /// A route's state, fed with 20 ms packets of an 8 kHz clock unless a test says otherwise.
+    struct Stream {
+        source: SourceMap,
+        former: SourceMap,
+        out: OutStream,
+    }
+
+    impl Stream {
+        fn new() -> Self {
+            let out = OutStream { used: 1, tx: TxStream::new(9), ..OutStream::default() };
+            Stream { source: SourceMap::default(), former: SourceMap::default(), out }
+        }
+
+        fn feed(&mut self, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) -> Result<Outgoing, DropReason> {
+            let packet = Incoming { ssrc, sequence, timestamp, clock: 8000, is_event: false };
+            rewrite(Time::from_millis(ms), &mut self.source, &mut self.former, &mut self.out, 5, packet)
+        }
+
+        fn sent(&mut self, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) -> (u16, u32, bool) {
+            let out = self.feed(ms, ssrc, sequence, timestamp).unwrap();
+            (out.sequence, out.timestamp, out.is_switch)
+        }
+    }
+
+    #[test]
+    fn a_source_keeps_its_gaps_and_its_order_over_the_wrap() {
+        let mut stream = Stream::new();
+        let (first, timestamp, switched) = stream.sent(0, 1, 65_534, u32::MAX);
+        assert!(switched && first < 0x8000);
+        assert_eq!(stream.sent(40, 1, 0, 319), (first + 2, timestamp.wrapping_add(320), false));
+        assert_eq!(stream.sent(41, 1, 65_535, 159), (first + 1, timestamp.wrapping_add(160), false));
+        assert_eq!(stream.sent(60, 1, 1, 479), (first + 3, timestamp.wrapping_add(480), false));
+    }
+
+    #[test]
+    fn packets_that_overtook_the_first_one_still_have_room() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 10, 1600);
+        assert_eq!(stream.sent(1, 1, 9, 1440), (first - 1, timestamp.wrapping_sub(160), false));
+    }
+
+    #[test]
+    fn a_new_source_follows_without_a_break_and_moves_on_by_the_time_that_passed() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 16_000);
+        assert_eq!(stream.sent(500, 2, 7, 9), (first + 1, timestamp.wrapping_add(4000), true));
+        assert_eq!(stream.sent(520, 2, 8, 169), (first + 2, timestamp.wrapping_add(4160), false));
+    }
+
+    #[test]
+    fn late_packets_of_the_former_source_find_their_place_and_others_are_stale() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
+        stream.sent(40, 1, 102, 320);
+        assert_eq!(stream.sent(60, 2, 500, 7).0, first + 3);
+        assert_eq!(stream.sent(61, 1, 101, 160), (first + 1, timestamp.wrapping_add(160), false));
+        assert_eq!(stream.feed(62, 1, 103, 480), Err(DropReason::SequenceStale), "its number went to the new source");
+        assert_eq!(stream.feed(63, 2, 499, 0), Err(DropReason::SequenceStale), "its number went to the old source");
+        assert_eq!(stream.sent(80, 2, 501, 167).0, first + 4);
+        assert_eq!(stream.sent(300, 1, 110, 1600), (first + 5, stream.out.timestamp, true), "the old source is back");
+    }
+
+    #[test]
+    fn a_restart_under_the_same_ssrc_is_a_new_source() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
+        assert_eq!(stream.sent(20, 1, 40_000, 77), (first + 1, timestamp.wrapping_add(160), true));
+        assert_eq!(stream.sent(40, 1, 40_001, 237), (first + 2, timestamp.wrapping_add(320), false));
+    }
+
+    #[test]
+    fn a_switched_microphone_keeps_its_sequence_and_gets_an_unbroken_timestamp() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
+        assert_eq!(stream.sent(20, 1, 101, 3_000_000_000), (first + 1, timestamp.wrapping_add(160), true));
+        assert_eq!(stream.sent(40, 1, 102, 3_000_000_160), (first + 2, timestamp.wrapping_add(320), false));
+    }
+
+    #[test]
+    fn silence_and_bursts_are_no_switch() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
+        assert_eq!(stream.sent(60_000, 1, 101, 480_000), (first + 1, timestamp.wrapping_add(480_000), false));
+        assert_eq!(
+            stream.sent(70_000, 1, 102, 480_160),
+            (first + 2, timestamp.wrapping_add(480_160), false),
+            "a burst"
+        );
+    }
+
+    #[test]
+    fn a_long_telephone_event_does_not_look_like_a_jump_when_it_ends() {
+        let mut stream = Stream::new();
+        let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
+        for step in 1..=200u16 {
+            let packet = Incoming { ssrc: 1, sequence: 100 + step, timestamp: 160, clock: 8000, is_event: true };
+            let now = Time::from_millis(20 * u64::from(step));
+            let out = rewrite(now, &mut stream.source, &mut stream.former, &mut stream.out, 5, packet).unwrap();
+            assert_eq!((out.sequence, out.timestamp), (first + step, timestamp.wrapping_add(160)));
+        }
+        assert_eq!(stream.sent(4020, 1, 301, 32_160), (first + 201, timestamp.wrapping_add(32_160), false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_number_is_given_to_two_different_packets(
+            steps in prop::collection::vec((0u64..80, 0u32..3, -4i32..6), 1..300),
+        ) {
+            let mut stream = Stream::new();
+            let mut at = [1000u16, 20_000, 65_500];
+            let mut given = std::collections::BTreeMap::new();
+            let mut ms = 0;
+            for (gap, ssrc, step) in steps {
+                ms += gap;
+                let newest = &mut at[ssrc as usize];
+                let sequence = newest.wrapping_add_signed(step as i16);
+                if step > 0 {
+                    *newest = sequence;
+                }
+                if let Ok(out) = stream.feed(ms, ssrc, sequence, u32::from(sequence) * 160) {
+                    let owner = *given.entry(out.sequence).or_insert((ssrc, sequence));
+                    prop_assert_eq!(owner, (ssrc, sequence));
+                }
+            }
+        }
+    }
+}

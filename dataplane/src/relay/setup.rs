@@ -1,0 +1,403 @@
+//! Programs into records: everything is checked first, then applied in place, so that a refused program changes nothing.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use gangway_shared::{
+    ids::{LegId, RelayId},
+    rcp::{
+        ErrorCode, Event, IceDtlsLeg, Leg, LegKind, Media, RelayError, RelayProgram, Route, RtpLeg, SrtpKeys, SrtpSuite,
+    },
+    secret::Secret,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Installed, LegLocal, LegSetup, Now, Output, PortId, RelaySetup, Relays,
+    leg::Derived,
+    route::{payload_entry, transform_of},
+    table::{PORTS_MAX, PortUse, mix},
+};
+use crate::{
+    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, kind},
+    ice_lite::LocalCredentials,
+    registry,
+    srtp::{MasterKey, Profile},
+};
+
+/// Keys of an `srtp` leg.
+type SdesKeys = Option<(MasterKey, MasterKey)>;
+
+fn kind_of(leg: &Leg) -> u8 {
+    match leg.kind {
+        LegKind::IceDtls(_) => kind::ICE_DTLS,
+        LegKind::Srtp(_) => kind::SRTP,
+        // The registry and `check` let no other kind through.
+        LegKind::Rtp(_) | LegKind::Generator(_) | LegKind::Tap(_) => kind::RTP,
+    }
+}
+
+/// Master keys from their text (RFC 4568 section 6.1: key and salt, joined).
+fn sdes_keys(keys: &SrtpKeys, path: &str) -> Result<(MasterKey, MasterKey), RelayError> {
+    let profile = match keys.suite {
+        SrtpSuite::AesCm128HmacSha1_80 => Profile::AesCm128HmacSha1_80,
+        SrtpSuite::AeadAes128Gcm => Profile::AeadAes128Gcm,
+        SrtpSuite::AeadAes256Gcm => Profile::AeadAes256Gcm,
+    };
+    let read = |text: &Secret<String>, name: &str| {
+        let bytes = Zeroizing::new(BASE64_STANDARD.decode(text.expose()).unwrap_or_default());
+        let split = bytes.split_at_checked(profile.key_len());
+        split.and_then(|(key, salt)| MasterKey::new(profile, key, salt)).ok_or_else(|| {
+            let len = profile.key_len() + profile.salt_len();
+            let reason = format!("the master key and salt of {} are {len} bytes in base64", profile.sdes_name());
+            RelayError::new(ErrorCode::Invalid, format!("{path}.keys.{name}"), reason)
+        })
+    };
+    Ok((read(&keys.local, "local")?, read(&keys.remote, "remote")?))
+}
+
+impl Relays {
+    /// See [`Relays::put`].
+    pub(super) fn apply(
+        &mut self,
+        now: Now,
+        setup: &RelaySetup,
+        out: &mut impl Output,
+    ) -> Result<Installed, RelayError> {
+        let keys = self.check(setup)?;
+        let slot = match self.by_id.get(&setup.relay) {
+            Some(slot) => *slot,
+            None => self.add_relay(now, setup.relay),
+        };
+        let relay = self.arena.relay_mut(slot);
+        relay.generation = setup.generation.0;
+        let cname = setup.program.cname.as_bytes();
+        relay.cname[..cname.len()].copy_from_slice(cname);
+        relay.cname_len = cname.len() as u32;
+
+        self.drop_routes(slot, &setup.program);
+        self.drop_legs(slot, &setup.program, out);
+        let mut legs = [0; gangway_shared::rcp::limits::LEGS_MAX];
+        for (at, ((leg, local), keys)) in setup.program.legs.iter().zip(&setup.legs).zip(&keys).enumerate() {
+            let existing = self.slot_of(setup.relay, leg.id);
+            let leg_slot = existing.unwrap_or_else(|| self.add_leg(now, slot, leg, &setup.program));
+            legs[at] = leg_slot + 1;
+            self.set_leg(now, leg_slot, leg, local, keys, out);
+        }
+        self.arena.relay_mut(slot).legs = legs;
+        self.set_routes(slot, setup);
+        for leg in legs.iter().filter_map(|leg| leg.checked_sub(1)) {
+            self.list_routes(leg);
+            self.set_expected(now, leg);
+            self.schedule(leg);
+        }
+        let handles = setup.program.legs.iter().zip(legs);
+        Ok(Installed { legs: handles.map(|(leg, slot)| (leg.id, self.arena.handle(slot - 1))).collect() })
+    }
+
+    /// Everything that can be refused.
+    fn check(&self, setup: &RelaySetup) -> Result<Vec<SdesKeys>, RelayError> {
+        let program = &setup.program;
+        program.validate()?;
+        registry::check_supported(program)?;
+        if setup.legs.len() != program.legs.len() {
+            return Err(RelayError::new(ErrorCode::Internal, "legs", "one local entry is needed for each leg"));
+        }
+        let mut keys = Vec::with_capacity(program.legs.len());
+        for (at, (leg, local)) in program.legs.iter().zip(&setup.legs).enumerate() {
+            self.check_local(setup.relay, leg, local, at)?;
+            keys.push(match &leg.kind {
+                LegKind::Srtp(srtp) => Some(sdes_keys(&srtp.keys, &format!("program.legs[{at}]"))?),
+                _ => None,
+            });
+        }
+        self.check_room(setup)?;
+        Ok(keys)
+    }
+
+    /// Ports and ufrags are the manager's doing: what is wrong with them is a fault of this program, not of control.
+    fn check_local(&self, relay: RelayId, leg: &Leg, local: &LegSetup, at: usize) -> Result<(), RelayError> {
+        let internal = |reason: &str| Err(RelayError::new(ErrorCode::Internal, format!("legs[{at}]"), reason));
+        let own = self.slot_of(relay, leg.id);
+        match &local.local {
+            _ if local.id != leg.id => internal("local entries follow the order of the program's legs"),
+            LegLocal::IceDtls { credentials } if matches!(leg.kind, LegKind::IceDtls(_)) => {
+                match self.ufrags.find(credentials.ufrag()) {
+                    Some(owner) if Some(owner) != own => internal("the ufrag is another leg's"),
+                    _ if !credentials.is_set() => internal("a browser leg needs credentials"),
+                    _ => Ok(()),
+                }
+            }
+            LegLocal::Rtp { rtp, rtcp } if matches!(leg.kind, LegKind::Rtp(_) | LegKind::Srtp(_)) => {
+                let is_free = |port: &PortId| match self.ports.find(*port) {
+                    PortUse::Closed => port.0 < PORTS_MAX,
+                    PortUse::Mux => false,
+                    PortUse::Rtp(owner) | PortUse::Rtcp(owner) => Some(owner) == own,
+                };
+                if rtp != rtcp && is_free(rtp) && is_free(rtcp) { Ok(()) } else { internal("a port is another leg's") }
+            }
+            _ => internal("the local entry is for another kind of leg"),
+        }
+    }
+
+    fn check_room(&self, setup: &RelaySetup) -> Result<(), RelayError> {
+        let full = |field: &str, what: &str| {
+            Err(RelayError::new(ErrorCode::Full, field, format!("this worker has no free record for {what}")))
+        };
+        let program = &setup.program;
+        let free = self.arena.free();
+        let relay = self.by_id.get(&setup.relay).map(|slot| self.arena.relay(*slot));
+        if relay.is_none() && free.relays == 0 {
+            return full("relay", "a relay");
+        }
+        let (old_legs, old_routes) = relay.map_or((0, 0), |relay| {
+            let used = |list: &[u32]| list.iter().filter(|slot| **slot != 0).count();
+            (used(&relay.legs), used(&relay.routes))
+        });
+        if program.legs.len() > free.legs as usize + old_legs {
+            return full("program.legs", "a leg");
+        }
+        if program.routes.len() > free.routes as usize + old_routes {
+            return full("program.routes", "a route");
+        }
+        for leg in &program.legs {
+            let kept = self.slot_of(setup.relay, leg.id).map(|slot| self.arena.leg(slot));
+            let Some(kept) = kept.filter(|kept| kept.is_encrypted() && kept.kind == kind_of(leg)) else { continue };
+            let added = program.routes.iter().filter(|route| route.to == leg.id && kept.out_of(route.ssrc).is_none());
+            let used = kept.out.iter().filter(|stream| stream.used == 1).count();
+            if used + added.count() > OUT_STREAMS_MAX {
+                let reason = "too many SSRCs were sent under this leg's key; keep a route's SSRC when it is replaced";
+                return Err(RelayError::new(ErrorCode::Full, "program.routes", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The leg record of a relay's leg.
+    pub(super) fn slot_of(&self, relay: RelayId, leg: LegId) -> Option<u32> {
+        let record = self.arena.relay(*self.by_id.get(&relay)?);
+        let legs = record.legs.iter().filter_map(|slot| slot.checked_sub(1));
+        legs.into_iter().find(|slot| self.arena.leg(*slot).id == leg.0)
+    }
+
+    fn add_relay(&mut self, now: Now, id: RelayId) -> u32 {
+        let slot = self.arena.take_relay().expect("check_room saw a free record");
+        let record = self.arena.relay_mut(slot);
+        let number = id.to_u128();
+        record.id = [(number >> 64) as u64, number as u64];
+        (record.base_wall, record.base_mono) = (now.wall.as_unix_micros(), now.mono.as_micros());
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    /// Ends routes that the program has no more, and those of legs that will go.
+    fn drop_routes(&mut self, relay: u32, program: &RelayProgram) {
+        for index in 0..self.arena.relay(relay).routes.len() {
+            let Some(slot) = self.arena.relay(relay).routes[index].checked_sub(1) else { continue };
+            let route = self.arena.route(slot);
+            let stays = |leg: u32| {
+                let record = self.arena.leg(leg);
+                program.leg(LegId(record.id)).is_some_and(|leg| kind_of(leg) == record.kind)
+            };
+            let ends = (LegId(self.arena.leg(route.from).id), LegId(self.arena.leg(route.to).id));
+            let is_wanted =
+                program.routes.iter().any(|wanted| (wanted.from, wanted.to) == ends && wanted.ssrc == route.ssrc);
+            if !(is_wanted && stays(route.from) && stays(route.to)) {
+                let (to, out) = (route.to, route.out as usize);
+                self.arena.leg_mut(to).out[out].route = 0;
+                self.arena.free_route(slot);
+                self.arena.relay_mut(relay).routes[index] = 0;
+            }
+        }
+    }
+
+    fn drop_legs(&mut self, relay: u32, program: &RelayProgram, out: &mut impl Output) {
+        for index in 0..self.arena.relay(relay).legs.len() {
+            let Some(slot) = self.arena.relay(relay).legs[index].checked_sub(1) else { continue };
+            let record = self.arena.leg(slot);
+            let stays = program.leg(LegId(record.id)).is_some_and(|leg| kind_of(leg) == record.kind);
+            if !stays {
+                self.remove_leg(slot, out);
+                self.arena.relay_mut(relay).legs[index] = 0;
+            }
+        }
+    }
+
+    /// Ends a leg: its last counters go out, nothing leads to it any more, its keys are wiped.
+    pub(super) fn remove_leg(&mut self, slot: u32, out: &mut impl Output) {
+        let (relay, _) = self.name_of(slot);
+        let leg = self.arena.leg(slot);
+        out.event(Event::LegStats { relay, stats: leg.stats() });
+        for path in leg.paths.iter().filter(|path| path.port != 0) {
+            self.paths.remove(PortId(path.port - 1), path.addr, slot);
+        }
+        for port in [leg.rtp_port, leg.rtcp_port].into_iter().filter_map(|port| port.checked_sub(1)) {
+            self.ports.clear(PortId(port), slot);
+        }
+        if leg.local.is_set() {
+            self.ufrags.remove(leg.local.ufrag());
+        }
+        self.derived[slot as usize] = Derived::default();
+        self.deadlines.set(slot, None);
+        self.arena.free_leg(slot);
+    }
+
+    fn add_leg(&mut self, now: Now, relay: u32, leg: &Leg, program: &RelayProgram) -> u32 {
+        let slot = self.arena.take_leg().expect("check_room saw a free record");
+        // The SSRC of reports while no route sends here; any number that no route uses.
+        let routes = || program.routes.iter().filter(|route| route.to == leg.id);
+        let mut drawn = mix(self.config.seed ^ u64::from(slot) << 32 ^ u64::from(self.arena.leg(slot).head.generation));
+        while drawn as u32 == 0 || routes().any(|route| route.ssrc == drawn as u32) {
+            drawn = mix(drawn);
+        }
+        let record = self.arena.leg_mut(slot);
+        (record.relay, record.id, record.kind) = (relay + 1, leg.id.0, kind_of(leg));
+        let own = record.claim_out(drawn as u32).expect("a new record has free streams");
+        record.own_out = own as u32 + 1;
+        self.next_report(now, slot);
+        slot
+    }
+
+    fn set_leg(&mut self, now: Now, slot: u32, leg: &Leg, local: &LegSetup, keys: &SdesKeys, out: &mut impl Output) {
+        self.arena.leg_mut(slot).media_timeout_ms = leg.media_timeout_ms.unwrap_or(0);
+        match (&leg.kind, &local.local) {
+            (LegKind::IceDtls(ice), LegLocal::IceDtls { credentials }) => {
+                self.set_ice(now, slot, ice, credentials, out);
+            }
+            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(slot, rtp, (*port, *rtcp)),
+            (LegKind::Srtp(srtp), LegLocal::Rtp { rtp: port, rtcp }) => {
+                self.set_rtp(slot, &srtp.rtp, (*port, *rtcp));
+                self.set_sdes(now, slot, keys);
+            }
+            _ => unreachable!("check_local compared the kinds"),
+        }
+    }
+
+    fn set_ice(
+        &mut self,
+        now: Now,
+        slot: u32,
+        ice: &IceDtlsLeg,
+        credentials: &LocalCredentials,
+        out: &mut impl Output,
+    ) {
+        let default_timeout = self.config.timers.consent_timeout;
+        let leg = self.arena.leg_mut(slot);
+        if leg.local != *credentials {
+            self.ufrags.remove(leg.local.ufrag());
+            self.ufrags.insert(credentials.ufrag(), slot);
+            leg.local = *credentials;
+        }
+        let timeout = ice.consent_timeout_ms.map(|ms| std::time::Duration::from_millis(ms.into()));
+        leg.consent_timeout = timeout.unwrap_or(default_timeout).as_micros() as u64;
+        leg.has_remote = u8::from(ice.remote.is_some());
+        let Some(remote) = &ice.remote else { return };
+        leg.remote_ufrag[..remote.ufrag.len()].copy_from_slice(remote.ufrag.as_bytes());
+        leg.remote_ufrag_len = remote.ufrag.len() as u32;
+        let mut fingerprints = [[0; 32]; crate::arena::FINGERPRINTS_MAX];
+        for (named, wanted) in fingerprints.iter_mut().zip(&remote.fingerprints) {
+            *named = wanted.0;
+        }
+        let had_others = leg.fingerprint_count != 0 && leg.fingerprints != fingerprints;
+        leg.fingerprints = fingerprints;
+        leg.fingerprint_count = remote.fingerprints.len() as u8;
+        if had_others {
+            // Another certificate means another handshake, at the next check; the old keys stay until it is done.
+            leg.paths.iter_mut().for_each(|path| path.is_told = 0);
+        }
+        self.judge_held(now, slot, out);
+    }
+
+    fn set_rtp(&mut self, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId)) {
+        let leg = self.arena.leg_mut(slot);
+        for old in [leg.rtp_port, leg.rtcp_port].into_iter().filter_map(|port| port.checked_sub(1)) {
+            self.ports.clear(PortId(old), slot);
+        }
+        (leg.rtp_port, leg.rtcp_port) = (port.0 + 1, rtcp.0 + 1);
+        self.ports.set(port, PortUse::Rtp(slot));
+        self.ports.set(rtcp, PortUse::Rtcp(slot));
+        leg.has_remote = u8::from(rtp.remote.is_some());
+        let (rtp_at, rtcp_at) = match rtp.remote {
+            Some(remote) => (remote.rtp.into(), remote.rtcp.into()),
+            None => (Addr::NONE, Addr::NONE),
+        };
+        leg.rtcp_mux = u8::from(rtp.remote.is_some_and(|remote| remote.rtcp_mux));
+        leg.rtp_latch.declare(rtp_at);
+        leg.rtcp_latch.declare(rtcp_at);
+    }
+
+    fn set_sdes(&mut self, now: Now, slot: u32, keys: &SdesKeys) {
+        let Some((ours, theirs)) = keys else { return };
+        let until = now.mono + self.config.timers.old_keys;
+        let leg = self.arena.leg_mut(slot);
+        let KeyEpoch { ours: old_ours, theirs: old_theirs, .. } = leg.keys[0];
+        if old_ours != *ours || old_theirs != *theirs {
+            leg.change_keys(ours, theirs, until);
+            self.derive_keys(slot);
+        }
+    }
+
+    fn set_routes(&mut self, relay: u32, setup: &RelaySetup) {
+        let mut slots = [0; gangway_shared::rcp::limits::ROUTES_MAX];
+        let existing = self.arena.relay(relay).routes;
+        for (at, wanted) in setup.program.routes.iter().enumerate() {
+            let [Some(from), Some(to)] = [wanted.from, wanted.to].map(|leg| self.leg_in(relay, leg)) else {
+                unreachable!("validate() saw both legs")
+            };
+            let kept = existing.iter().filter_map(|slot| slot.checked_sub(1)).find(|slot| {
+                let route = self.arena.route(*slot);
+                (route.from, route.to, route.ssrc) == (from, to, wanted.ssrc)
+            });
+            let slot = kept.unwrap_or_else(|| self.arena.take_route().expect("check_room saw a free record"));
+            slots[at] = slot + 1;
+            self.set_route(relay, slot, wanted, from, to);
+        }
+        self.arena.relay_mut(relay).routes = slots;
+    }
+
+    fn leg_in(&self, relay: u32, leg: LegId) -> Option<u32> {
+        let legs = self.arena.relay(relay).legs.iter().filter_map(|slot| slot.checked_sub(1));
+        legs.into_iter().find(|slot| self.arena.leg(*slot).id == leg.0)
+    }
+
+    fn set_route(&mut self, relay: u32, slot: u32, wanted: &Route, from: u32, to: u32) {
+        let leg = self.arena.leg_mut(to);
+        let out =
+            leg.out_of(wanted.ssrc).or_else(|| leg.claim_out(wanted.ssrc)).expect("check_room counted the streams");
+        leg.out[out].route = slot + 1;
+        let route = self.arena.route_mut(slot);
+        (route.relay, route.from, route.to, route.out) = (relay + 1, from, to, out as u32);
+        (route.ssrc, route.is_paused) = (wanted.ssrc, u8::from(wanted.paused));
+        route.is_video = u8::from(wanted.media == Media::Video);
+        route.payloads = [PayloadEntry::default(); gangway_shared::rcp::limits::PAYLOADS_MAX];
+        for (entry, map) in route.payloads.iter_mut().zip(&wanted.payloads) {
+            let transform = transform_of(wanted.process, map).expect("check_supported tried every entry");
+            *entry = payload_entry(map, transform);
+        }
+        route.payload_count = wanted.payloads.len() as u8;
+    }
+
+    /// Derives which routes start at a leg, in the program's order.
+    pub(super) fn list_routes(&mut self, leg: u32) {
+        let relay = self.arena.relay(self.arena.leg(leg).relay_slot());
+        let routes = relay.routes.iter().filter_map(|slot| slot.checked_sub(1));
+        let derived = &mut self.derived[leg as usize];
+        derived.route_count = 0;
+        for route in routes.filter(|route| self.arena.route(*route).from == leg) {
+            derived.routes[derived.route_count] = route;
+            derived.route_count += 1;
+        }
+    }
+
+    /// Media of the peer is expected while it is known and a route from it is not paused. Its silence counts from then on.
+    fn set_expected(&mut self, now: Now, slot: u32) {
+        let derived = &self.derived[slot as usize];
+        let mut routes = derived.routes[..derived.route_count].iter();
+        let is_open = routes.any(|route| self.arena.route(*route).is_paused == 0);
+        let leg = self.arena.leg_mut(slot);
+        let is_expected = u8::from(is_open && leg.has_remote == 1);
+        if is_expected == 1 && leg.is_expected == 0 {
+            leg.media_at = now.mono.as_micros();
+            leg.is_silence_told = 0;
+        }
+        leg.is_expected = is_expected;
+    }
+}
