@@ -320,11 +320,6 @@ fn deliver(sealed: &[Vec<u8>], fates: &[Fate]) -> Vec<(Vec<u8>, bool)> {
     arrivals
 }
 
-/// The oracle reads headers before it checks anything and may stumble over a changed one; a refusal of any kind is one.
-fn oracle_accepts<T>(result: Result<T, webrtc_srtp::Error>) -> Option<T> {
-    result.ok()
-}
-
 proptest! {
     #[test]
     fn rtp_is_sealed_and_opened_as_the_oracle_does(
@@ -340,29 +335,28 @@ proptest! {
         let key = master(profile, seed);
         let (mut pair, mut their_tx, mut their_rx) = (Pair::new(&key), oracle(&key), oracle(&key));
         let (mut index, mut sealed, mut fates) = (u64::from(first), Vec::new(), Vec::new());
+        // A gap of half a rollover is beyond what sequence numbers tell; the oracle's window refuses it one packet earlier.
+        let mut gap = 0;
         for (step, payload, fate) in packets {
             let clear = rtp_packet(index as u16, &payload);
             let ours = pair.protect(&clear).expect("a fresh index");
             prop_assert_eq!(&ours[..], &their_tx.encrypt_rtp(&clear).expect("the oracle seals")[..]);
             prop_assert_eq!(pair.sent.rtp_index(), Some(index));
+            let fate = if gap > 14_000 { Fate::Arrives } else { fate };
+            gap = if matches!(fate, Fate::Arrives) { step } else { gap + step };
             sealed.push(ours);
             fates.push(fate);
             index += step;
         }
-        let mut has_begun = false;
         for (bytes, is_changed) in deliver(&sealed, &fates) {
             if is_changed {
-                // Ours alone: the oracle lets an unauthenticated packet start its replay window.
+                // Ours alone: the oracle panics at some changed headers, and lets an unauthenticated packet start its window.
                 let before = pair.received;
                 prop_assert!(pair.unprotect(&bytes).is_err());
                 prop_assert_eq!(pair.received, before);
-                if has_begun {
-                    prop_assert!(oracle_accepts(their_rx.decrypt_rtp(&bytes)).is_none());
-                }
                 continue;
             }
-            has_begun = true;
-            let (ours, theirs) = (pair.unprotect(&bytes), oracle_accepts(their_rx.decrypt_rtp(&bytes)));
+            let (ours, theirs) = (pair.unprotect(&bytes), their_rx.decrypt_rtp(&bytes).ok());
             prop_assert_eq!(ours.as_deref().ok(), theirs.as_deref());
         }
     }
@@ -393,7 +387,7 @@ proptest! {
                 prop_assert_eq!(pair.received, before);
                 continue;
             }
-            let (ours, theirs) = (pair.unprotect_rtcp(&bytes), oracle_accepts(their_rx.decrypt_rtcp(&bytes)));
+            let (ours, theirs) = (pair.unprotect_rtcp(&bytes), their_rx.decrypt_rtcp(&bytes).ok());
             prop_assert_eq!(ours.as_deref().ok(), theirs.as_deref());
         }
     }
