@@ -1,1 +1,453 @@
-//! Placeholder for config.
+//! Settings of the dataplane.
+//!
+//! One table ([`KEYS`]) names every key with its default, range and meaning: it drives the parser and the page
+//! `docs/OPERATIONS.md`. The file is shared with control, so keys of others are passed over here; `gangway-control --check`
+//! judges them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use gangway_shared::settings::{Port, Settings, SettingsError};
+
+use crate::{
+    ports::{LocalAddress, MediaRange},
+    relay::{RelayLimits, RelayTimers},
+};
+
+/// Longest path of a unix socket in bytes, with room for the kernel's limit of 108.
+pub const SOCKET_PATH_MAX_BYTES: usize = 100;
+
+/// Legs that one relay has room for on average.
+const LEGS_PER_RELAY: u32 = 4;
+
+/// Routes that one relay has room for on average.
+const ROUTES_PER_RELAY: u32 = 6;
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A whole number.
+    Number {
+        /// When nobody sets it.
+        default: u64,
+        /// Least value allowed.
+        min: u64,
+        /// Largest value allowed.
+        max: u64,
+    },
+    /// A port number or `auto`.
+    Port {
+        /// When nobody sets it.
+        default: u16,
+    },
+    /// Something else.
+    Text {
+        /// Default, in words.
+        default: &'static str,
+    },
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Name in the file.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it means, for the page.
+    pub meaning: &'static str,
+}
+
+const fn number(name: &'static str, default: u64, min: u64, max: u64, meaning: &'static str) -> Key {
+    Key { name, kind: Kind::Number { default, min, max }, meaning }
+}
+
+const fn text(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind: Kind::Text { default }, meaning }
+}
+
+/// Every key the dataplane reads.
+pub const KEYS: &[Key] = &[
+    text(
+        "ip",
+        "address of the default route, else 127.0.0.1",
+        "list of `local` or `local=advertised`: addresses for SDP",
+    ),
+    text("ip_local", "0.0.0.0 and ::", "addresses to bind; a specific one is bound in place of an `ip` of its family"),
+    Key {
+        name: "media_port_from",
+        kind: Kind::Port { default: 31001 },
+        meaning: "first RTP port towards SIP peers, or `auto`",
+    },
+    Key { name: "media_port_to", kind: Kind::Port { default: 32000 }, meaning: "last RTP port towards SIP peers" },
+    number("media_port_quarantine_ms", 10_000, 0, 600_000, "a port pair rests so long before it is used again"),
+    Key {
+        name: "webrtc_port",
+        kind: Kind::Port { default: 32100 },
+        meaning: "UDP port of worker 0 towards browsers; worker n uses `webrtc_port` + n",
+    },
+    text("dataplane_workers", "cores - 1, at least 1", "pinned worker threads, 1 to 64"),
+    text("dataplane_cores", "last cores first", "list of cores to pin workers to, or `none`: not pinned"),
+    text("dataplane_engine", "auto", "`auto` or `epoll`"),
+    text(
+        "dataplane_socket",
+        "`data_dir`/dataplane.sock",
+        "unix socket of the relay control protocol, at most 100 bytes",
+    ),
+    text("dataplane_control_uid", "own uid", "user id that control runs as"),
+    number(
+        "dataplane_linger_s",
+        60,
+        1,
+        86_400,
+        "a managed dataplane leaves after so long with no control and no relay",
+    ),
+    number("orphan_grace_s", 300, 1, 86_400, "relays without control live so long, and only while media flows"),
+    number("dataplane_relays_max", 4096, 1, 65_536, "relays one worker has room for"),
+    number("rtcp_interval_ms", 5000, 100, 60_000, "mean interval of RTCP reports"),
+    number(
+        "consent_timeout_ms",
+        30_000,
+        500,
+        600_000,
+        "a browser without a consent check for so long is gone (RFC 7675)",
+    ),
+    number("latch_rearm_ms", 2000, 100, 60_000, "a latched RTP leg silent for so long learns its peer's address anew"),
+    number("latch_learn_ms", 200, 0, 5000, "candidates for the peer's address are compared for so long"),
+    number("srtp_old_keys_ms", 10_000, 0, 600_000, "former SRTP keys are tried so long after new ones came"),
+    number("dtls_timeout_ms", 30_000, 500, 600_000, "a DTLS handshake is reported as failed after so long"),
+    number("drain_timeout_s", 30, 0, 86_400, "after SIGTERM relays may go on for so long"),
+    text("data_dir", "./gangway-data", "directory of the socket and the lock; made with mode 0700"),
+];
+
+/// Settings of the dataplane, read and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Local addresses with what is advertised for them.
+    pub addresses: Vec<LocalAddress>,
+    /// Ports towards SIP peers.
+    pub media: MediaRange,
+    /// Rest of a pair before reuse.
+    pub quarantine: Duration,
+    /// Port of worker 0 towards browsers.
+    pub webrtc_port: Port,
+    /// Worker threads.
+    pub workers: u16,
+    /// Core of each worker; fewer than workers: the rest is not pinned.
+    pub cores: Vec<usize>,
+    /// Unix socket of RCP.
+    pub socket: PathBuf,
+    /// User id that may connect.
+    pub control_uid: u32,
+    /// A managed dataplane leaves after so long alone.
+    pub linger: Duration,
+    /// Life of relays without control.
+    pub orphan_grace: Duration,
+    /// Room of one worker.
+    pub limits: RelayLimits,
+    /// Timers of the relay core.
+    pub timers: RelayTimers,
+    /// A handshake is reported as failed after so long.
+    pub dtls_timeout: Duration,
+    /// Relays may go on for so long after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Directory of the socket.
+    pub data_dir: PathBuf,
+}
+
+/// Facts about the machine that defaults depend on.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Cores this process may run on.
+    pub cores: Vec<usize>,
+    /// Address towards the outside.
+    pub default_ip: Option<IpAddr>,
+    /// Own user id.
+    pub uid: u32,
+    /// Whether an address is one of this machine's.
+    pub is_local: fn(IpAddr) -> bool,
+}
+
+impl Config {
+    /// Reads the dataplane's keys.
+    ///
+    /// # Errors
+    /// The first value that is not allowed, with file, line, key and what would be allowed.
+    pub fn read(settings: &Settings, machine: &Machine) -> Result<Self, SettingsError> {
+        let reader = Reader { settings };
+        let data_dir = PathBuf::from(reader.text("data_dir", "./gangway-data"));
+        let workers = read_workers(settings, machine)?;
+        read_engine(settings)?;
+        let relays = reader.number("dataplane_relays_max")?;
+        let relays = u32::try_from(relays).expect("the table's range fits 32 bits");
+        Ok(Config {
+            addresses: read_addresses(settings, machine)?,
+            media: reader.media_range()?,
+            quarantine: reader.millis("media_port_quarantine_ms")?,
+            webrtc_port: reader.webrtc_port(workers)?,
+            workers,
+            cores: read_cores(settings, machine, workers)?,
+            socket: read_socket(settings, &data_dir)?,
+            control_uid: settings
+                .read("dataplane_control_uid", machine.uid, "a user id is allowed", |text| text.parse().ok())?,
+            linger: reader.seconds("dataplane_linger_s")?,
+            orphan_grace: reader.seconds("orphan_grace_s")?,
+            limits: RelayLimits { relays, legs: relays * LEGS_PER_RELAY, routes: relays * ROUTES_PER_RELAY },
+            timers: RelayTimers {
+                rtcp_interval: reader.millis("rtcp_interval_ms")?,
+                consent_timeout: reader.millis("consent_timeout_ms")?,
+                latch_rearm: reader.millis("latch_rearm_ms")?,
+                latch_learn: reader.millis("latch_learn_ms")?,
+                old_keys: reader.millis("srtp_old_keys_ms")?,
+            },
+            dtls_timeout: reader.millis("dtls_timeout_ms")?,
+            drain_timeout: reader.seconds("drain_timeout_s")?,
+            data_dir,
+        })
+    }
+}
+
+/// Reads values by the ranges of the table.
+struct Reader<'a> {
+    settings: &'a Settings,
+}
+
+impl Reader<'_> {
+    fn key(name: &str) -> &'static Key {
+        KEYS.iter().find(|key| key.name == name).expect("every key that is read stands in the table")
+    }
+
+    fn number(&self, name: &str) -> Result<u64, SettingsError> {
+        let Kind::Number { default, min, max } = Self::key(name).kind else { unreachable!("{name} is a number") };
+        self.settings.number(name, default, min..=max)
+    }
+
+    fn millis(&self, name: &str) -> Result<Duration, SettingsError> {
+        self.number(name).map(Duration::from_millis)
+    }
+
+    fn seconds(&self, name: &str) -> Result<Duration, SettingsError> {
+        self.number(name).map(Duration::from_secs)
+    }
+
+    fn port(&self, name: &str) -> Result<Port, SettingsError> {
+        let Kind::Port { default } = Self::key(name).kind else { unreachable!("{name} is a port") };
+        self.settings.port(name, default)
+    }
+
+    fn text(&self, name: &str, default: &str) -> String {
+        let value = self.settings.get(name).map(|setting| setting.value.as_str());
+        value.filter(|value| !value.is_empty()).unwrap_or(default).to_owned()
+    }
+
+    fn media_range(&self) -> Result<MediaRange, SettingsError> {
+        let (Port::Fixed(from), Port::Fixed(to)) = (self.port("media_port_from")?, self.port("media_port_to")?) else {
+            return Ok(MediaRange::Auto);
+        };
+        let first_even = from.saturating_add(from % 2);
+        if from == 0 || first_even >= to {
+            let at = if self.settings.get("media_port_to").is_some() { "media_port_to" } else { "media_port_from" };
+            return Err(bad(self.settings, at, "the range must hold an even port above 0 and its successor"));
+        }
+        Ok(MediaRange::Fixed(from, to))
+    }
+
+    fn webrtc_port(&self, workers: u16) -> Result<Port, SettingsError> {
+        let port = self.port("webrtc_port")?;
+        match port {
+            Port::Fixed(0) => Err(bad(self.settings, "webrtc_port", "a port above 0, or auto, is allowed")),
+            Port::Fixed(first) if first.checked_add(workers - 1).is_none() => {
+                Err(bad(self.settings, "webrtc_port", "webrtc_port + dataplane_workers must not pass 65535"))
+            }
+            _ => Ok(port),
+        }
+    }
+}
+
+fn bad(settings: &Settings, key: &str, allowed: &str) -> SettingsError {
+    SettingsError::BadValue {
+        origin: settings.origin(key),
+        key: key.to_owned(),
+        value: settings.get(key).map(|setting| setting.value.clone()).unwrap_or_default(),
+        allowed: allowed.to_owned(),
+    }
+}
+
+/// Splits a list at commas, semicolons and blanks.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ';', ' ', '\t']).filter(|item| !item.is_empty())
+}
+
+/// An `ip` alone that is no address of this machine stands behind a translation: the bind address of its family serves it.
+fn read_addresses(settings: &Settings, machine: &Machine) -> Result<Vec<LocalAddress>, SettingsError> {
+    let wildcards = vec![IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+    let binds = settings.read("ip_local", wildcards, "a list of IP addresses is allowed", |text| {
+        list(text).map(|item| item.parse().ok()).collect::<Option<Vec<IpAddr>>>().filter(|list| !list.is_empty())
+    })?;
+    let bind_for = |advertised: IpAddr| {
+        let of_family = binds.iter().copied().find(|bind| bind.is_ipv4() == advertised.is_ipv4());
+        match of_family {
+            Some(bind) if !bind.is_unspecified() => bind,
+            _ if (machine.is_local)(advertised) => advertised,
+            Some(bind) => bind,
+            None => advertised,
+        }
+    };
+    let allowed = "a list of IP addresses or of local=advertised is allowed";
+    let default = machine.default_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let default = vec![LocalAddress { bind: bind_for(default), advertised: default }];
+    settings.read("ip", default, allowed, |text| {
+        let entries = list(text).map(|item| match item.split_once('=') {
+            Some((local, advertised)) => {
+                let (bind, advertised): (IpAddr, IpAddr) = (local.parse().ok()?, advertised.parse().ok()?);
+                (bind.is_ipv4() == advertised.is_ipv4()).then_some(LocalAddress { bind, advertised })
+            }
+            None => {
+                let advertised: IpAddr = item.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified())?;
+                Some(LocalAddress { bind: bind_for(advertised), advertised })
+            }
+        });
+        entries.collect::<Option<Vec<_>>>().filter(|list| !list.is_empty()).map(one_per_bind)
+    })
+}
+
+/// A port can be bound once: of entries that bind the same address the first counts.
+fn one_per_bind(entries: Vec<LocalAddress>) -> Vec<LocalAddress> {
+    let mut kept: Vec<LocalAddress> = Vec::new();
+    for entry in entries {
+        if kept.iter().all(|other| other.bind != entry.bind) {
+            kept.push(entry);
+        }
+    }
+    kept
+}
+
+fn read_workers(settings: &Settings, machine: &Machine) -> Result<u16, SettingsError> {
+    let default = u16::try_from(machine.cores.len().saturating_sub(1).clamp(1, 64)).expect("at most 64");
+    settings.read("dataplane_workers", default, "a whole number from 1 to 64 is allowed", |text| {
+        text.parse().ok().filter(|workers| (1..=64).contains(workers))
+    })
+}
+
+fn read_cores(settings: &Settings, machine: &Machine, workers: u16) -> Result<Vec<usize>, SettingsError> {
+    let last_first: Vec<usize> = machine.cores.iter().rev().copied().cycle().take(usize::from(workers)).collect();
+    let allowed = format!("none, or a list of cores among {:?}, is allowed", machine.cores);
+    settings.read("dataplane_cores", last_first, &allowed, |text| match text {
+        "none" => Some(Vec::new()),
+        _ => list(text).map(|item| item.parse().ok().filter(|core| machine.cores.contains(core))).collect(),
+    })
+}
+
+fn read_engine(settings: &Settings) -> Result<(), SettingsError> {
+    let allowed = "auto or epoll is allowed; uring is not built yet";
+    settings.read("dataplane_engine", (), allowed, |text| matches!(text, "auto" | "epoll").then_some(()))
+}
+
+fn read_socket(settings: &Settings, data_dir: &std::path::Path) -> Result<PathBuf, SettingsError> {
+    let default = data_dir.join("dataplane.sock");
+    let socket = settings.read("dataplane_socket", default, "a path is allowed", |text| Some(PathBuf::from(text)))?;
+    if socket.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
+        let key = if settings.get("dataplane_socket").is_some() { "dataplane_socket" } else { "data_dir" };
+        let reason = format!(
+            "the socket's path has {} bytes, at most {SOCKET_PATH_MAX_BYTES} are allowed",
+            socket.as_os_str().len()
+        );
+        return Err(bad(settings, key, &reason));
+    }
+    Ok(socket)
+}
+
+/// The table as it stands in `docs/OPERATIONS.md`.
+#[must_use]
+pub fn table() -> String {
+    let mut page = String::from("| key | default | range | meaning |\n|---|---|---|---|\n");
+    for key in KEYS {
+        let (default, range) = match key.kind {
+            Kind::Number { default, min, max } => (default.to_string(), format!("{min} to {max}")),
+            Kind::Port { default } => (default.to_string(), "port or `auto`".to_owned()),
+            Kind::Text { default } => (default.to_owned(), String::new()),
+        };
+        page.push_str(&format!("| `{}` | {default} | {range} | {} |\n", key.name, key.meaning));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        let is_local = |ip: IpAddr| ip.is_loopback() || ip == IpAddr::from([10, 0, 0, 5]);
+        Machine { cores: vec![0, 1, 2, 3], default_ip: Some([10, 0, 0, 5].into()), uid: 1000, is_local }
+    }
+
+    fn read(text: &str) -> Result<Config, SettingsError> {
+        Config::read(&Settings::parse("test.properties", text, &[]).unwrap(), &machine())
+    }
+
+    fn address(bind: &str, advertised: &str) -> LocalAddress {
+        LocalAddress { bind: bind.parse().unwrap(), advertised: advertised.parse().unwrap() }
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.addresses, [address("10.0.0.5", "10.0.0.5")]);
+        assert_eq!((config.media, config.webrtc_port), (MediaRange::Fixed(31001, 32000), Port::Fixed(32100)));
+        assert_eq!((config.workers, config.cores.as_slice()), (3, &[3, 2, 1][..]));
+        assert_eq!((config.control_uid, config.orphan_grace), (1000, Duration::from_secs(300)));
+        assert_eq!(config.socket, PathBuf::from("./gangway-data/dataplane.sock"));
+    }
+
+    #[test]
+    fn addresses_are_bound_where_they_are_local() {
+        let addresses = |text: &str| read(text).unwrap().addresses;
+        assert_eq!(
+            addresses("ip=127.0.0.1, 10.0.0.5"),
+            [address("127.0.0.1", "127.0.0.1"), address("10.0.0.5", "10.0.0.5")]
+        );
+        assert_eq!(addresses("ip=10.0.0.5=203.0.113.1"), [address("10.0.0.5", "203.0.113.1")]);
+        assert_eq!(addresses("ip=203.0.113.1\nip_local=10.0.0.5"), [address("10.0.0.5", "203.0.113.1")]);
+        assert_eq!(addresses("ip=203.0.113.1"), [address("0.0.0.0", "203.0.113.1")]);
+        assert_eq!(addresses("ip=::1"), [address("::1", "::1")]);
+        assert_eq!(addresses("ip=203.0.113.1,203.0.113.2"), [address("0.0.0.0", "203.0.113.1")]);
+    }
+
+    #[test]
+    fn bad_values_name_their_key_and_what_is_allowed() {
+        let cases = [
+            ("ip=10.0.0.5=::1", "a list of IP addresses or of local=advertised"),
+            ("ip_local=here", "a list of IP addresses"),
+            ("media_port_from=40000\nmedia_port_to=40000", "the range must hold"),
+            ("media_port_from=0", "the range must hold"),
+            ("dataplane_engine=uring", "uring is not built yet"),
+            ("dataplane_workers=0", "from 1 to 64"),
+            ("dataplane_cores=9", "cores among [0, 1, 2, 3]"),
+            ("webrtc_port=65535", "must not pass 65535"),
+            ("dtls_timeout_ms=1", "from 500 to 600000"),
+            ("dataplane_control_uid=root", "a user id"),
+        ];
+        for (text, wanted) in cases {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.starts_with("test.properties:") && error.contains(wanted), "{text}: {error}");
+        }
+        let long = format!("data_dir=/{}", "x".repeat(100));
+        assert!(read(&long).unwrap_err().to_string().contains("at most 100 are allowed"));
+    }
+
+    #[test]
+    fn unpinned_workers_and_kernel_chosen_ports_can_be_asked_for() {
+        let config = read("dataplane_cores=none\nmedia_port_from=auto\nwebrtc_port=auto\ndataplane_workers=2").unwrap();
+        assert_eq!((config.cores.len(), config.workers), (0, 2));
+        assert_eq!((config.media, config.webrtc_port), (MediaRange::Auto, Port::Auto));
+    }
+
+    #[test]
+    fn the_page_shows_the_table() {
+        let page = include_str!("../../docs/OPERATIONS.md");
+        assert!(page.contains(&table()), "docs/OPERATIONS.md differs from the table; it should hold:\n{}", table());
+    }
+}

@@ -1,1 +1,2 @@
+//! The relay program.
 fn main() {}

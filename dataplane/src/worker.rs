@@ -1,1 +1,547 @@
-//! Placeholder for worker.
+//! The hot loop: receive batch -> relays -> send batch -> mailbox -> timers.
+//!
+//! A worker owns its engine, its arena and every relay in it; nobody else touches them. The manager talks to it by mailbox. A
+//! panic costs one worker, and that for a moment: it takes its relays back from the arena and goes on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use gangway_shared::{
+    ids::{Generation, LegId, RelayId},
+    rcp::{ErrorCode, Event, RelayError, RelayProgram, RelayStats, WorkerStats},
+};
+
+use crate::{
+    arena::Arena,
+    engine::{Batch, BufferId, Completion, Engine, Outgoing},
+    ice_lite::LocalCredentials,
+    mailbox::{Receiver, Sender},
+    relay::{
+        DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayFlow, RelaySetup,
+        Relays, Verdict,
+    },
+    wire::{BUFFER_LEN_BYTES, DropReason, Packet},
+};
+
+/// Commands waiting for one worker.
+pub const INBOX_MAX: usize = 4096;
+
+/// Reports of one worker waiting for the manager. DTLS beyond it is dropped; the rest waits in [`BACKLOG_MAX`].
+pub const OUTBOX_MAX: usize = 4096;
+
+/// Events and answers kept while the manager's mailbox is full.
+const BACKLOG_MAX: usize = 65_536;
+
+/// Commands worked off in one round, so that packets are not kept waiting.
+const COMMANDS_PER_ROUND: usize = 64;
+
+/// Packets that the relays can make by themselves while they hold one in hand.
+const GENERATED_MAX: usize = 16;
+
+/// What the manager wants of a worker.
+#[derive(Debug)]
+pub enum Command<S> {
+    /// Make a relay be as said; answered by [`Report::Put`].
+    Put {
+        /// Repeated in the answer.
+        token: u64,
+        /// The relay.
+        put: Put<S>,
+    },
+    /// End a relay; answered by [`Report::Removed`].
+    Remove {
+        /// Repeated in the answer.
+        token: u64,
+        /// The relay.
+        relay: RelayId,
+    },
+    /// A leg's handshake is complete.
+    Keys {
+        /// The leg.
+        leg: LegHandle,
+        /// What it agreed on.
+        keys: Box<DtlsKeys>,
+    },
+    /// Send a DTLS datagram.
+    Send {
+        /// Port to leave by.
+        port: PortId,
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        datagram: Vec<u8>,
+    },
+    /// Ask a leg's peer for a key frame; answered by [`Report::Keyframe`].
+    Keyframe {
+        /// Repeated in the answer.
+        token: u64,
+        /// The relay.
+        relay: RelayId,
+        /// The leg.
+        leg: LegId,
+    },
+    /// Counters of a relay; answered by [`Report::Relay`].
+    QueryRelay {
+        /// Repeated in the answer.
+        token: u64,
+        /// The relay.
+        relay: RelayId,
+    },
+    /// Counters of the worker and liveness of its relays; answered by [`Report::Worker`].
+    QueryWorker {
+        /// Repeated in the answer.
+        token: u64,
+    },
+    /// End the worker.
+    Stop,
+    /// Panic, as a fault in the relay core would.
+    #[cfg(test)]
+    Crash,
+}
+
+/// A relay for [`Command::Put`].
+#[derive(Debug)]
+pub struct Put<S> {
+    /// Its id.
+    pub relay: RelayId,
+    /// Generation of the program.
+    pub generation: Generation,
+    /// The whole, validated program.
+    pub program: RelayProgram,
+    /// One entry a leg, in the program's order.
+    pub legs: Vec<(LegId, LegSource<S>)>,
+}
+
+/// Where a leg's local side comes from.
+#[derive(Debug)]
+pub enum LegSource<S> {
+    /// A browser leg on the worker's browser ports.
+    IceDtls(LocalCredentials),
+    /// A new port pair.
+    Open {
+        /// For RTP.
+        rtp: S,
+        /// For RTCP.
+        rtcp: S,
+    },
+    /// The pair it has already.
+    Kept,
+}
+
+/// What a worker tells the manager.
+#[derive(Debug)]
+pub enum Report {
+    /// A relay was put, or refused.
+    Put {
+        /// Of the command.
+        token: u64,
+        /// Handles of its legs.
+        result: Result<Installed, RelayError>,
+    },
+    /// A relay is gone and its ports are closed.
+    Removed {
+        /// Of the command.
+        token: u64,
+    },
+    /// A key frame was asked for, or the leg cannot carry the wish.
+    Keyframe {
+        /// Of the command.
+        token: u64,
+        /// Whether it was asked for.
+        asked: bool,
+    },
+    /// Counters of a relay; `None` when there is none of that id.
+    Relay {
+        /// Of the command.
+        token: u64,
+        /// Counters.
+        stats: Option<Box<RelayStats>>,
+    },
+    /// Counters of the worker.
+    Worker {
+        /// Of the command.
+        token: u64,
+        /// Counters.
+        stats: Box<WorkerStats>,
+        /// Liveness of its relays.
+        flows: Vec<RelayFlow>,
+    },
+    /// Something for the event log.
+    Event(Event),
+    /// A leg may shake hands with this address.
+    DtlsPath {
+        /// The leg.
+        leg: LegHandle,
+        /// Port it came in by.
+        port: PortId,
+        /// The browser's address.
+        from: SocketAddr,
+    },
+    /// A DTLS datagram.
+    Dtls {
+        /// The leg.
+        leg: LegHandle,
+        /// Port it came in by.
+        port: PortId,
+        /// The browser's address.
+        from: SocketAddr,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
+}
+
+/// See the module text.
+pub struct Worker<E: Engine> {
+    engine: E,
+    /// Taken out only while it is rebuilt.
+    relays: Option<Relays>,
+    config: RelayConfig,
+    inbox: Receiver<Command<E::Socket>>,
+    post: Post,
+    batch: Batch,
+    generated: Generated,
+    /// Ports of each relay's legs; also the list of relays there are.
+    ports: BTreeMap<RelayId, Vec<LegPorts>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LegPorts {
+    leg: LegId,
+    rtp: PortId,
+    rtcp: PortId,
+}
+
+impl<E: Engine> Worker<E> {
+    /// A worker with the browser ports of `config.mux_ports` opened by the caller on `engine`.
+    #[must_use]
+    pub fn new(
+        engine: E,
+        arena: Arena,
+        config: RelayConfig,
+        inbox: Receiver<Command<E::Socket>>,
+        outbox: Sender<Report>,
+    ) -> Self {
+        let relays = Relays::new(arena, config.clone());
+        Worker {
+            engine,
+            relays: Some(relays),
+            config,
+            inbox,
+            post: Post { outbox, backlog: VecDeque::new() },
+            batch: Batch::new(),
+            generated: Generated::new(),
+            ports: BTreeMap::new(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self) {
+        let worker = self.config.worker;
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| while self.turn() {})) {
+            let cause = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            tracing::error!(worker, cause = cause.unwrap_or("?"), "the worker panicked; it takes its relays back");
+            self.recover();
+        }
+    }
+
+    /// One round; false when the worker is to stop.
+    ///
+    /// # Panics
+    /// When the relay core does; [`run`](Self::run) recovers.
+    pub fn turn(&mut self) -> bool {
+        let relays = self.relays.as_mut().expect("relays are out only during recovery");
+        let has_mail = !self.inbox.is_empty() || !self.post.backlog.is_empty();
+        let deadline = if has_mail { Some(self.engine.now().mono) } else { relays.next_deadline() };
+        self.engine.receive(deadline, &mut self.batch);
+        let now = self.engine.now();
+        for completion in self.batch.drain() {
+            match completion {
+                Completion::Received { port, from, buffer, start, len } => {
+                    let mut packet = Packet::new(self.engine.buffer(buffer), start, len);
+                    let mut out = InHand { generated: &mut self.generated, post: &mut self.post };
+                    let verdict = relays.on_datagram(now, port, from, &mut packet, &mut out);
+                    let (start, len) = (packet.start(), packet.len());
+                    match verdict {
+                        Verdict::Forward { port, to } => self.engine.send(Outgoing { port, to, buffer, start, len }),
+                        Verdict::Consumed | Verdict::Drop(_) => self.engine.recycle(buffer),
+                    }
+                    self.generated.send(&mut self.engine, relays);
+                }
+                Completion::Failed { reason, .. } => relays.count_drop(reason),
+                Completion::Woken => {}
+            }
+        }
+        if relays.next_deadline().is_some_and(|at| at <= now.mono) {
+            relays.on_timer(now, &mut Free { engine: &mut self.engine, post: &mut self.post });
+        }
+        let goes_on = self.read_mail(now);
+        self.engine.flush();
+        self.post.flush();
+        goes_on
+    }
+
+    fn read_mail(&mut self, now: Now) -> bool {
+        for _ in 0..COMMANDS_PER_ROUND {
+            let Some(command) = self.inbox.receive() else { break };
+            let relays = self.relays.as_mut().expect("relays are out only during recovery");
+            let mut out = Free { engine: &mut self.engine, post: &mut self.post };
+            match command {
+                Command::Put { token, put } => {
+                    let result = self.put(now, put);
+                    self.post.post(Report::Put { token, result });
+                }
+                Command::Remove { token, relay } => {
+                    relays.remove(relay, &mut out);
+                    for leg in self.ports.remove(&relay).into_iter().flatten() {
+                        close(&mut self.engine, leg);
+                    }
+                    self.post.post(Report::Removed { token });
+                }
+                Command::Keys { leg, keys } => {
+                    relays.install_keys(now, leg, &keys, &mut out);
+                }
+                Command::Send { port, to, datagram } => {
+                    out.transmit(port, to, |buffer| {
+                        let Some(room) = buffer.get_mut(..datagram.len()) else { return 0 };
+                        room.copy_from_slice(&datagram);
+                        datagram.len()
+                    });
+                }
+                Command::Keyframe { token, relay, leg } => {
+                    let asked = relays.request_keyframe(now, relay, leg, &mut out);
+                    self.post.post(Report::Keyframe { token, asked });
+                }
+                Command::QueryRelay { token, relay } => {
+                    let stats = relays.stats(relay).map(Box::new);
+                    self.post.post(Report::Relay { token, stats });
+                }
+                Command::QueryWorker { token } => {
+                    let (stats, flows) = (Box::new(relays.worker_stats()), relays.flows().collect());
+                    self.post.post(Report::Worker { token, stats, flows });
+                }
+                Command::Stop => return false,
+                #[cfg(test)]
+                Command::Crash => panic!("a test wants this worker to fail"),
+            }
+        }
+        true
+    }
+
+    /// Opens the ports of new legs, puts the relay, and closes the ports of legs that are gone; or the new ones when it is refused.
+    fn put(&mut self, now: Now, put: Put<E::Socket>) -> Result<Installed, RelayError> {
+        let before = self.ports.get(&put.relay).cloned().unwrap_or_default();
+        let mut after = Vec::new();
+        let mut fresh = Vec::new();
+        let mut legs = Vec::new();
+        let mut refused = None;
+        for (id, source) in put.legs {
+            let ports =
+                match source {
+                    LegSource::IceDtls(credentials) => {
+                        legs.push(LegSetup { id, local: LegLocal::IceDtls { credentials } });
+                        continue;
+                    }
+                    LegSource::Open { rtp, rtcp } => self.open(id, rtp, rtcp).inspect(|ports| fresh.push(*ports)),
+                    LegSource::Kept => before.iter().copied().find(|ports| ports.leg == id).ok_or_else(|| {
+                        RelayError::new(ErrorCode::Internal, "", format!("leg {id} has no ports to keep"))
+                    }),
+                };
+            match ports {
+                Ok(ports) => {
+                    legs.push(LegSetup { id, local: LegLocal::Rtp { rtp: ports.rtp, rtcp: ports.rtcp } });
+                    after.push(ports);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let setup = RelaySetup { relay: put.relay, generation: put.generation, program: put.program, legs };
+        let relays = self.relays.as_mut().expect("relays are out only during recovery");
+        let mut out = Free { engine: &mut self.engine, post: &mut self.post };
+        let result = refused.map_or_else(|| relays.put(now, &setup, &mut out), Err);
+        let unused = match &result {
+            Ok(_) => {
+                let kept = |old: &LegPorts| after.iter().any(|new| new.rtp == old.rtp);
+                let gone = before.into_iter().filter(|old| !kept(old)).collect();
+                self.ports.insert(put.relay, after);
+                gone
+            }
+            Err(_) => fresh,
+        };
+        unused.into_iter().for_each(|leg| close(&mut self.engine, leg));
+        result
+    }
+
+    fn open(&mut self, leg: LegId, rtp: E::Socket, rtcp: E::Socket) -> Result<LegPorts, RelayError> {
+        let refuse = |error: crate::engine::OpenError| RelayError::new(ErrorCode::Full, "", error.to_string());
+        let rtp = self.engine.open(rtp).map_err(refuse)?;
+        match self.engine.open(rtcp) {
+            Ok(rtcp) => Ok(LegPorts { leg, rtp, rtcp }),
+            Err(error) => {
+                self.engine.close(rtp);
+                Err(refuse(error))
+            }
+        }
+    }
+
+    /// Goes on after a panic: buffers back, relays out of the arena. Relays that do not come back lose their ports and are
+    /// reported.
+    fn recover(&mut self) {
+        self.engine.reclaim();
+        self.batch = Batch::new();
+        self.generated.clear();
+        let now = self.engine.now();
+        let arena = self.relays.take().expect("relays are out only during recovery").into_arena();
+        let limits = arena.limits();
+        let mut out = Free { engine: &mut self.engine, post: &mut self.post };
+        let config = self.config.clone();
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| Relays::rebuild(arena, config, now, &mut out)));
+        let relays = rebuilt.unwrap_or_else(|_| {
+            tracing::error!(worker = self.config.worker, "the arena could not be taken back; its relays are lost");
+            let arena = Arena::create(limits).expect("an arena of this size was made before");
+            Relays::new(arena, self.config.clone())
+        });
+        let alive: Vec<RelayId> = relays.flows().map(|flow| flow.relay).collect();
+        self.relays = Some(relays);
+        let lost: Vec<RelayId> = self.ports.keys().copied().filter(|relay| !alive.contains(relay)).collect();
+        for leg in lost.iter().filter_map(|relay| self.ports.remove(relay)).flatten() {
+            close(&mut self.engine, leg);
+        }
+        self.post.post(Report::Event(Event::WorkerLost { worker: self.config.worker, relays: lost }));
+    }
+}
+
+fn close<E: Engine>(engine: &mut E, leg: LegPorts) {
+    // What was sent by these ports in this round, such as an RTCP BYE, leaves first.
+    engine.flush();
+    drop(engine.close(leg.rtp));
+    drop(engine.close(leg.rtcp));
+}
+
+/// The way to the manager.
+struct Post {
+    outbox: Sender<Report>,
+    backlog: VecDeque<Report>,
+}
+
+impl Post {
+    fn post(&mut self, report: Report) {
+        let rejected = if self.backlog.is_empty() { self.outbox.send(report) } else { Err(report) };
+        if let Err(report) = rejected {
+            if self.backlog.len() < BACKLOG_MAX {
+                self.backlog.push_back(report);
+            } else {
+                tracing::error!(?report, "the manager does not read its mail; a report is lost");
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(report) = self.backlog.pop_front() {
+            if let Err(report) = self.outbox.send(report) {
+                self.backlog.push_front(report);
+                return;
+            }
+        }
+    }
+
+    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
+        self.outbox.send(Report::Dtls { leg, port, from, datagram: datagram.to_vec() }).is_ok()
+    }
+}
+
+/// Packets made while another is in hand: its buffer is borrowed from the engine, so they wait beside it.
+struct Generated {
+    room: Vec<[u8; BUFFER_LEN_BYTES]>,
+    waiting: Vec<(PortId, SocketAddr, usize)>,
+}
+
+impl Generated {
+    fn new() -> Self {
+        Generated { room: vec![[0; BUFFER_LEN_BYTES]; GENERATED_MAX], waiting: Vec::with_capacity(GENERATED_MAX) }
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    fn send<E: Engine>(&mut self, engine: &mut E, relays: &mut Relays) {
+        for (at, (port, to, len)) in self.waiting.drain(..).enumerate() {
+            match take_buffer(engine) {
+                Some(buffer) => {
+                    engine.buffer(buffer)[..len].copy_from_slice(&self.room[at][..len]);
+                    engine.send(Outgoing { port, to, buffer, start: 0, len });
+                }
+                None => relays.count_drop(DropReason::BuffersExhausted),
+            }
+        }
+    }
+}
+
+/// Output of the relays while a packet is in hand.
+struct InHand<'a> {
+    generated: &'a mut Generated,
+    post: &'a mut Post,
+}
+
+impl Output for InHand<'_> {
+    fn transmit(&mut self, port: PortId, to: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        let Some(room) = self.generated.room.get_mut(self.generated.waiting.len()) else { return false };
+        let len = build(room);
+        if len > 0 {
+            self.generated.waiting.push((port, to, len));
+        }
+        true
+    }
+
+    fn event(&mut self, event: Event) {
+        self.post.post(Report::Event(event));
+    }
+
+    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
+        self.post.dtls(leg, port, from, datagram)
+    }
+
+    fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
+        self.post.post(Report::DtlsPath { leg, port, from });
+    }
+}
+
+/// Output of the relays while no packet is in hand.
+struct Free<'a, E> {
+    engine: &'a mut E,
+    post: &'a mut Post,
+}
+
+impl<E: Engine> Output for Free<'_, E> {
+    fn transmit(&mut self, port: PortId, to: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        let Some(buffer) = take_buffer(self.engine) else { return false };
+        match build(self.engine.buffer(buffer)) {
+            0 => self.engine.recycle(buffer),
+            len => self.engine.send(Outgoing { port, to, buffer, start: 0, len }),
+        }
+        true
+    }
+
+    fn event(&mut self, event: Event) {
+        self.post.post(Report::Event(event));
+    }
+
+    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
+        self.post.dtls(leg, port, from, datagram)
+    }
+
+    fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
+        self.post.post(Report::DtlsPath { leg, port, from });
+    }
+}
+
+/// Buffers in the send queue come back when it is flushed.
+fn take_buffer<E: Engine>(engine: &mut E) -> Option<BufferId> {
+    engine.take_buffer().or_else(|| {
+        engine.flush();
+        engine.take_buffer()
+    })
+}

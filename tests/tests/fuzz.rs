@@ -22,4 +22,4 @@ macro_rules! targets {
     };
 }
 
-targets! { rcp sip }
+targets! { rcp rtp sip srtp stun }

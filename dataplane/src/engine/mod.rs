@@ -1,1 +1,200 @@
-//! Placeholder for engine.
+//! Engines: how packets get in and out.
+//!
+//! An [`Engine`] speaks port handles, buffers and completions, not file descriptors, so that a completion ring fits behind it
+//! unchanged. It is statically dispatched: a worker is compiled for its engine. It owns the packet buffers ([`pool`]) and knows
+//! nothing of what is in them.
+//!
+//! The flow of one round: [`Engine::receive`] fills a [`Batch`]; the worker changes packets in place in their buffers; each is
+//! handed to [`Engine::send`] or [`Engine::recycle`]; [`Engine::flush`] ends the round. Errors of single sends come back as
+//! completions and are counters: none of them ends a call.
+
+pub mod clock;
+pub mod epoll;
+pub mod pool;
+pub mod sim;
+
+#[cfg(test)]
+mod conformance;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use gangway_shared::time::Time;
+use thiserror::Error;
+
+use crate::{
+    relay::{Now, PortId},
+    wire::DropReason,
+};
+
+pub use pool::BufferId;
+
+/// Ports one engine can hold open: two a SIP leg, so about 8000 legs a worker.
+pub const PORTS_MAX: usize = 16_384;
+
+/// Packets one round takes in at most (measurements: cap a round at 64 to 128).
+pub const BATCH_MAX: usize = 128;
+
+/// Packet buffers of one engine. All of them lie in the pool, in a batch or in the send queue.
+pub const BUFFERS: usize = 1024;
+
+/// Failed sends that one round reports at most: each buffer may have been sent twice. More are not reported.
+pub const FAILURES_MAX: usize = 2 * BUFFERS;
+
+/// A packet that waits for the end of the round on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing {
+    /// Port it leaves by.
+    pub port: PortId,
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// Buffer it lies in; the engine's again from here on.
+    pub buffer: BufferId,
+    /// First byte within the buffer.
+    pub start: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// Something an engine finished.
+#[derive(Clone, Copy, Debug)]
+pub enum Completion {
+    /// A datagram came in. The buffer is the caller's until it is sent or recycled.
+    Received {
+        /// Port it came in by.
+        port: PortId,
+        /// Sender.
+        from: SocketAddr,
+        /// Buffer it lies in.
+        buffer: BufferId,
+        /// First byte within the buffer.
+        start: usize,
+        /// Length in bytes.
+        len: usize,
+    },
+    /// A send, or the port itself, failed. The buffer is already back in the pool.
+    Failed {
+        /// Port.
+        port: PortId,
+        /// The errno, as the class that is counted.
+        reason: DropReason,
+    },
+    /// Somebody used the [`Wake`]r: look at the mailbox.
+    Woken,
+}
+
+/// What one round brought; reused round after round.
+#[derive(Debug)]
+pub struct Batch {
+    completions: Vec<Completion>,
+}
+
+impl Batch {
+    /// Room for one round.
+    #[must_use]
+    pub fn new() -> Self {
+        Batch { completions: Vec::with_capacity(2 * BATCH_MAX + FAILURES_MAX) }
+    }
+
+    /// Takes the completions out, oldest first, and leaves the room behind.
+    pub fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
+        self.completions.drain(..)
+    }
+
+    /// Completions in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.completions.len()
+    }
+
+    /// True when the round brought nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.completions.is_empty()
+    }
+
+    fn push(&mut self, completion: Completion) {
+        debug_assert!(self.completions.len() < self.completions.capacity(), "a batch never grows");
+        self.completions.push(completion);
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch::new()
+    }
+}
+
+/// Ends an engine's wait from another thread.
+pub trait Wake: Send + Sync {
+    /// The next or running [`Engine::receive`] reports [`Completion::Woken`]. Several wakes may be reported as one.
+    fn wake(&self);
+}
+
+impl Wake for mio::Waker {
+    fn wake(&self) {
+        if let Err(error) = mio::Waker::wake(self) {
+            tracing::error!(%error, "a thread could not be woken");
+        }
+    }
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// [`PORTS_MAX`] are open.
+    #[error("all {PORTS_MAX} ports of the engine are open")]
+    Full,
+    /// The kernel refused.
+    #[error("the kernel refused the port: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Moves datagrams between ports and buffers. See the module text for the flow.
+pub trait Engine {
+    /// A bound socket, made elsewhere.
+    type Socket;
+
+    /// Name for logs and `Hello`.
+    const NAME: &'static str;
+
+    /// Monotonic and wall clock of the network this engine is on. Read once per batch.
+    fn now(&self) -> Now;
+
+    /// Takes a bound socket under a handle. Handles of closed ports are used again, oldest first.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the socket is dropped.
+    fn open(&mut self, socket: Self::Socket) -> Result<PortId, OpenError>;
+
+    /// Gives the socket of a port back; `None` when no such port is open. Packets queued by [`Engine::send`] on it still leave
+    /// when [`Engine::flush`] was called before.
+    fn close(&mut self, port: PortId) -> Option<Self::Socket>;
+
+    /// Waits until something is there, `deadline` has passed (`None`: for ever) or a wake came, then fills `batch` with what
+    /// is there, at most [`BATCH_MAX`] datagrams, every ready port getting its turn.
+    fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch);
+
+    /// The whole buffer.
+    ///
+    /// # Panics
+    /// When the id is none of this engine's.
+    fn buffer(&mut self, id: BufferId) -> &mut [u8];
+
+    /// A buffer to build a packet in; `None` when all are in use, which is a counted drop.
+    fn take_buffer(&mut self) -> Option<BufferId>;
+
+    /// Queues a packet. Its buffer is the engine's from here on.
+    fn send(&mut self, packet: Outgoing);
+
+    /// Gives a buffer back unsent.
+    fn recycle(&mut self, buffer: BufferId);
+
+    /// Sends what is queued. A send that would block is a counted drop.
+    fn flush(&mut self);
+
+    /// Ends this engine's wait.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// After a panic of the worker: drops the send queue and takes back every buffer the worker still held.
+    fn reclaim(&mut self);
+}

@@ -194,7 +194,7 @@ fn feedback(packet_type: u8, format: u8, body: &[u8]) -> Option<RtcpPacket<'_>> 
             let &[count, high, mid, low] = control.get(4..8)? else { return None };
             let mantissa = u64::from(high & 3) << 16 | u64::from(mid) << 8 | u64::from(low);
             // The exponent has 6 bits, the mantissa 18: saturate instead of losing the top.
-            let bitrate_bps = mantissa.checked_mul(1 << (high >> 2)).unwrap_or(u64::MAX);
+            let bitrate_bps = mantissa.saturating_mul(1 << (high >> 2));
             let media = Words(control.get(8..8 + 4 * usize::from(count))?);
             RtcpPacket::BandwidthEstimate { sender, bitrate_bps, media }
         }

@@ -17,7 +17,10 @@ use gangway_shared::entropy::{Entropy, SeededEntropy};
 
 mod mutate;
 pub mod rcp;
+pub mod rtp;
 pub mod sip;
+pub mod srtp;
+pub mod stun;
 
 /// A law about arbitrary bytes.
 #[derive(Clone, Copy)]
@@ -33,7 +36,7 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] = &[rcp::TARGET, sip::TARGET];
+pub const TARGETS: &[Target] = &[rcp::TARGET, rtp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;

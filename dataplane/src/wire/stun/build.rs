@@ -26,6 +26,13 @@ impl<'o> Writer<'o> {
         writer
     }
 
+    /// Goes on behind the first `len` bytes of `out`, which hold a message's header and attributes already: a test changes a
+    /// request and signs it anew. A `len` that is no whole header, not in words or not inside `out` fits nothing.
+    pub fn reopen(out: &'o mut [u8], len: usize) -> Self {
+        let is_message = (HEADER_LEN..=out.len()).contains(&len) && len.is_multiple_of(4);
+        Writer { out, at: is_message.then_some(len) }
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.at = self.at.and_then(|at| {
             self.out.get_mut(at..at + bytes.len())?.copy_from_slice(bytes);

@@ -1,0 +1,244 @@
+//! What every engine must do, run against each of them.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use gangway_shared::time::Time;
+
+use super::{
+    BATCH_MAX, Batch, Completion, Engine, Outgoing,
+    epoll::EpollEngine,
+    sim::{Conditions, Network, SimEngine, SimSocket},
+};
+use crate::{relay::PortId, wire::DropReason};
+
+/// An engine with the means to be a stranger on its network.
+trait World {
+    type Engine: Engine;
+
+    fn engine(&mut self) -> &mut Self::Engine;
+    fn socket(&mut self) -> <Self::Engine as Engine>::Socket;
+    fn address(socket: &<Self::Engine as Engine>::Socket) -> SocketAddr;
+    fn send(&mut self, from: &<Self::Engine as Engine>::Socket, to: SocketAddr, bytes: &[u8]);
+    fn receive(&mut self, at: &<Self::Engine as Engine>::Socket) -> Option<(SocketAddr, Vec<u8>)>;
+
+    fn open(&mut self) -> (PortId, SocketAddr) {
+        let socket = self.socket();
+        let address = Self::address(&socket);
+        (self.engine().open(socket).unwrap(), address)
+    }
+
+    fn deadline(&mut self) -> Option<Time> {
+        Some(self.engine().now().mono + Duration::from_secs(2))
+    }
+}
+
+struct Kernel(EpollEngine);
+
+impl World for Kernel {
+    type Engine = EpollEngine;
+
+    fn engine(&mut self) -> &mut EpollEngine {
+        &mut self.0
+    }
+
+    fn socket(&mut self) -> UdpSocket {
+        UdpSocket::bind("127.0.0.1:0").unwrap()
+    }
+
+    fn address(socket: &UdpSocket) -> SocketAddr {
+        socket.local_addr().unwrap()
+    }
+
+    fn send(&mut self, from: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
+        from.send_to(bytes, to).unwrap();
+    }
+
+    fn receive(&mut self, at: &UdpSocket) -> Option<(SocketAddr, Vec<u8>)> {
+        at.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut bytes = [0; 4096];
+        let (len, from) = at.recv_from(&mut bytes).ok()?;
+        Some((from, bytes[..len].to_vec()))
+    }
+}
+
+struct Simulated(SimEngine, Network, u16);
+
+impl World for Simulated {
+    type Engine = SimEngine;
+
+    fn engine(&mut self) -> &mut SimEngine {
+        &mut self.0
+    }
+
+    fn socket(&mut self) -> SimSocket {
+        self.2 += 1;
+        self.1.bind(SocketAddr::from(([192, 0, 2, 1], self.2))).unwrap()
+    }
+
+    fn address(socket: &SimSocket) -> SocketAddr {
+        socket.local_addr()
+    }
+
+    fn send(&mut self, from: &SimSocket, to: SocketAddr, bytes: &[u8]) {
+        from.send_to(bytes, to);
+    }
+
+    fn receive(&mut self, at: &SimSocket) -> Option<(SocketAddr, Vec<u8>)> {
+        self.1.advance_to(self.1.now().mono + Duration::from_secs(2));
+        at.receive()
+    }
+}
+
+fn kernel() -> Kernel {
+    Kernel(EpollEngine::new().unwrap())
+}
+
+fn simulated() -> Simulated {
+    let network = Network::new(1, Conditions::CLEAN);
+    Simulated(SimEngine::new(network.clone()), network, 1000)
+}
+
+/// Rounds until `wanted` completions are there or the engine's wait ran out once.
+fn rounds<W: World>(world: &mut W, wanted: usize) -> Vec<Completion> {
+    let mut batch = Batch::new();
+    let mut all = Vec::new();
+    while all.len() < wanted {
+        let deadline = world.deadline();
+        world.engine().receive(deadline, &mut batch);
+        if batch.is_empty() {
+            break;
+        }
+        all.extend(batch.drain());
+    }
+    all
+}
+
+fn packets_are_changed_in_place_and_echoed<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    let peer = world.socket();
+    world.send(&peer, address, b"abc");
+    let [Completion::Received { port: by, from, buffer, start, len }] = rounds(&mut world, 1)[..] else {
+        panic!("no packet")
+    };
+    assert_eq!((by, from, len), (port, W::address(&peer), 3));
+    world.engine().buffer(buffer)[start - 1..start + len + 1].copy_from_slice(b"xABCy");
+    world.engine().send(Outgoing { port, to: from, buffer, start: start - 1, len: len + 2 });
+    world.engine().flush();
+    assert_eq!(world.receive(&peer), Some((address, b"xABCy".to_vec())));
+}
+
+fn a_flooded_port_does_not_starve_another<W: World>(mut world: W) {
+    let (_, flooded) = world.open();
+    let (quiet, quiet_address) = world.open();
+    let peer = world.socket();
+    for _ in 0..2 * BATCH_MAX {
+        world.send(&peer, flooded, b"flood");
+    }
+    world.send(&peer, quiet_address, b"one");
+    let first = rounds(&mut world, 1);
+    assert!(first.len() <= BATCH_MAX);
+    assert!(first.iter().any(|done| matches!(done, Completion::Received { port, .. } if *port == quiet)));
+    first.iter().for_each(|done| recycle(&mut world, done));
+    let mut seen = first.len();
+    while seen <= 2 * BATCH_MAX {
+        let more = rounds(&mut world, 1);
+        assert!(!more.is_empty(), "only {seen} packets came");
+        more.iter().for_each(|done| recycle(&mut world, done));
+        seen += more.len();
+    }
+    assert_eq!(seen, 2 * BATCH_MAX + 1);
+}
+
+fn recycle<W: World>(world: &mut W, done: &Completion) {
+    if let Completion::Received { buffer, .. } = *done {
+        world.engine().recycle(buffer);
+    }
+}
+
+fn a_datagram_too_long_is_a_counted_drop<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    let peer = world.socket();
+    world.send(&peer, address, &[7; 3000]);
+    let done = rounds(&mut world, 1);
+    assert!(matches!(done[..], [Completion::Failed { port: by, reason: DropReason::PacketTooLarge }] if by == port));
+}
+
+fn failed_sends_come_back_as_completions<W: World>(mut world: W) {
+    let (port, _) = world.open();
+    let to = "[2001:db8::1]:9".parse().unwrap();
+    let buffer = world.engine().take_buffer().unwrap();
+    world.engine().send(Outgoing { port, to, buffer, start: 100, len: 1 });
+    let buffer = world.engine().take_buffer().unwrap();
+    let closed = PortId(77);
+    world.engine().send(Outgoing { port: closed, to, buffer, start: 100, len: 1 });
+    world.engine().flush();
+    let done = rounds(&mut world, 2);
+    let failed = |wanted: PortId, why: DropReason| {
+        done.iter().any(|done| matches!(*done, Completion::Failed { port, reason } if port == wanted && reason == why))
+    };
+    assert!(failed(port, DropReason::WrongFamily) && failed(closed, DropReason::PortUnknown), "{done:?}");
+}
+
+fn a_wake_ends_the_wait_and_closed_ports_are_silent<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    world.engine().waker().wake();
+    assert!(matches!(rounds(&mut world, 1)[..], [Completion::Woken]));
+    let peer = world.socket();
+    world.send(&peer, address, b"late");
+    let socket = world.engine().close(port).unwrap();
+    assert_eq!(W::address(&socket), address);
+    assert!(world.engine().close(port).is_none());
+    let soon = Some(world.engine().now().mono + Duration::from_millis(20));
+    let mut batch = Batch::new();
+    world.engine().receive(soon, &mut batch);
+    assert!(batch.is_empty());
+}
+
+fn a_panicked_workers_buffers_come_back<W: World>(mut world: W) {
+    while world.engine().take_buffer().is_some() {}
+    world.engine().reclaim();
+    let (_, address) = world.open();
+    let peer = world.socket();
+    world.send(&peer, address, b"after");
+    assert!(matches!(rounds(&mut world, 1)[..], [Completion::Received { len: 5, .. }]));
+}
+
+macro_rules! conformance {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod on_the_kernel {
+            $(#[test] fn $behaviour() { super::$behaviour(super::kernel()); })+
+        }
+        mod simulated {
+            $(#[test] fn $behaviour() { super::$behaviour(super::simulated()); })+
+        }
+    };
+}
+
+conformance!(
+    packets_are_changed_in_place_and_echoed,
+    a_flooded_port_does_not_starve_another,
+    a_datagram_too_long_is_a_counted_drop,
+    failed_sends_come_back_as_completions,
+    a_wake_ends_the_wait_and_closed_ports_are_silent,
+    a_panicked_workers_buffers_come_back,
+);
+
+#[test]
+fn a_seed_replays_its_losses() {
+    let run = |seed| {
+        let harsh =
+            Conditions { loss_permille: 300, duplicate_permille: 200, reorder_permille: 300, ..Conditions::CLEAN };
+        let network = Network::new(seed, Conditions { reorder_delay: Duration::from_millis(5), ..harsh });
+        let (from, to) = (network.bind("192.0.2.1:1".parse().unwrap()).unwrap(), "192.0.2.2:2".parse().unwrap());
+        let at = network.bind(to).unwrap();
+        (0..100u8).for_each(|byte| from.send_to(&[byte], to));
+        network.advance_to(Time::from_millis(100));
+        std::iter::from_fn(|| at.receive()).map(|(_, bytes)| bytes[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(run(3), run(3));
+    assert_ne!(run(3), run(4));
+    assert!(!run(3).is_sorted());
+}

@@ -1,0 +1,440 @@
+//! The epoll engine: mio for readiness, `recvmmsg` and `sendmmsg` for packets.
+//!
+//! Containers and hardened hosts refuse the completion ring, so this is a full peer of it. Readiness is edge-triggered: a port
+//! that was not read empty stays in a ready list and gets its next turn after all others, so that one flooded port cannot
+//! starve the rest.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+};
+
+use gangway_shared::time::Time;
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+
+use super::{
+    BATCH_MAX, BUFFERS, Batch, BufferId, Completion, Engine, FAILURES_MAX, OpenError, Outgoing, PORTS_MAX, Wake, clock,
+    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES, Pool},
+};
+use crate::{
+    relay::{Now, PortId},
+    wire::DropReason,
+};
+
+/// Datagrams of one system call at most.
+const CALL_MAX: usize = 32;
+
+/// Datagrams asked of a port that was quiet last time. Two, because a read that comes back short proves the port empty and
+/// saves the second call.
+const WANT_MIN: usize = 2;
+
+/// Readiness events taken from the kernel in one wait.
+const EVENTS_MAX: usize = 256;
+
+const WAKE_TOKEN: Token = Token(usize::MAX);
+
+/// See the module text.
+pub struct EpollEngine {
+    poll: Poll,
+    events: Events,
+    waker: Arc<mio::Waker>,
+    pool: Pool,
+    slots: Vec<Option<Slot>>,
+    free: VecDeque<u32>,
+    ready: VecDeque<u32>,
+    queue: Vec<Outgoing>,
+    order: Vec<u16>,
+    failures: Vec<Completion>,
+    held: usize,
+}
+
+struct Slot {
+    socket: UdpSocket,
+    is_ipv4: bool,
+    is_ready: bool,
+    want: usize,
+}
+
+impl EpollEngine {
+    /// An engine without ports.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll or eventfd.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE_TOKEN)?);
+        Ok(EpollEngine {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            waker,
+            pool: Pool::new(BUFFERS),
+            slots: (0..PORTS_MAX).map(|_| None).collect(),
+            free: (0..u32::try_from(PORTS_MAX).expect("ports are counted in 32 bits")).collect(),
+            ready: VecDeque::with_capacity(PORTS_MAX),
+            queue: Vec::with_capacity(BUFFERS),
+            order: Vec::with_capacity(BUFFERS),
+            failures: Vec::with_capacity(FAILURES_MAX),
+            held: 0,
+        })
+    }
+
+    /// Waits for readiness; true when a wake was among it.
+    fn wait(&mut self, deadline: Option<Time>) -> bool {
+        let idle = self.ready.is_empty() && self.failures.is_empty();
+        let timeout =
+            if idle { deadline.map(|at| at.since(clock::now().mono)) } else { Some(std::time::Duration::ZERO) };
+        if let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted, "epoll_wait failed: {error}");
+            return false;
+        }
+        let mut woken = false;
+        for event in &self.events {
+            if event.token() == WAKE_TOKEN {
+                woken = true;
+            } else if let Some(slot) = self.slots.get_mut(event.token().0).and_then(Option::as_mut)
+                && !slot.is_ready
+            {
+                slot.is_ready = true;
+                self.ready.push_back(event.token().0 as u32);
+            }
+        }
+        woken
+    }
+
+    /// One call on one port; false when the port is empty.
+    fn read_port(&mut self, port: u32, room: usize, batch: &mut Batch) -> bool {
+        let Some(slot) = self.slots[port as usize].as_mut() else { return false };
+        let wanted = slot.want.min(room);
+        let mut buffers = [None; CALL_MAX];
+        let mut memory = [std::ptr::null_mut(); CALL_MAX];
+        let mut count = 0;
+        while count < wanted
+            && let Some(buffer) = self.pool.take()
+        {
+            buffers[count] = Some(buffer);
+            memory[count] = self.pool.bytes(buffer)[HEADROOM_BYTES..].as_mut_ptr();
+            count += 1;
+        }
+        if count == 0 {
+            return true;
+        }
+        let mut names = [NO_NAME; CALL_MAX];
+        let mut lens = [(0, 0); CALL_MAX];
+        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut lens);
+        let full = matches!(got, Ok(got) if got == count);
+        slot.want = if full { (slot.want * 2).min(CALL_MAX) } else { (slot.want / 2).max(WANT_MIN) };
+        let port = PortId(port);
+        let mut taken = 0;
+        for (at, &buffer) in buffers[..count].iter().flatten().enumerate() {
+            let received = at < *got.as_ref().unwrap_or(&0);
+            let (len, flags) = lens[at];
+            match decode_name(&names[at]).filter(|_| received) {
+                Some(from) if flags & libc::MSG_TRUNC == 0 => {
+                    taken += 1;
+                    batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len });
+                }
+                Some(_) => {
+                    self.pool.give(buffer);
+                    batch.push(Completion::Failed { port, reason: DropReason::PacketTooLarge });
+                }
+                None => self.pool.give(buffer),
+            }
+        }
+        self.held += taken;
+        match got {
+            Ok(_) => full,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            // An error that waited on the socket, such as a port that nobody listens on. Reading it took it off.
+            Err(error) => {
+                batch.push(Completion::Failed { port, reason: error_class(&error) });
+                true
+            }
+        }
+    }
+
+    fn fail(&mut self, port: PortId, reason: DropReason) {
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(Completion::Failed { port, reason });
+        }
+    }
+
+    /// Sends `run`, indices into the queue that share a port.
+    fn send_run(&mut self, run: &[u16]) {
+        let port = self.queue[usize::from(run[0])].port;
+        let Some((fd, is_ipv4)) = self
+            .slots
+            .get(port.0 as usize)
+            .and_then(Option::as_ref)
+            .map(|slot| (slot.socket.as_raw_fd(), slot.is_ipv4))
+        else {
+            run.iter().for_each(|_| self.fail(port, DropReason::PortUnknown));
+            return;
+        };
+        let mut memory = [(std::ptr::null_mut(), 0); CALL_MAX];
+        let mut names = [NO_NAME; CALL_MAX];
+        let mut name_lens = [0; CALL_MAX];
+        let mut count = 0;
+        for &at in run {
+            let packet = self.queue[usize::from(at)];
+            if packet.to.is_ipv4() != is_ipv4 {
+                self.fail(port, DropReason::WrongFamily);
+                continue;
+            }
+            let bytes = &mut self.pool.bytes(packet.buffer)[packet.start..packet.start + packet.len];
+            memory[count] = (bytes.as_mut_ptr(), bytes.len());
+            name_lens[count] = encode_name(packet.to, &mut names[count]);
+            count += 1;
+        }
+        let mut sent = 0;
+        while sent < count {
+            match send_many(fd, &memory[sent..count], &mut names[sent..count], &name_lens[sent..count]) {
+                Ok(0) => break,
+                Ok(more) => sent += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (sent..count).for_each(|_| self.fail(port, DropReason::SendWouldBlock));
+                    return;
+                }
+                Err(error) => {
+                    self.fail(port, error_class(&error));
+                    sent += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Engine for EpollEngine {
+    type Socket = UdpSocket;
+
+    const NAME: &'static str = "epoll";
+
+    fn now(&self) -> Now {
+        clock::now()
+    }
+
+    fn open(&mut self, socket: UdpSocket) -> Result<PortId, OpenError> {
+        let is_ipv4 = socket.local_addr()?.is_ipv4();
+        socket.set_nonblocking(true)?;
+        let port = self.free.pop_front().ok_or(OpenError::Full)?;
+        let registered =
+            self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(port as usize), Interest::READABLE);
+        if let Err(error) = registered {
+            self.free.push_front(port);
+            return Err(error.into());
+        }
+        self.slots[port as usize] = Some(Slot { socket, is_ipv4, is_ready: false, want: WANT_MIN });
+        Ok(PortId(port))
+    }
+
+    fn close(&mut self, port: PortId) -> Option<UdpSocket> {
+        let slot = self.slots.get_mut(port.0 as usize)?.take()?;
+        if slot.is_ready {
+            self.ready.retain(|&ready| ready != port.0);
+        }
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&slot.socket.as_raw_fd())) {
+            tracing::warn!(%error, "a port could not be taken off epoll");
+        }
+        self.free.push_back(port.0);
+        Some(slot.socket)
+    }
+
+    fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
+        debug_assert!(batch.is_empty(), "the last round was not worked off");
+        self.pool.assert_out(self.held + self.queue.len());
+        if self.wait(deadline) {
+            batch.push(Completion::Woken);
+        }
+        batch.completions.append(&mut self.failures);
+        let full = batch.len() + BATCH_MAX;
+        // Each ready port gets one call before any gets its second.
+        while batch.len() < full
+            && let Some(port) = self.ready.pop_front()
+        {
+            if self.read_port(port, full - batch.len(), batch) {
+                self.ready.push_back(port);
+            } else if let Some(slot) = self.slots[port as usize].as_mut() {
+                slot.is_ready = false;
+            }
+            if self.pool.available() == 0 {
+                break;
+            }
+        }
+    }
+
+    fn buffer(&mut self, id: BufferId) -> &mut [u8] {
+        self.pool.bytes(id)
+    }
+
+    fn take_buffer(&mut self) -> Option<BufferId> {
+        let buffer = self.pool.take()?;
+        self.held += 1;
+        Some(buffer)
+    }
+
+    fn send(&mut self, packet: Outgoing) {
+        self.held -= 1;
+        self.queue.push(packet);
+    }
+
+    fn recycle(&mut self, buffer: BufferId) {
+        self.held -= 1;
+        self.pool.give(buffer);
+    }
+
+    fn flush(&mut self) {
+        let mut order = std::mem::take(&mut self.order);
+        order.extend(0..u16::try_from(self.queue.len()).expect("a queue is no longer than the pool"));
+        order.sort_unstable_by_key(|&at| (self.queue[usize::from(at)].port, at));
+        let mut rest = order.as_slice();
+        while let Some(&first) = rest.first() {
+            let port = self.queue[usize::from(first)].port;
+            let len = rest.iter().take(CALL_MAX).take_while(|&&at| self.queue[usize::from(at)].port == port).count();
+            let (run, after) = rest.split_at(len);
+            self.send_run(run);
+            rest = after;
+        }
+        for packet in self.queue.drain(..) {
+            self.pool.give(packet.buffer);
+        }
+        order.clear();
+        self.order = order;
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn reclaim(&mut self) {
+        self.queue.clear();
+        self.order = Vec::with_capacity(BUFFERS);
+        self.pool.reclaim();
+        self.held = 0;
+    }
+}
+
+/// The errors of one packet or one peer, told apart as far as they are counted apart.
+fn error_class(error: &io::Error) -> DropReason {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => DropReason::SendRefused,
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN) => DropReason::SendUnreachable,
+        Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::SendWouldBlock,
+        Some(libc::EMSGSIZE) => DropReason::PacketTooLarge,
+        _ => DropReason::SendFailed,
+    }
+}
+
+/// Room for the address of either family: `sockaddr_in` lies in the first 16 bytes of a `sockaddr_in6`.
+type Name = libc::sockaddr_in6;
+
+const NO_NAME: Name = Name {
+    sin6_family: 0,
+    sin6_port: 0,
+    sin6_flowinfo: 0,
+    sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+    sin6_scope_id: 0,
+};
+
+/// Reads the address that the kernel wrote. `sin_port` and `sin6_port` share their place; `sin_addr` is where
+/// `sin6_flowinfo` is.
+fn decode_name(name: &Name) -> Option<SocketAddr> {
+    let port = u16::from_be(name.sin6_port);
+    match i32::from(name.sin6_family) {
+        libc::AF_INET => Some((IpAddr::V4(Ipv4Addr::from(name.sin6_flowinfo.to_ne_bytes())), port).into()),
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, port, name.sin6_flowinfo, name.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+/// Writes an address for the kernel and returns its length.
+fn encode_name(to: SocketAddr, name: &mut Name) -> libc::socklen_t {
+    name.sin6_port = to.port().to_be();
+    let len = match to {
+        SocketAddr::V4(to) => {
+            name.sin6_family = libc::AF_INET as libc::sa_family_t;
+            name.sin6_flowinfo = u32::from_ne_bytes(to.ip().octets());
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(to) => {
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_flowinfo = to.flowinfo();
+            name.sin6_addr.s6_addr = to.ip().octets();
+            name.sin6_scope_id = to.scope_id();
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    len as libc::socklen_t
+}
+
+/// An empty message header; pads differ between C libraries, so it cannot be written as a literal.
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: `mmsghdr` is plain data of integers and raw pointers, for which all-zero bytes are a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `lens[i]` (length and flags).
+fn receive_many(
+    fd: RawFd,
+    memory: &[*mut u8],
+    names: &mut [Name; CALL_MAX],
+    lens: &mut [(usize, i32); CALL_MAX],
+) -> io::Result<usize> {
+    debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
+    let mut headers = [empty_header(); CALL_MAX];
+    for (at, &start) in memory.iter().enumerate() {
+        pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
+        let header = &mut headers[at].msg_hdr;
+        header.msg_name = (&raw mut names[at]).cast();
+        header.msg_namelen = size_of::<Name>() as libc::socklen_t;
+        header.msg_iov = &raw mut pieces[at];
+        header.msg_iovlen = 1;
+    }
+    // SAFETY: the first `memory.len()` headers point into `names` and `pieces`, which outlive the call, and each piece at
+    // DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which `read_port` took out of the pool: nobody else has it.
+    let got = unsafe {
+        libc::recvmmsg(
+            fd,
+            headers.as_mut_ptr(),
+            memory.len() as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            std::ptr::null_mut(),
+        )
+    };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    for (len, header) in lens.iter_mut().zip(&headers[..got]) {
+        *len = (header.msg_len as usize, header.msg_hdr.msg_flags);
+    }
+    Ok(got)
+}
+
+/// `sendmmsg` without waiting; how many of the packets left.
+fn send_many(
+    fd: RawFd,
+    memory: &[(*mut u8, usize)],
+    names: &mut [Name],
+    name_lens: &[libc::socklen_t],
+) -> io::Result<usize> {
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
+    let mut headers = [empty_header(); CALL_MAX];
+    for (at, &(start, len)) in memory.iter().enumerate() {
+        pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: len };
+        let header = &mut headers[at].msg_hdr;
+        header.msg_name = (&raw mut names[at]).cast();
+        header.msg_namelen = name_lens[at];
+        header.msg_iov = &raw mut pieces[at];
+        header.msg_iovlen = 1;
+    }
+    // SAFETY: the first `memory.len()` headers point into `names` and `pieces`, which outlive the call, and each piece at the
+    // packet's bytes in a pool buffer that stands in the send queue, which the pool does not give out. The kernel only reads.
+    let sent =
+        unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), memory.len() as libc::c_uint, libc::MSG_DONTWAIT as _) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
