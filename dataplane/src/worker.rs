@@ -99,7 +99,26 @@ pub enum Command<S> {
     Stop,
     /// Panic, as a fault in the relay core would.
     #[cfg(test)]
-    Crash,
+    Crash {
+        /// Reported as failed.
+        token: u64,
+    },
+}
+
+impl<S> Command<S> {
+    /// What its answer repeats, if it has one.
+    fn token(&self) -> Option<u64> {
+        match *self {
+            Command::Put { token, .. }
+            | Command::Remove { token, .. }
+            | Command::Keyframe { token, .. }
+            | Command::QueryRelay { token, .. }
+            | Command::QueryWorker { token } => Some(token),
+            #[cfg(test)]
+            Command::Crash { token } => Some(token),
+            Command::Keys { .. } | Command::Send { .. } | Command::Stop => None,
+        }
+    }
 }
 
 /// A relay for [`Command::Put`].
@@ -169,6 +188,11 @@ pub enum Report {
         /// Liveness of its relays.
         flows: Vec<RelayFlow>,
     },
+    /// The worker failed with this command in hand; what of it was done is not known.
+    Failed {
+        /// Of the command.
+        token: u64,
+    },
     /// Something for the event log.
     Event(Event),
     /// A leg may shake hands with this address.
@@ -205,6 +229,8 @@ pub struct Worker<E: Engine> {
     generated: Generated,
     /// Ports of each relay's legs; also the list of relays there are.
     ports: BTreeMap<RelayId, Vec<LegPorts>>,
+    /// Token of the command that is being worked off.
+    in_hand: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +260,7 @@ impl<E: Engine> Worker<E> {
             batch: Batch::new(),
             generated: Generated::new(),
             ports: BTreeMap::new(),
+            in_hand: None,
         }
     }
 
@@ -286,6 +313,7 @@ impl<E: Engine> Worker<E> {
     fn read_mail(&mut self, now: Now) -> bool {
         for _ in 0..COMMANDS_PER_ROUND {
             let Some(command) = self.inbox.receive() else { break };
+            self.in_hand = command.token();
             let relays = self.relays.as_mut().expect("relays are out only during recovery");
             let mut out = Free { engine: &mut self.engine, post: &mut self.post };
             match command {
@@ -324,8 +352,9 @@ impl<E: Engine> Worker<E> {
                 }
                 Command::Stop => return false,
                 #[cfg(test)]
-                Command::Crash => panic!("a test wants this worker to fail"),
+                Command::Crash { .. } => panic!("a test wants this worker to fail"),
             }
+            self.in_hand = None;
         }
         true
     }
@@ -410,6 +439,9 @@ impl<E: Engine> Worker<E> {
             close(&mut self.engine, leg);
         }
         self.post.post(Report::Event(Event::WorkerLost { worker: self.config.worker, relays: lost }));
+        if let Some(token) = self.in_hand.take() {
+            self.post.post(Report::Failed { token });
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod epoll;
 pub mod pool;
+pub mod signals;
 pub mod sim;
 
 #[cfg(test)]

@@ -1,0 +1,450 @@
+//! Requests of control, from the message to the answer.
+//!
+//! A worker's part of a request is asked for by mailbox and remembered under a token. While a relay has one in flight, further
+//! requests that change it wait their turn, so that their order is kept.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use gangway_shared::{
+    ids::{EventSeq, Generation, LegId, RelayId},
+    rcp::{
+        ActAction, ControlMessage, DataplaneMessage, ErrorCode, Event, Hello, NodeStats, PROTOCOL, RelayError,
+        RelayProgram, Reply, Request, WorkerStats,
+    },
+    time::Time,
+};
+
+use super::{
+    Manager,
+    programs::{Fresh, Record, prepare},
+};
+use crate::{
+    dtls::LegKey,
+    registry::{Digest, PutDecision},
+    relay::LegHandle,
+    wire::DropReason,
+    worker::{Command, Put, Report},
+};
+
+/// Requests whose workers have not answered yet.
+const PENDING_MAX: usize = 2048;
+
+/// Requests that wait for another one of the same relay.
+const WAITING_MAX: usize = 8;
+
+/// Whom to answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    connection: usize,
+    id: u64,
+}
+
+/// A request in the hands of a worker.
+pub(super) enum Pending {
+    Put {
+        asker: Asker,
+        relay: RelayId,
+        generation: Generation,
+        digest: Digest,
+        worker: u16,
+        fresh: Fresh,
+    },
+    /// Without asker: an orphan.
+    Remove {
+        asker: Option<Asker>,
+        relay: RelayId,
+    },
+    Keyframe {
+        relay: RelayId,
+        action_id: u64,
+    },
+    Relay {
+        asker: Asker,
+    },
+    Gather(Gather),
+}
+
+/// A question to all workers.
+pub(super) struct Gather {
+    purpose: Purpose,
+    missing: usize,
+    workers: Vec<WorkerStats>,
+}
+
+#[derive(Clone, Copy)]
+enum Purpose {
+    List { asker: Asker, after: Option<RelayId>, limit: u16 },
+    Node { asker: Asker },
+    Leases,
+}
+
+/// Relays with a change in flight, and the requests that wait for it.
+#[derive(Default)]
+pub(super) struct Busy {
+    waiting: BTreeMap<RelayId, VecDeque<(Asker, Request)>>,
+}
+
+impl Busy {
+    pub(super) fn is_busy(&self, relay: RelayId) -> bool {
+        self.waiting.contains_key(&relay)
+    }
+}
+
+impl Manager {
+    pub(super) fn handle_message(&mut self, now: Time, at: usize, message: ControlMessage) {
+        match message {
+            ControlMessage::Hello(hello) => self.handle_hello(now, at, &hello),
+            ControlMessage::Request { id, request } => {
+                let asker = Asker { connection: at, id };
+                if self.living == Some(at) {
+                    self.handle_request(now, asker, request);
+                } else {
+                    self.refuse(asker, RelayError::new(ErrorCode::Invalid, "type", "say hello first"));
+                }
+            }
+        }
+    }
+
+    /// The newest control of the highest epoch is obeyed; the one before it is closed first.
+    fn handle_hello(&mut self, now: Time, at: usize, hello: &Hello) {
+        let asker = Asker { connection: at, id: 0 };
+        let accepted = if hello.protocol == PROTOCOL {
+            self.registry.control_came(hello.epoch)
+        } else {
+            let reason = format!("protocol {} is not spoken, {PROTOCOL} is", hello.protocol);
+            Err(RelayError::new(ErrorCode::Unsupported, "protocol", reason))
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(connection = at, %error, "a control was refused");
+            self.refuse(asker, error);
+            if let Some(mut connection) = self.connections.remove(&at) {
+                let _ = connection.flush();
+                self.close_connection(now, at, connection);
+            }
+            return;
+        }
+        if let Some(former) = self.living.take_if(|former| *former != at)
+            && let Some(connection) = self.connections.remove(&former)
+        {
+            tracing::info!(connection = former, "the former control's connection is closed");
+            self.close_connection(now, former, connection);
+        }
+        let newest = self.log.newest();
+        let seen = match &hello.resume_from {
+            Some((instance, seq)) if *instance == self.instance => *seq,
+            // Events of another run are gone: from the future, so that a gap is announced.
+            Some(_) => EventSeq(u64::MAX),
+            None => newest,
+        };
+        if let Some(connection) = self.connections.get_mut(&at) {
+            connection.greeted = true;
+            connection.seen = seen;
+        }
+        self.living = Some(at);
+        tracing::info!(connection = at, epoch = hello.epoch, instance = %hello.instance, "a control is here");
+    }
+
+    fn handle_request(&mut self, now: Time, asker: Asker, request: Request) {
+        if self.pending.len() >= PENDING_MAX {
+            let reason = format!("{PENDING_MAX} requests are in flight");
+            return self.refuse(asker, RelayError::new(ErrorCode::Full, "", reason));
+        }
+        if let Request::Put { relay, .. } | Request::Delete { relay } = &request
+            && let Some(waiting) = self.busy.waiting.get_mut(relay)
+        {
+            if waiting.len() < WAITING_MAX {
+                waiting.push_back((asker, request));
+                return;
+            }
+            let reason = format!("{WAITING_MAX} requests wait for this relay");
+            return self.refuse(asker, RelayError::new(ErrorCode::Full, "relay", reason));
+        }
+        match request {
+            Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
+            Request::Delete { relay } if self.relays.contains_key(&relay) => self.remove(relay, Some(asker)),
+            Request::Delete { .. } => self.answer(asker, Reply::Delete),
+            Request::List { after, limit } => self.gather(Purpose::List { asker, after, limit }),
+            Request::Query { relay: Some(relay) } => match self.relays.get(&relay) {
+                Some(record) => {
+                    let worker = record.worker;
+                    let token = self.remember(Pending::Relay { asker });
+                    self.workers[usize::from(worker)].send(Command::QueryRelay { token, relay });
+                }
+                None => self.refuse(asker, not_found(relay)),
+            },
+            Request::Query { relay: None } => self.gather(Purpose::Node { asker }),
+            Request::Act { relay, action_id, action } => self.act(asker, relay, action_id, &action),
+            Request::Drain => {
+                self.registry.drain();
+                self.answer(asker, Reply::Drain);
+            }
+            Request::Ping => self.answer(asker, Reply::Ping),
+        }
+    }
+
+    fn put(&mut self, now: Time, asker: Asker, relay: RelayId, generation: Generation, program: RelayProgram) {
+        let (digest, owner) = match self.registry.decide_put(relay, generation, &program) {
+            PutDecision::Repeat => return self.answer_put(asker, relay),
+            PutDecision::Refuse(error) => return self.refuse(asker, error),
+            PutDecision::Apply { digest, worker } => (digest, worker),
+        };
+        let worker = owner.unwrap_or_else(|| self.least_loaded());
+        let before = self.relays.get(&relay);
+        let prepared = match prepare(now, &mut self.ports, worker, before, &program) {
+            Ok(prepared) => prepared,
+            Err(error) => return self.refuse(asker, error),
+        };
+        let put = Put { relay, generation, program, legs: prepared.sources };
+        let fresh = prepared.fresh;
+        let token = self.remember(Pending::Put { asker, relay, generation, digest, worker, fresh });
+        self.busy.waiting.insert(relay, VecDeque::new());
+        self.workers[usize::from(worker)].send(Command::Put { token, put });
+    }
+
+    fn least_loaded(&self) -> u16 {
+        let mut load = self.registry.load(self.workers.len());
+        for pending in self.pending.values() {
+            if let Pending::Put { relay, worker, .. } = pending
+                && !self.relays.contains_key(relay)
+            {
+                load[usize::from(*worker)] += 1;
+            }
+        }
+        let least = load.iter().enumerate().min_by_key(|&(_, load)| load).map_or(0, |(worker, _)| worker);
+        u16::try_from(least).expect("at most 64 workers")
+    }
+
+    /// Ends a relay that is in force and not busy.
+    pub(super) fn remove(&mut self, relay: RelayId, asker: Option<Asker>) {
+        let Some(record) = self.relays.get(&relay) else { return };
+        let worker = record.worker;
+        let token = self.remember(Pending::Remove { asker, relay });
+        self.busy.waiting.insert(relay, VecDeque::new());
+        self.workers[usize::from(worker)].send(Command::Remove { token, relay });
+    }
+
+    fn act(&mut self, asker: Asker, relay: RelayId, action_id: u64, action: &ActAction) {
+        let Some(record) = self.relays.get_mut(&relay) else { return self.refuse(asker, not_found(relay)) };
+        let leg = match action {
+            ActAction::Keyframe { leg } => *leg,
+            ActAction::Dtmf { .. } => {
+                let reason = "telephone events are not sent by this dataplane yet";
+                return self.refuse(asker, RelayError::new(ErrorCode::Unsupported, "action.act", reason));
+            }
+        };
+        if record.handles.iter().all(|(id, _)| *id != leg) {
+            let error = RelayError::new(ErrorCode::NotFound, "action.leg", format!("the relay has no leg {leg}"));
+            return self.refuse(asker, error);
+        }
+        let is_new = record.note_action(action_id);
+        let worker = record.worker;
+        if is_new {
+            let token = self.remember(Pending::Keyframe { relay, action_id });
+            self.workers[usize::from(worker)].send(Command::Keyframe { token, relay, leg });
+        }
+        self.answer(asker, Reply::Act);
+    }
+
+    pub(super) fn gather_for_leases(&mut self) {
+        let is_asked = |pending: &Pending| matches!(pending, Pending::Gather(Gather { purpose: Purpose::Leases, .. }));
+        if !self.pending.values().any(is_asked) {
+            self.gather(Purpose::Leases);
+        }
+    }
+
+    fn gather(&mut self, purpose: Purpose) {
+        let gather = Gather { purpose, missing: self.workers.len(), workers: Vec::new() };
+        let token = self.remember(Pending::Gather(gather));
+        for worker in &mut self.workers {
+            worker.send(Command::QueryWorker { token });
+        }
+    }
+
+    fn remember(&mut self, pending: Pending) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.insert(token, pending);
+        token
+    }
+
+    /// A worker answered.
+    pub(super) fn handle_answer(&mut self, now: Time, worker: u16, report: Report) {
+        match report {
+            Report::Put { token, result } => {
+                let Some(Pending::Put { asker, relay, generation, digest, fresh, .. }) = self.pending.remove(&token)
+                else {
+                    return;
+                };
+                match result {
+                    Ok(installed) => {
+                        let before = self.relays.remove(&relay);
+                        if let Some(before) = &before {
+                            self.forget_legs(worker, &before.handles, &installed.legs);
+                        }
+                        for &(id, leg) in &installed.legs {
+                            self.legs.insert(LegKey { worker, leg }, (relay, id));
+                        }
+                        let record =
+                            Record::commit(now, &mut self.ports, before, fresh, worker, generation, installed.legs);
+                        self.relays.insert(relay, record);
+                        self.registry.commit(now, relay, generation, digest, worker);
+                        self.answer_put(asker, relay);
+                    }
+                    Err(error) => {
+                        fresh.discard(now, &mut self.ports);
+                        self.refuse(asker, error);
+                    }
+                }
+                self.go_on(now, relay);
+            }
+            Report::Removed { token } => {
+                let Some(Pending::Remove { asker, relay }) = self.pending.remove(&token) else { return };
+                self.forget(now, relay);
+                if let Some(asker) = asker {
+                    self.answer(asker, Reply::Delete);
+                }
+                self.go_on(now, relay);
+            }
+            Report::Keyframe { token, asked } => {
+                let Some(Pending::Keyframe { relay, action_id }) = self.pending.remove(&token) else { return };
+                let reason = "the leg's peer cannot be asked now";
+                let error = (!asked).then(|| RelayError::new(ErrorCode::NotFound, "action.leg", reason));
+                self.log.push(Event::ActDone { relay, action_id, error });
+            }
+            Report::Relay { token, stats } => {
+                let Some(Pending::Relay { asker }) = self.pending.remove(&token) else { return };
+                match stats {
+                    Some(stats) => self.answer(asker, Reply::QueryRelay(*stats)),
+                    None => {
+                        let error = RelayError::new(ErrorCode::NotFound, "relay", "the relay has just gone");
+                        self.refuse(asker, error);
+                    }
+                }
+            }
+            Report::Worker { token, stats, flows } => {
+                for flow in flows {
+                    self.registry.note_flow(now, flow.relay, flow.forwarded);
+                }
+                self.gathered(now, token, Some(*stats));
+            }
+            Report::Failed { token } => self.fail(now, worker, token),
+            Report::Event(_) | Report::DtlsPath { .. } | Report::Dtls { .. } => unreachable!("no answers to requests"),
+        }
+    }
+
+    /// One worker answered a question to all, or never will.
+    fn gathered(&mut self, now: Time, token: u64, stats: Option<WorkerStats>) {
+        let Some(Pending::Gather(gather)) = self.pending.get_mut(&token) else { return };
+        gather.workers.extend(stats);
+        gather.missing -= 1;
+        if gather.missing > 0 {
+            return;
+        }
+        let Some(Pending::Gather(Gather { purpose, mut workers, .. })) = self.pending.remove(&token) else { return };
+        workers.sort_by_key(|stats| stats.worker);
+        match purpose {
+            Purpose::Leases => {}
+            Purpose::List { asker, after, limit } => {
+                let (relays, more) = self.registry.list(after, limit);
+                self.answer(asker, Reply::List { relays, more });
+            }
+            Purpose::Node { asker } => {
+                let ports = self.ports.counts(now);
+                let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
+                let stats = NodeStats {
+                    workers,
+                    relays: self.registry.len() as u64,
+                    media_ports_used: ports.used,
+                    media_ports_quarantined: ports.quarantined,
+                    media_ports_total: ports.total,
+                    dtls_handshakes: self.handshakes.in_progress(),
+                    drops: BTreeMap::from([filtered]),
+                    draining: self.registry.is_draining(),
+                };
+                self.answer(asker, Reply::QueryNode(stats));
+            }
+        }
+    }
+
+    /// Requests that waited for a relay have their turn.
+    fn go_on(&mut self, now: Time, relay: RelayId) {
+        let mut waiting = self.busy.waiting.remove(&relay).unwrap_or_default();
+        while let Some((asker, request)) = waiting.pop_front() {
+            if self.busy.is_busy(relay) {
+                self.busy.waiting.entry(relay).or_default().push_back((asker, request));
+            } else {
+                self.handle_request(now, asker, request);
+            }
+        }
+    }
+
+    /// The worker failed with this request in hand.
+    fn fail(&mut self, now: Time, worker: u16, token: u64) {
+        let error = RelayError::new(ErrorCode::Internal, "", format!("worker {worker} failed and was started again"));
+        match self.pending.remove(&token) {
+            Some(Pending::Put { asker, relay, fresh, .. }) => {
+                fresh.discard(now, &mut self.ports);
+                self.refuse(asker, error);
+                self.go_on(now, relay);
+            }
+            Some(Pending::Remove { asker, relay }) => {
+                if let Some(asker) = asker {
+                    self.refuse(asker, error);
+                }
+                self.go_on(now, relay);
+            }
+            Some(Pending::Keyframe { relay, action_id }) => {
+                self.log.push(Event::ActDone { relay, action_id, error: Some(error) });
+            }
+            Some(Pending::Relay { asker }) => self.refuse(asker, error),
+            Some(gather @ Pending::Gather(_)) => {
+                self.pending.insert(token, gather);
+                self.gathered(now, token, None);
+            }
+            None => {}
+        }
+    }
+
+    /// The relay is gone: everything that was its goes back.
+    pub(super) fn forget(&mut self, now: Time, relay: RelayId) {
+        self.registry.forget(now, relay);
+        let Some(record) = self.relays.remove(&relay) else { return };
+        self.forget_legs(record.worker, &record.handles, &[]);
+        record.release(now, &mut self.ports);
+    }
+
+    /// Legs that are gone: nobody asks whose they were, and their sessions go.
+    fn forget_legs(&mut self, worker: u16, handles: &[(LegId, LegHandle)], kept: &[(LegId, LegHandle)]) {
+        for &(_, leg) in handles.iter().filter(|&&(_, leg)| kept.iter().all(|&(_, other)| other != leg)) {
+            let key = LegKey { worker, leg };
+            self.legs.remove(&key);
+            self.handshakes.remove(key);
+        }
+    }
+
+    fn answer_put(&mut self, asker: Asker, relay: RelayId) {
+        let Some(record) = self.relays.get(&relay) else { return self.refuse(asker, not_found(relay)) };
+        let candidates = &self.workers[usize::from(record.worker)].webrtc;
+        let reply = record.reply(relay, candidates, self.certificate.fingerprint());
+        self.answer(asker, Reply::Put(reply));
+    }
+
+    fn answer(&mut self, asker: Asker, reply: Reply) {
+        self.push(asker, &DataplaneMessage::Ok { id: asker.id, reply });
+    }
+
+    fn refuse(&mut self, asker: Asker, error: RelayError) {
+        self.push(asker, &DataplaneMessage::Error { id: asker.id, error });
+    }
+
+    /// A connection that went in between gets nothing.
+    fn push(&mut self, asker: Asker, message: &DataplaneMessage) {
+        if let Some(connection) = self.connections.get_mut(&asker.connection) {
+            connection.push(message);
+        }
+    }
+}
+
+fn not_found(relay: RelayId) -> RelayError {
+    RelayError::new(ErrorCode::NotFound, "relay", format!("there is no relay {relay}"))
+}
