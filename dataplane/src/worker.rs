@@ -339,7 +339,7 @@ impl<E: Engine> Worker<E> {
                     });
                 }
                 Command::Keyframe { token, relay, leg } => {
-                    let asked = relays.request_keyframe(now, relay, leg, &mut out);
+                    let asked = relays.request_keyframe(relay, leg, &mut out);
                     self.post.post(Report::Keyframe { token, asked });
                 }
                 Command::QueryRelay { token, relay } => {
@@ -577,3 +577,6 @@ fn take_buffer<E: Engine>(engine: &mut E) -> Option<BufferId> {
         engine.take_buffer()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+use std::{sync::Arc, time::Duration};
+
+use gangway_shared::rcp::{Codec, Leg, LegKind, Media, Payload, PayloadMap, Process, Route, RtpLeg, RtpRemote};
+
+use super::*;
+use crate::{
+    engine::{
+        Wake,
+        sim::{Conditions, Network, SimEngine, SimSocket},
+    },
+    mailbox::mailbox,
+    relay::{RelayLimits, RelayTimers},
+};
+
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+/// A worker on a virtual network with its mailboxes.
+struct Bench {
+    network: Network,
+    worker: Worker<SimEngine>,
+    commands: Sender<Command<SimSocket>>,
+    reports: Receiver<Report>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let network = Network::new(7, Conditions::CLEAN);
+        let engine = SimEngine::new(network.clone());
+        let (commands, inbox) = mailbox(INBOX_MAX, engine.waker());
+        let (outbox, reports) = mailbox(OUTBOX_MAX, Arc::new(NoWake));
+        let arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 16 }).unwrap();
+        let config = RelayConfig { worker: 0, timers: RelayTimers::default(), mux_ports: Vec::new(), seed: 1 };
+        Bench { worker: Worker::new(engine, arena, config, inbox, outbox), network, commands, reports }
+    }
+
+    fn socket(&self, address: &str) -> SimSocket {
+        self.network.bind(address.parse().unwrap()).unwrap()
+    }
+
+    /// The worker's answer to a command.
+    fn ask(&mut self, command: Command<SimSocket>) -> Report {
+        self.commands.send(command).unwrap();
+        assert!(self.worker.turn());
+        self.reports.receive().expect("the worker answers")
+    }
+
+    fn put(&mut self, generation: u32, legs: Vec<(LegId, LegSource<SimSocket>)>) -> Result<Installed, RelayError> {
+        let put = Put { relay: relay(), generation: Generation(generation), program: echo(), legs };
+        match self.ask(Command::Put { token: 9, put }) {
+            Report::Put { token: 9, result } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put_new(&mut self) {
+        let (rtp, rtcp) = (self.socket("192.0.2.1:1000"), self.socket("192.0.2.1:1001"));
+        self.put(1, vec![(LegId(0), LegSource::Open { rtp, rtcp })]).unwrap();
+    }
+
+    /// Whether the peer hears its own packet again.
+    fn echoes(&mut self, peer: &SimSocket, sequence: u16) -> bool {
+        let sequence = sequence.to_be_bytes();
+        let packet = [&[0x80, 0, sequence[0], sequence[1], 0, 0, 0, 0, 0, 0, 0, 9][..], &[0xff; 160]].concat();
+        peer.send_to(&packet, "192.0.2.1:1000".parse().unwrap());
+        for _ in 0..4 {
+            let next = self.network.now().mono + Duration::from_millis(2);
+            self.network.advance_to(next);
+            self.commands.send(Command::QueryWorker { token: 0 }).unwrap();
+            self.worker.turn();
+            while self.reports.receive().is_some() {}
+        }
+        std::iter::from_fn(|| peer.receive())
+            .any(|(_, heard)| heard.len() == packet.len() && heard[12..] == packet[12..])
+    }
+}
+
+fn relay() -> RelayId {
+    RelayId::new(1, 1, 1)
+}
+
+fn echo() -> RelayProgram {
+    let remote =
+        RtpRemote { rtp: "192.0.2.9:4000".parse().unwrap(), rtcp: "192.0.2.9:4001".parse().unwrap(), rtcp_mux: false };
+    let leg = RtpLeg { media: Media::Audio, local_ip: None, remote: Some(remote) };
+    let pcmu = Payload { pt: 0, codec: Codec::Pcmu, clock: 8000, channels: None, fmtp: None };
+    RelayProgram {
+        label: "test".into(),
+        cname: "test".into(),
+        legs: vec![Leg { id: LegId(0), media_timeout_ms: None, kind: LegKind::Rtp(leg) }],
+        routes: vec![Route {
+            from: LegId(0),
+            to: LegId(0),
+            media: Media::Audio,
+            payloads: vec![PayloadMap { from: pcmu.clone(), to: pcmu }],
+            process: Process::Pass,
+            ssrc: 77,
+            paused: false,
+        }],
+    }
+}
+
+#[test]
+fn a_relay_is_put_echoes_and_is_removed_with_its_ports() {
+    let mut bench = Bench::new();
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    assert!(bench.echoes(&peer, 1));
+    let Report::Relay { stats: Some(stats), .. } = bench.ask(Command::QueryRelay { token: 1, relay: relay() }) else {
+        panic!("no statistics")
+    };
+    assert_eq!(stats.legs[0].received.packets, 1);
+    bench.commands.send(Command::Remove { token: 2, relay: relay() }).unwrap();
+    bench.worker.turn();
+    let reports: Vec<Report> = std::iter::from_fn(|| bench.reports.receive()).collect();
+    assert!(reports.iter().any(|report| matches!(report, Report::Removed { token: 2 })), "{reports:?}");
+    assert!(reports.iter().any(|report| matches!(report, Report::Event(Event::LegStats { .. }))), "{reports:?}");
+    bench.socket("192.0.2.1:1000");
+    assert!(!bench.echoes(&peer, 2));
+}
+
+#[test]
+fn an_update_keeps_the_pair_and_a_refused_one_closes_what_it_opened() {
+    let mut bench = Bench::new();
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    bench.put(2, vec![(LegId(0), LegSource::Kept)]).unwrap();
+    assert!(bench.echoes(&peer, 1));
+    let error = bench.put(3, vec![(LegId(5), LegSource::Kept)]).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Internal);
+    assert!(bench.echoes(&peer, 2), "the relay is as it was");
+}
+
+#[test]
+fn a_panic_costs_no_relay() {
+    let mut bench = Bench::new();
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    assert!(bench.echoes(&peer, 1));
+    bench.commands.send(Command::Crash { token: 5 }).unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| bench.worker.turn()));
+    assert!(panicked.is_err());
+    bench.worker.recover();
+    let reports: Vec<Report> = std::iter::from_fn(|| bench.reports.receive()).collect();
+    let lost = reports.iter().find_map(|report| match report {
+        Report::Event(Event::WorkerLost { worker: 0, relays }) => Some(relays),
+        _ => None,
+    });
+    assert_eq!(lost, Some(&Vec::new()));
+    assert!(reports.iter().any(|report| matches!(report, Report::Failed { token: 5 })), "{reports:?}");
+    assert!(bench.echoes(&peer, 2), "the relay came back out of the arena");
+}
+
+#[test]
+fn a_stopped_worker_ends() {
+    let mut bench = Bench::new();
+    bench.commands.send(Command::Stop).unwrap();
+    assert!(!bench.worker.turn());
+}
+
+#[test]
+fn reports_wait_while_the_managers_mailbox_is_full_and_keep_their_order() {
+    let mut bench = Bench::new();
+    let (outbox, reports) = mailbox(1, Arc::new(NoWake));
+    bench.worker.post.outbox = outbox;
+    for token in 1..=3 {
+        bench.commands.send(Command::QueryWorker { token }).unwrap();
+    }
+    bench.worker.turn();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        match reports.receive() {
+            Some(Report::Worker { token, .. }) => seen.push(token),
+            other => panic!("{other:?}"),
+        }
+        bench.worker.turn();
+    }
+    assert_eq!(seen, [1, 2, 3]);
+}
