@@ -294,3 +294,180 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use gangway_shared::{
+        ids::LegId,
+        rcp::{Codec, GeneratorLeg, Leg, Media, Payload, PayloadMap, Route, RtpLeg},
+    };
+
+    use super::*;
+
+    const CONFIG: RegistryConfig =
+        RegistryConfig { relays_max: 3, orphan_grace: Duration::from_secs(300), linger: Some(Duration::from_secs(60)) };
+
+    fn id(number: u64) -> RelayId {
+        RelayId::new(1, 1, number)
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1000)
+    }
+
+    fn payload(pt: u8, codec: Codec, clock: u32) -> Payload {
+        Payload { pt, codec, clock, channels: None, fmtp: None }
+    }
+
+    fn program(label: &str) -> RelayProgram {
+        let pcmu = payload(0, Codec::Pcmu, 8000);
+        let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote: None });
+        let route = Route {
+            from: LegId(0),
+            to: LegId(0),
+            media: Media::Audio,
+            payloads: vec![PayloadMap { from: pcmu.clone(), to: pcmu }],
+            process: Process::Pass,
+            ssrc: 1,
+            paused: false,
+        };
+        RelayProgram {
+            label: label.into(),
+            cname: "c".into(),
+            legs: vec![Leg { id: LegId(0), media_timeout_ms: None, kind }],
+            routes: vec![route],
+        }
+    }
+
+    fn put(registry: &mut Registry, now: Time, number: u64, generation: u32, label: &str) -> PutDecision {
+        let decision = registry.decide_put(id(number), Generation(generation), &program(label));
+        if let PutDecision::Apply { digest, worker } = decision {
+            registry.commit(now, id(number), Generation(generation), digest, worker.unwrap_or(2));
+        }
+        decision
+    }
+
+    fn code(decision: &PutDecision) -> ErrorCode {
+        let PutDecision::Refuse(error) = decision else { panic!("not refused: {decision:?}") };
+        error.code
+    }
+
+    #[test]
+    fn a_put_is_applied_once_repeated_for_free_and_refused_when_it_is_old() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        assert!(matches!(put(&mut registry, at(0), 1, 3, "a"), PutDecision::Apply { worker: None, .. }));
+        assert_eq!(put(&mut registry, at(0), 1, 3, "a"), PutDecision::Repeat);
+        assert_eq!(code(&put(&mut registry, at(0), 1, 3, "other")), ErrorCode::Stale);
+        assert_eq!(code(&put(&mut registry, at(0), 1, 2, "a")), ErrorCode::Stale);
+        assert!(matches!(put(&mut registry, at(0), 1, 4, "b"), PutDecision::Apply { worker: Some(2), .. }));
+        assert_eq!(registry.load(4), [0, 0, 1, 0]);
+        assert_eq!((registry.forget(at(0), id(1)), registry.forget(at(0), id(1))), (Some(2), None));
+    }
+
+    #[test]
+    fn full_and_draining_refuse_new_relays_and_not_old_ones() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        for number in 1..=3 {
+            put(&mut registry, at(0), number, 1, "a");
+        }
+        assert_eq!(code(&put(&mut registry, at(0), 4, 1, "a")), ErrorCode::Full);
+        registry.forget(at(0), id(3));
+        registry.drain();
+        assert_eq!(code(&put(&mut registry, at(0), 4, 1, "a")), ErrorCode::Draining);
+        assert!(matches!(put(&mut registry, at(0), 1, 2, "b"), PutDecision::Apply { .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_by_field() {
+        let registry = Registry::new(CONFIG, at(0));
+        let refused = |change: &dyn Fn(&mut RelayProgram)| {
+            let mut program = program("a");
+            change(&mut program);
+            let decision = registry.decide_put(id(1), Generation(1), &program);
+            let PutDecision::Refuse(error) = decision else { panic!("not refused") };
+            (error.code, error.field)
+        };
+        let generator = GeneratorLeg { payload: payload(0, Codec::Pcmu, 8000), start_after_ms: 0, picture: None };
+        let unsupported = refused(&|program| program.legs[0].kind = LegKind::Generator(generator.clone()));
+        assert_eq!(unsupported, (ErrorCode::Unsupported, "program.legs[0].kind".to_owned()));
+        let unsupported = refused(&|program| program.routes[0].process = Process::Transcode);
+        assert_eq!(unsupported, (ErrorCode::Unsupported, "program.routes[0].process".to_owned()));
+        let payloads = (ErrorCode::Invalid, "program.routes[0].payloads[0]".to_owned());
+        let to_opus = |program: &mut RelayProgram| program.routes[0].payloads[0].to = payload(96, Codec::Opus, 48_000);
+        assert_eq!(refused(&to_opus), payloads);
+        let unmapped = |program: &mut RelayProgram| program.routes[0].payloads[0].to.codec = Codec::Pcma;
+        assert_eq!(refused(&unmapped), payloads, "PCMU to PCMA needs process g711");
+        assert_eq!(refused(&|program| program.legs.clear()).0, ErrorCode::Invalid);
+    }
+
+    #[test]
+    fn the_digest_depends_on_everything_and_never_changes() {
+        assert_eq!(Digest::of(&program("a")), Digest::of(&program("a")));
+        assert_ne!(Digest::of(&program("a")), Digest::of(&program("b")));
+        let mut paused = program("a");
+        paused.routes[0].paused = true;
+        assert_ne!(Digest::of(&program("a")), Digest::of(&paused));
+        assert_eq!(Digest(0xab).to_string(), "00000000000000ab");
+    }
+
+    #[test]
+    fn a_list_is_paged_in_id_order() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        for number in [3, 1, 2] {
+            put(&mut registry, at(0), number, 1, "a");
+        }
+        registry.note_flow(at(1), id(2), 17);
+        let (first, more) = registry.list(None, 2);
+        let ids: Vec<_> = first.iter().map(|entry| (entry.relay, entry.forwarded)).collect();
+        assert_eq!((ids, more), (vec![(id(1), 0), (id(2), 17)], true));
+        let (rest, more) = registry.list(Some(id(2)), 2);
+        assert_eq!((rest.len(), rest[0].relay, more), (1, id(3), false));
+        assert_eq!(registry.list(None, 0).0.len(), 1, "an empty page would never end");
+    }
+
+    #[test]
+    fn a_lower_epoch_is_refused_and_the_same_may_come_back() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        registry.control_came(5).unwrap();
+        registry.control_came(5).unwrap();
+        assert_eq!(registry.control_came(4).unwrap_err().code, ErrorCode::OldEpoch);
+        assert_eq!(registry.epoch(), 5);
+    }
+
+    #[test]
+    fn orphans_live_while_media_flows_and_no_longer_than_their_grace() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        registry.control_came(1).unwrap();
+        put(&mut registry, at(0), 1, 1, "talking");
+        put(&mut registry, at(0), 2, 1, "silent");
+        assert_eq!(registry.orphans(at(10_000)), [], "what is owned needs no lease");
+        registry.control_left(at(10_000));
+        registry.note_flow(at(10_025), id(1), 1);
+        registry.note_flow(at(10_025), id(2), 0);
+        assert_eq!(registry.orphans(at(10_029)), []);
+        assert_eq!(registry.orphans(at(10_031)), [id(2)]);
+        for second in 0..300 {
+            registry.note_flow(at(10_000 + second), id(1), second + 2);
+        }
+        assert_eq!(registry.orphans(at(10_299)), [id(2)]);
+        assert_eq!(registry.orphans(at(10_300)), [id(1), id(2)]);
+        registry.control_came(2).unwrap();
+        assert_eq!(registry.orphans(at(20_000)), []);
+    }
+
+    #[test]
+    fn a_dataplane_that_nobody_needs_may_leave_after_it_lingered() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        assert!(!registry.may_leave(at(59)) && registry.may_leave(at(60)), "control may never have come");
+        registry.control_came(1).unwrap();
+        assert!(!registry.may_leave(at(1000)));
+        put(&mut registry, at(1000), 1, 1, "a");
+        registry.control_left(at(1000));
+        assert!(!registry.may_leave(at(2000)), "a call is going on");
+        registry.forget(at(2000), id(1));
+        assert!(!registry.may_leave(at(2059)) && registry.may_leave(at(2060)));
+        let mut registry = Registry::new(RegistryConfig { linger: None, ..CONFIG }, at(0));
+        registry.drain();
+        assert!(!registry.may_leave(at(1_000_000)));
+    }
+}

@@ -41,7 +41,7 @@ impl Reception {
             None => self.restart(sequence),
             Some(highest) => {
                 let step = sequence.wrapping_sub(highest as u16).cast_signed();
-                if step > MAX_DROPOUT || step < -MAX_MISORDER {
+                if !(-MAX_MISORDER..=MAX_DROPOUT).contains(&step) {
                     self.expected_before = self.expected();
                     self.restart(sequence);
                 } else if step > 0 {

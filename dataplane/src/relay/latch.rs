@@ -149,7 +149,6 @@ impl Latch {
     }
 
     /// Where packets to the peer go: the latched source, before one is latched where signalling says.
-
     pub(super) fn target(&self) -> Addr {
         if self.latched.port != 0 { self.latched } else { self.declared }
     }

@@ -30,7 +30,6 @@ pub(super) struct Ports(Vec<PortUse>);
 
 impl Ports {
     /// What the port is used for.
-
     pub(super) fn find(&self, port: PortId) -> PortUse {
         self.0.get(port.0 as usize).copied().unwrap_or_default()
     }
@@ -62,7 +61,6 @@ pub(super) struct Ufrags(BTreeMap<Box<[u8]>, u32>);
 
 impl Ufrags {
     /// The leg of one of our ufrags.
-
     pub(super) fn find(&self, ufrag: &[u8]) -> Option<u32> {
         self.0.get(ufrag).copied()
     }
@@ -100,7 +98,6 @@ pub(super) struct Paths {
 
 impl Paths {
     /// Room for `capacity` addresses.
-
     pub(super) fn new(capacity: usize, seed: u64) -> Self {
         let free = Slot { key: (0, Addr::NONE), leg: 0 };
         Paths { slots: vec![free; (capacity.max(1) * 2).next_power_of_two()], len: 0, seed }
@@ -123,7 +120,6 @@ impl Paths {
     }
 
     /// The leg that owns an address.
-
     pub(super) fn find(&self, port: PortId, from: Addr) -> Option<u32> {
         self.slots[self.locate((port.0, from))].leg.checked_sub(1)
     }
@@ -168,20 +164,12 @@ impl Paths {
     }
 
     /// Addresses in the table.
-
     pub(super) fn len(&self) -> usize {
         self.len
-    }
-
-    /// True when there is none.
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
     }
 }
 
 /// SplitMix64's finaliser: every bit of the input reaches every bit of the output.
-
 pub(super) fn mix(word: u64) -> u64 {
     let mut mixed = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

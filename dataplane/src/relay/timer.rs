@@ -15,13 +15,11 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     /// For slots `0..slots`.
-
     pub(super) fn new(slots: u32) -> Self {
         Deadlines { heap: Vec::with_capacity(slots as usize), places: vec![ABSENT; slots as usize] }
     }
 
     /// The soonest deadline.
-
     pub(super) fn next(&self) -> Option<Time> {
         self.heap.first().map(|(at, _)| *at)
     }

@@ -1,0 +1,87 @@
+//! Nothing is allocated for a packet that is forwarded, whatever it has to go through.
+
+#![allow(unsafe_code, reason = "a counting allocator implements an unsafe trait")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use gangway_dataplane::{
+    relay::Verdict,
+    srtp::Profile,
+    wire::{BUFFER_LEN_BYTES, Packet},
+};
+use gangway_shared::ids::LegId;
+
+use crate::world::{Browser, CERTIFICATE, MUX, Source, World, addr, call, ports};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no counter any more, and nothing to measure.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is passed to the system's allocator unchanged; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`, which is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and `ptr` came from `System`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as `dealloc`.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn forwarding_allocates_nothing() {
+    for profile in Profile::ALL {
+        let mut world = World::new();
+        let phone_at = addr("192.0.2.50:4000");
+        let handle = world.put(1, 1, &call(Some(CERTIFICATE), Some("192.0.2.50:4000"))).legs[0].1;
+        let mut browser = Browser::new(1, 0, handle, "198.51.100.7:50000", profile, 7);
+        browser.connect(&mut world);
+        let mut phone = Source::new(0xf0, 0);
+        let (port, _) = ports(1, LegId(1));
+        // First packets make what a stream needs once (and latching reports an event).
+        world.feed(port, phone_at, &phone.packet(&[0; 160]));
+        browser.say(&mut world, &[0; 160]);
+        let mut datagrams = Vec::new();
+        for _ in 0..200 {
+            datagrams.push((MUX, browser.at, browser.talk(&[0; 160])));
+            datagrams.push((port, phone_at, phone.packet(&[0; 160])));
+        }
+        datagrams.push((MUX, browser.at, browser.check(true)));
+        let now = world.now;
+        let mut out = std::mem::take(&mut world.out);
+        let relays = world.relays();
+        let mut buffer = [0; BUFFER_LEN_BYTES];
+        let before = ALLOCATIONS.get();
+        let mut forwarded = 0;
+        for (port, from, bytes) in &datagrams {
+            buffer[64..64 + bytes.len()].copy_from_slice(bytes);
+            let mut packet = Packet::new(&mut buffer, 64, bytes.len());
+            let verdict = relays.on_datagram(now, *port, *from, &mut packet, &mut out);
+            forwarded += u32::from(matches!(verdict, Verdict::Forward { .. }));
+        }
+        let allocated = ALLOCATIONS.get() - before;
+        assert_eq!((forwarded, allocated), (401, 0), "{profile:?}");
+    }
+}

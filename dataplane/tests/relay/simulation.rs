@@ -1,0 +1,517 @@
+//! Seeded simulation: calls come, change and go over a network that loses, delays, reorders, doubles and forges, in virtual time.
+//! After each step every invariant holds; each seed is run twice and must leave the same trace.
+//!
+//! `GANGWAY_SEED=n` runs one seed alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    time::Duration,
+};
+
+use gangway_dataplane::{
+    relay::{PortId, RelayLimits},
+    srtp::Profile,
+    wire::{
+        DropReason, PacketKind, classify,
+        rtcp::{self, Compound, SenderInfo},
+        rtp,
+    },
+};
+use gangway_shared::{
+    entropy::{Entropy, SeededEntropy},
+    ids::LegId,
+    rcp::{Event, LegKind, RelayProgram, RtpRemote},
+    time::Time,
+};
+
+use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, ports};
+
+const STEPS: u32 = 1000;
+const LIMITS: RelayLimits = RelayLimits { relays: 4, legs: 8, routes: 8 };
+/// First payload byte of what an attacker sends.
+const FORGED: u8 = 0xee;
+
+struct Call {
+    program: RelayProgram,
+    generation: u32,
+    browser: Browser,
+    phone: Source,
+    phone_at: SocketAddr,
+    /// Sequence numbers and payloads that left on each of the call's two SSRCs, newest first.
+    sent: BTreeMap<u32, BTreeMap<u16, Vec<u8>>>,
+}
+
+struct Flying {
+    port: PortId,
+    from: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+struct Simulation {
+    world: World,
+    dice: SeededEntropy,
+    calls: BTreeMap<u64, Call>,
+    next_call: u64,
+    /// Datagrams under way by arrival; the second part of the key keeps those of one instant apart.
+    network: BTreeMap<(Time, u64), Flying>,
+    flown: u64,
+    /// Datagrams that came, to know doubles by.
+    arrived: BTreeSet<(PortId, Vec<u8>)>,
+    /// Something to replay and to mutate.
+    seen: Vec<Flying>,
+    trace: u64,
+    /// How often each event and each reason of a drop happened, and `forwarded` and `reported`.
+    happened: BTreeMap<String, u64>,
+}
+
+fn browser_ssrc(number: u64) -> u32 {
+    0x2000 + number as u32
+}
+
+fn phone_ssrc(number: u64) -> u32 {
+    0x1000 + number as u32
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        Simulation {
+            world: World::of(LIMITS),
+            dice: SeededEntropy::new(seed),
+            calls: BTreeMap::new(),
+            next_call: 1,
+            network: BTreeMap::new(),
+            flown: 0,
+            arrived: BTreeSet::new(),
+            seen: Vec::new(),
+            trace: 0,
+            happened: BTreeMap::new(),
+        }
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.dice.below(100) < percent
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+        }
+    }
+
+    fn any_call(&mut self) -> Option<u64> {
+        let count = u32::try_from(self.calls.len()).unwrap();
+        let index = if count == 0 { return None } else { self.dice.below(count) };
+        self.calls.keys().nth(index as usize).copied()
+    }
+
+    /// Puts a datagram on the wire: lost, delayed, doubled.
+    fn fly(&mut self, port: PortId, from: SocketAddr, bytes: Vec<u8>) {
+        if self.seen.len() < 64 {
+            self.seen.push(Flying { port, from, bytes: bytes.clone() });
+        } else {
+            let index = self.dice.below(64) as usize;
+            self.seen[index] = Flying { port, from, bytes: bytes.clone() };
+        }
+        let copies = if self.chance(3) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.chance(5) {
+                continue;
+            }
+            let delay = if self.chance(20) { self.dice.below(90) } else { self.dice.below(10) };
+            let at = self.world.now.mono + Duration::from_millis(delay.into());
+            self.flown += 1;
+            self.network.insert((at, self.flown), Flying { port, from, bytes: bytes.clone() });
+        }
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(1000) {
+            0..300 => self.browser_talks(),
+            300..600 => self.phone_talks(),
+            600..660 => self.browser_checks(),
+            660..700 => self.call_begins(),
+            700..760 => self.program_changes(),
+            760..772 => self.call_ends(),
+            772..800 => self.source_switches(),
+            800..820 => self.address_changes(),
+            820..900 => self.attacker_sends(),
+            900..960 => self.peer_reports(),
+            960..972 => self.keys_change(),
+            972..980 => self.world.restart(),
+            _ => {}
+        }
+        let span = match self.dice.below(1000) {
+            0..2 => Duration::from_secs(35),
+            2..12 => Duration::from_secs(3),
+            _ => Duration::from_millis(self.dice.below(30).into()),
+        };
+        self.run(self.world.now.mono + span);
+    }
+
+    /// Lets the network and the timers run up to `end`.
+    fn run(&mut self, end: Time) {
+        while let Some(entry) = self.network.first_entry().filter(|entry| entry.key().0 <= end) {
+            let at = entry.key().0;
+            let flying = entry.remove();
+            self.world.advance(at.since(self.world.now.mono));
+            self.arrive(&flying);
+            self.settle();
+        }
+        self.world.advance(end.since(self.world.now.mono));
+        self.settle();
+        self.world.check();
+    }
+
+    fn arrive(&mut self, flying: &Flying) {
+        let is_double = !self.arrived.insert((flying.port, flying.bytes.clone()));
+        let fed = self.world.feed(flying.port, flying.from, &flying.bytes);
+        match fed {
+            Fed::Sent(port, to, bytes) => {
+                self.note(&bytes);
+                let is_stun = classify(&bytes) == Ok(PacketKind::Stun);
+                if is_stun {
+                    assert_eq!(to, flying.from, "a check is answered where it came from");
+                    assert!(bytes.len() <= flying.bytes.len(), "an answer is no amplifier");
+                } else {
+                    self.media_left(port, &bytes);
+                }
+            }
+            Fed::Consumed => self.note(b"consumed"),
+            Fed::Dropped(reason) => {
+                *self.happened.entry(reason.name().to_owned()).or_default() += 1;
+                // What the network doubled on a plain leg is the one thing that may meet a used index.
+                assert!(reason != DropReason::SrtpIndexReused || is_double, "one number was given to two packets");
+                self.note(reason.name().as_bytes());
+            }
+        }
+    }
+
+    /// Everything the relay sent and told by itself.
+    fn settle(&mut self) {
+        for (port, _, bytes) in std::mem::take(&mut self.world.out.sent) {
+            self.note(&bytes);
+            *self.happened.entry("reported".to_owned()).or_default() += 1;
+            let ssrc = rtcp::sender_ssrc_of(&bytes);
+            let clear = match self.calls.iter_mut().find(|(number, _)| browser_ssrc(**number) == ssrc) {
+                Some((_, call)) if port == MUX => call.browser.hear_rtcp(&bytes),
+                _ => bytes,
+            };
+            Compound::parse(&clear).expect("what the relay reports is well-formed");
+        }
+        for event in self.world.events() {
+            let text = format!("{event:?}");
+            self.note(text.as_bytes());
+            let name = text.split(' ').next().expect("text has a first word").to_owned();
+            *self.happened.entry(name).or_default() += 1;
+            if let Event::WorkerLost { .. } | Event::RelayReaped { .. } = event {
+                panic!("nothing crashed: {event:?}");
+            }
+        }
+        self.world.out.dtls.clear();
+        self.world.out.dtls_paths.clear();
+    }
+
+    fn media_left(&mut self, port: PortId, bytes: &[u8]) {
+        *self.happened.entry("forwarded".to_owned()).or_default() += 1;
+        let ssrc = rtp::ssrc_of(bytes);
+        let is_to_browser = port == MUX;
+        let owner = |number: u64| if is_to_browser { browser_ssrc(number) } else { phone_ssrc(number) };
+        let (number, call) =
+            self.calls.iter_mut().find(|(number, _)| owner(**number) == ssrc).expect("an SSRC of ours");
+        let heard = if is_to_browser {
+            // Opening fails for an index that was used before under the same key.
+            call.browser.hear(bytes)
+        } else {
+            assert_eq!(port, ports(*number, LegId(1)).0, "it leaves from the call's own port");
+            hear(bytes)
+        };
+        let tag = heard.payload[0];
+        let is_own = tag == *number as u8;
+        let is_stranger = tag == FORGED && is_to_browser;
+        assert!(is_own || is_stranger, "call {number} hears media of {tag}");
+        let sent = call.sent.entry(ssrc).or_default();
+        if let Some(former) = sent.insert(heard.sequence, heard.payload.clone()) {
+            assert_eq!(former, heard.payload, "one sequence number was given to two packets");
+        }
+        // Numbers come round again after 65536 packets; these runs are shorter, but keep what is compared small.
+        while sent.len() > 2000 {
+            sent.pop_first();
+        }
+    }
+
+    fn browser_talks(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let count = call.browser.source.sequence.to_be_bytes();
+        let packet = call.browser.talk(&[number as u8, count[0], count[1], call.browser.source.ssrc as u8]);
+        let at = call.browser.at;
+        self.fly(MUX, at, packet);
+    }
+
+    fn phone_talks(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let count = call.phone.sequence.to_be_bytes();
+        let packet = call.phone.packet(&[number as u8, count[0], count[1], call.phone.ssrc as u8]);
+        let at = call.phone_at;
+        self.fly(ports(number, LegId(1)).0, at, packet);
+    }
+
+    fn browser_checks(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        if self.chance(70) {
+            self.nominate(number);
+            return;
+        }
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let (at, check) = (call.browser.at, call.browser.check(false));
+        self.fly(MUX, at, check);
+    }
+
+    fn call_begins(&mut self) {
+        let number = self.next_call;
+        let knows_browser = self.chance(50);
+        let phone = format!("192.0.2.{}:{}", 1 + self.dice.below(200), 4000 + 2 * self.dice.below(500));
+        let mut program = call(knows_browser.then_some(CERTIFICATE), Some(&phone));
+        program.routes[0].ssrc = phone_ssrc(number);
+        program.routes[1].ssrc = browser_ssrc(number);
+        program.legs[1].media_timeout_ms = Some(10_000);
+        let installed = match self.world.try_put(number, 1, &program) {
+            Ok(installed) => installed,
+            Err(error) => {
+                assert_eq!(self.calls.len(), LIMITS.relays as usize, "refused although there is room: {error}");
+                return;
+            }
+        };
+        self.next_call += 1;
+        let profile = Profile::ALL[self.dice.below(3) as usize];
+        let at = format!("198.51.100.{}:{}", 1 + number % 250, 50_000 + number % 1000);
+        let browser = Browser::new(number, 0, installed.legs[0].1, &at, profile, 7 + (number % 100) as u8);
+        // Every third phone is behind a NAT and comes from elsewhere than its SDP says.
+        let phone_at =
+            if self.chance(33) { addr(&format!("192.0.2.250:{}", 9000 + number % 1000)) } else { addr(&phone) };
+        let phone = Source::new(0xf000 + number as u32, 0);
+        let call = Call { program, generation: 1, browser, phone, phone_at, sent: BTreeMap::new() };
+        self.calls.insert(number, call);
+        if self.chance(80) {
+            self.nominate(number);
+            self.run(self.world.now.mono + Duration::from_millis(100));
+            self.handshake(number);
+        }
+    }
+
+    fn nominate(&mut self, number: u64) {
+        let call = self.calls.get_mut(&number).expect("the caller knows it");
+        let (at, check) = (call.browser.at, call.browser.check(true));
+        self.fly(MUX, at, check);
+    }
+
+    fn program_changes(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let choice = self.dice.below(4);
+        let port = 4000 + 2 * self.dice.below(500);
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        match choice {
+            0 => call.program.routes[0].paused ^= true,
+            1 => call.program.routes[1].paused ^= true,
+            2 => {
+                let known = crate::world::ice_leg(0, Some(CERTIFICATE));
+                call.program.legs[0].kind = known.kind;
+            }
+            _ => {
+                let rtp = addr(&format!("192.0.2.77:{port}"));
+                let rtcp = SocketAddr::new(rtp.ip(), rtp.port() + 1);
+                let LegKind::Rtp(leg) = &mut call.program.legs[1].kind else { unreachable!("leg 1 is the phone's") };
+                leg.remote = Some(RtpRemote { rtp, rtcp, rtcp_mux: false });
+                call.phone_at = rtp;
+            }
+        }
+        call.generation += 1;
+        self.world.put(number, call.generation, &call.program);
+    }
+
+    fn call_ends(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        self.calls.remove(&number);
+        assert!(self.world.remove(number));
+    }
+
+    fn source_switches(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let (is_browser, ssrc) = (self.chance(20), self.dice.next_u64() as u32);
+        let sequence = self.dice.next_u64() as u16;
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        if is_browser {
+            // Under SRTP a leg takes sixteen SSRCs for one key, so browsers switch rarely; mostly their timestamps jump.
+            call.browser.source.ssrc = ssrc;
+        } else if ssrc.is_multiple_of(2) {
+            call.browser.source.timestamp = ssrc;
+        } else {
+            call.phone = Source { ssrc, sequence, timestamp: ssrc.rotate_left(9), pt: 0 };
+        }
+    }
+
+    fn address_changes(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let port = 20_000 + self.dice.below(3);
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        // Few enough addresses that calls take them from each other.
+        call.browser.at = addr(&format!("198.51.100.254:{port}"));
+        self.nominate(number);
+    }
+
+    fn attacker_sends(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let from = addr(&format!("203.0.113.{}:{}", 1 + self.dice.below(3), 1000 + self.dice.below(3)));
+        match self.dice.below(4) {
+            0 => {
+                let mut source = Source::new(self.dice.next_u64() as u32, 0);
+                source.sequence = self.dice.next_u64() as u16;
+                let packet = source.packet(&[FORGED; 40]);
+                self.fly(ports(number, LegId(1)).0, from, packet);
+            }
+            1 => {
+                let mut bytes = vec![0; self.dice.below(120) as usize];
+                self.dice.fill(&mut bytes);
+                let port = if self.chance(50) { MUX } else { ports(number, LegId(1)).1 };
+                self.fly(port, from, bytes);
+            }
+            choice => {
+                let count = u32::try_from(self.seen.len()).unwrap();
+                if count == 0 {
+                    return;
+                }
+                let index = self.dice.below(count) as usize;
+                let Flying { port, from: owner, mut bytes } = self.seen.swap_remove(index);
+                // A plain packet cannot be told from a forged one that comes from the same address, so only sealed ones are
+                // mutated on their way; plain ones come from elsewhere.
+                if choice == 2 && port == MUX && !bytes.is_empty() {
+                    let at = self.dice.below(u32::try_from(bytes.len()).unwrap()) as usize;
+                    bytes[at] ^= 1 << self.dice.below(8);
+                    self.fly(port, owner, bytes);
+                } else if port == MUX {
+                    self.fly(port, from, bytes);
+                }
+            }
+        }
+    }
+
+    fn peer_reports(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let is_browser = self.chance(50);
+        let ntp = self.world.now.wall.to_ntp();
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let source = if is_browser { &call.browser.source } else { &call.phone };
+        let info =
+            SenderInfo { ssrc: source.ssrc, ntp, rtp_timestamp: source.timestamp, packet_count: 1, octet_count: 1 };
+        let mut bytes = [0; 256];
+        let len = rtcp::write_sender_report(&mut bytes, &info, &[], b"peer").expect("it fits");
+        if is_browser {
+            let (at, sealed) = (call.browser.at, call.browser.protect_rtcp(&bytes[..len]));
+            self.fly(MUX, at, sealed);
+        } else {
+            let from = SocketAddr::new(call.phone_at.ip(), call.phone_at.port() + 1);
+            self.fly(ports(number, LegId(1)).1, from, bytes[..len].to_vec());
+        }
+    }
+
+    /// A handshake ends: the first one, or another on the same leg.
+    fn keys_change(&mut self) {
+        if let Some(number) = self.any_call() {
+            self.handshake(number);
+        }
+    }
+
+    fn handshake(&mut self, number: u64) {
+        let fill = 120 + self.dice.below(100) as u8;
+        let profile = Profile::ALL[self.dice.below(3) as usize];
+        let call = self.calls.get_mut(&number).expect("the caller knows it");
+        let knows_browser = matches!(&call.program.legs[0].kind, LegKind::IceDtls(ice) if ice.remote.is_some());
+        if call.browser.is_keyed && knows_browser {
+            call.browser.rekey(profile, fill);
+        }
+        assert!(call.browser.handshake(&mut self.world, CERTIFICATE));
+        call.browser.is_keyed = true;
+    }
+
+    fn finish(&mut self) {
+        for number in std::mem::take(&mut self.calls).into_keys() {
+            assert!(self.world.remove(number));
+        }
+        self.world.check();
+        assert_eq!(self.world.relays().next_deadline(), None, "a timer outlived its leg");
+        assert_eq!(self.world.relays().flows().count(), 0);
+        self.settle();
+    }
+}
+
+/// What a run without any of these would not have tested.
+const MUST_HAPPEN: [&str; 18] = [
+    "forwarded",
+    "reported",
+    "PathSelected",
+    "PathLost",
+    "KeysReady",
+    "SourceLatched",
+    "MediaTimeout",
+    "ConsentLost",
+    "foreign_source",
+    "latch_budget_spent",
+    "sequence_stale",
+    "leg_held",
+    "path_lost",
+    "no_such_path",
+    "srtp_auth_failed",
+    "srtp_replayed",
+    "srtp_index_reused",
+    "fingerprint_pending",
+];
+
+/// Runs one seed; its trace and what happened.
+fn simulate(seed: u64) -> (u64, BTreeMap<String, u64>) {
+    let mut simulation = Simulation::new(seed);
+    for _ in 0..STEPS {
+        simulation.step();
+    }
+    simulation.finish();
+    (simulation.trace, simulation.happened)
+}
+
+fn simulate_all(seeds: Range<u64>) {
+    let only = std::env::var("GANGWAY_SEED").ok().map(|seed| seed.parse().expect("GANGWAY_SEED is a number"));
+    let mut happened = BTreeMap::<String, u64>::new();
+    for seed in seeds.filter(|seed| only.is_none_or(|only: u64| only == *seed)) {
+        let first = std::panic::catch_unwind(|| simulate(seed));
+        let first = first.unwrap_or_else(|_| panic!("GANGWAY_SEED={seed} breaks"));
+        assert_eq!(first, simulate(seed), "GANGWAY_SEED={seed} does not replay");
+        for (name, count) in first.1 {
+            *happened.entry(name).or_default() += count;
+        }
+    }
+    if only.is_none() {
+        let missing: Vec<_> = MUST_HAPPEN.iter().filter(|name| !happened.contains_key(**name)).collect();
+        assert!(missing.is_empty() && happened["forwarded"] > 10_000, "{missing:?} never happened: {happened:#?}");
+    }
+}
+
+#[test]
+fn seeds_0_to_63_hold_every_invariant_and_replay() {
+    simulate_all(0..64);
+}
+
+#[test]
+fn seeds_64_to_127_hold_every_invariant_and_replay() {
+    simulate_all(64..128);
+}
+
+#[test]
+fn seeds_128_to_191_hold_every_invariant_and_replay() {
+    simulate_all(128..192);
+}
+
+#[test]
+fn seeds_192_to_255_hold_every_invariant_and_replay() {
+    simulate_all(192..256);
+}
