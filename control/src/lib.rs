@@ -6,6 +6,7 @@ pub mod api;
 pub mod config;
 pub mod demo;
 pub mod gateway;
+pub mod house;
 pub mod hub;
 pub mod journal;
 pub mod lock;

@@ -1,35 +1,23 @@
 //! `gangway-control`: start order, signals, the ready line. Everything else is the library's.
 
-#![allow(clippy::disallowed_methods, reason = "main owns the end of the program and its deadlines")]
-
 use std::{
     io::{IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use clap::Parser;
 use gangway_control::{
-    api::{Api, BoundApi, Demo, MetricSources, PageFacts},
+    api::{BoundApi, Demo},
     config::{self, Config, Sources},
     demo::DemoService,
-    gateway::{Gateway, effects::Input},
-    hub::{self, Adapters, Clock, Hub, HubHandle, OsEntropy},
-    journal::Journal,
+    house::House,
     lock,
-    metrics::Metrics,
-    relay_client::{ClientConfig, Dataplane, RelayClient},
-    supervisor::Supervisor,
-    transport::{SipSockets, resolver::Resolver},
+    relay_client::Dataplane,
 };
-use gangway_shared::entropy::Entropy as _;
 use serde_json::{Value, json};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The WebRTC <-> SIP call gateway: signalling.
 #[derive(Debug, Parser)]
@@ -114,14 +102,6 @@ fn init_log(config: &Config) {
     let _ = log.with_writer(std::io::stderr).try_init();
 }
 
-/// Everything that runs, as far as the end of the program needs it.
-struct Running {
-    hub: HubHandle,
-    idle: tokio::sync::watch::Receiver<bool>,
-    stop_dataplane: oneshot::Sender<()>,
-    relay: tokio::task::JoinHandle<()>,
-}
-
 async fn run(config: &Config, takeover: bool) -> Result<(), Failure> {
     // Signals count from the beginning: a SIGTERM during the start must not kill half of it.
     let mut signals = Signals::new(config.is_demo())?;
@@ -129,57 +109,24 @@ async fn run(config: &Config, takeover: bool) -> Result<(), Failure> {
     let _lock = lock::acquire(&config.data_dir(), takeover).await?;
     tokio::select! {
         started = start(config) => {
-            let running = started?;
-            signals.serve(config, running).await;
+            let house = started?;
+            signals.serve(config, house).await;
             Ok(())
         }
         () = signals.any() => Ok(()),
     }
 }
 
-async fn start(config: &Config) -> Result<Running, Failure> {
-    let metrics = Arc::new(Metrics::default());
-    let (journal, former) = Journal::open(&config.data_dir(), Arc::clone(&metrics))
-        .map_err(|error| format!("data_dir: {}/journal: {error}", config.data_dir().display()))?;
-    if former.entries > 0 {
-        tracing::warn!(entries = former.entries, "a former control left sessions or calls; they are not taken over");
-    }
-    let (hub, queue) = hub::queue(config.count("hub_queue_max"));
-    let sip = SipSockets::bind(config)?;
-    let api = Api::bind(config)?;
-    let client = ClientConfig::new(config, OsEntropy.hex(8), former.epoch);
-    let (client, relay) =
-        RelayClient::new(client, Supervisor::new(config), hub.clone(), journal.clone(), Arc::clone(&metrics));
-    let (stop_dataplane, stopped) = oneshot::channel();
-    let relay_task = tokio::spawn(client.run(stopped));
-
-    let ua = config.ua(sip.advertised(config));
-    let sip_port = sip.port();
-    let has_ipv6 = config.ip().iter().any(|address| address.local.is_ipv6());
-    let handle = sip.serve(config, &hub, &metrics);
-    let resolver = Resolver::new(config.millis("dns_timeout_ms"), has_ipv6, Arc::clone(&metrics));
-    let sources = MetricSources { relay: relay.clone(), sip: handle.clone(), admission: api.admission() };
-    let adapters = Adapters { sip: handle, resolver, relay: relay.clone(), journal };
-    let gateway = Gateway::new(config.gateway(ua), Box::new(OsEntropy), Box::new(OsEntropy));
-    let (task, idle) = Hub::new(gateway, Clock::start(), queue, hub.clone(), adapters);
-    tokio::spawn(task.run());
-
-    let patience = config.millis("dataplane_start_timeout_ms");
-    let dataplane = relay.wait_up(patience).await.ok_or_else(|| {
-        format!(
-            "no dataplane answered on {} within {} ms (dataplane_start_timeout_ms); its log has the reason",
-            config.dataplane_socket().display(),
-            patience.as_millis()
-        )
-    })?;
+async fn start(config: &Config) -> Result<House, Failure> {
+    let mut house = House::open(config)?;
+    let dataplane = house.dataplane(config).await?;
     let demo = if config.is_demo() { Some(DemoService::start(config).await?) } else { None };
-    let bound = api.bound();
-    api.serve(config, &hub, metrics, PageFacts { ports: bound, demo: demo.map(|sip| Demo { sip }) }, sources);
-    let line = ready_line(config, bound, sip_port, &dataplane, demo);
+    house.serve(config, demo.map(|sip| Demo { sip }));
+    let line = ready_line(config, house.bound(), house.sip_port(), &dataplane, demo);
     // One write, so that a reader of the pipe sees a whole line; a closed pipe is nobody who waits.
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
     let _ = std::io::stdout().flush();
-    Ok(Running { hub, idle, stop_dataplane, relay: relay_task })
+    Ok(house)
 }
 
 fn ready_line(
@@ -235,9 +182,6 @@ struct Signals {
 /// SIGINT: everybody is told within this; the program ends within 3 s.
 const HANG_UP_PATIENCE: Duration = Duration::from_millis(2500);
 
-/// How often the end looks whether everybody was told.
-const HUB_PATIENCE: Duration = Duration::from_millis(500);
-
 impl Signals {
     fn new(demo: bool) -> std::io::Result<Self> {
         Ok(Signals {
@@ -259,7 +203,7 @@ impl Signals {
         }
     }
 
-    async fn serve(&mut self, config: &Config, mut running: Running) {
+    async fn serve(&mut self, config: &Config, mut house: House) {
         loop {
             tokio::select! {
                 _ = self.int.recv() => break,
@@ -270,40 +214,19 @@ impl Signals {
                     tracing::warn!("SIGHUP: this release reads its settings at start only; restart to change them");
                 }
                 _ = self.term.recv() => {
-                    self.drain(config, &mut running).await;
+                    let patience = config.drain_timeout();
+                    tracing::info!(seconds = patience.as_secs(), "draining: no new calls");
+                    tokio::select! {
+                        () = house.drain(patience) => {}
+                        () = self.any() => {}
+                    }
                     break;
                 }
             }
         }
         tracing::info!("ending: every call gets its BYE");
-        running.hub.deliver(Input::EndAll).await;
-        wait_idle(&mut running, HANG_UP_PATIENCE).await;
-        // Frames and datagrams that were just handed out leave before the runtime ends.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        if running.stop_dataplane.send(()).is_ok() {
-            let _ = tokio::time::timeout(HUB_PATIENCE, running.relay).await;
-        }
+        house.end(HANG_UP_PATIENCE).await;
     }
-
-    /// No new calls; waits for the calls there are, for the deadline, or for a second signal.
-    async fn drain(&mut self, config: &Config, running: &mut Running) {
-        let patience = config.drain_timeout();
-        tracing::info!(seconds = patience.as_secs(), "draining: no new calls");
-        running.hub.deliver(Input::Drain).await;
-        tokio::select! {
-            () = wait_idle(running, patience) => {}
-            () = self.any() => {}
-        }
-    }
-}
-
-async fn wait_idle(running: &mut Running, patience: Duration) {
-    let waiting = async {
-        // The hub takes arrivals in order: once this is answered, it has taken what was delivered before.
-        let _ = running.hub.numbers().await;
-        let _ = running.idle.wait_for(|idle| *idle).await;
-    };
-    let _ = tokio::time::timeout(patience, waiting).await;
 }
 
 /// Thousands of websockets and SIP connections are more than the usual soft limit of 1024 descriptors.
