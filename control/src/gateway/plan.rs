@@ -15,7 +15,7 @@ use gangway_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sdp::{Agreement, BrowserLocal, Codec, Direction, Encoding, PayloadRoute};
+use crate::sdp::{Agreement, Codec, Direction, Encoding, PayloadRoute};
 
 /// The browser's leg in every program.
 pub const BROWSER: LegId = LegId(0);
@@ -70,21 +70,6 @@ impl CallAddresses {
             fingerprint: *fingerprint,
             rtp: *rtp,
         })
-    }
-
-    /// What our description tells the browser. `session_id` is drawn by the caller.
-    #[must_use]
-    pub fn browser_local(&self, media: &CallMedia, session_id: u64) -> BrowserLocal {
-        BrowserLocal {
-            session_id,
-            ufrag: self.ufrag.clone(),
-            pwd: self.pwd.clone(),
-            fingerprint: self.fingerprint,
-            candidates: self.candidates.clone(),
-            stream: "gangway".to_owned(),
-            cname: cut(&media.cname),
-            audio_ssrc: media.browser_ssrc,
-        }
     }
 }
 

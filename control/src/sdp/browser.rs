@@ -79,7 +79,7 @@ pub struct BrowserSection {
     pub rtcp_mux: bool,
     /// Payload types with a known meaning, in the browser's order.
     pub payloads: Vec<Payload>,
-    /// ICE and DTLS facts; absent in refused sections.
+    /// ICE and DTLS facts; absent in refused and bundle-only sections.
     pub transport: Option<IceDtls>,
 }
 
@@ -204,7 +204,8 @@ impl BrowserSection {
         if mid.as_deref().is_some_and(|mid| !is_token(mid, MID_MAX_BYTES)) {
             return Err(invalid(index, "a=mid", "it must be a token of at most 64 characters"));
         }
-        let rejected = media.port == 0 && !media.has_attribute("bundle-only");
+        let bundle_only = media.port == 0 && media.has_attribute("bundle-only");
+        let rejected = media.port == 0 && !bundle_only;
         let mut section = BrowserSection {
             kind: MediaKind::parse(&media.media),
             mid,
@@ -220,7 +221,8 @@ impl BrowserSection {
         if candidates > CANDIDATES_MAX {
             return Err(SdpError::TooMany { what: "candidates in one section", limit: CANDIDATES_MAX });
         }
-        if !rejected && matches!(section.kind, MediaKind::Audio | MediaKind::Video) {
+        // A bundle-only section has no transport of its own (RFC 9143 section 6).
+        if !rejected && !bundle_only && matches!(section.kind, MediaKind::Audio | MediaKind::Video) {
             section.transport = Some(section.parse_transport(session, media, index)?);
         }
         Ok(section)
@@ -393,6 +395,4 @@ fn host_candidate(index: usize, address: SocketAddr) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod samples;
-#[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -351,31 +351,32 @@ impl Agreement {
     }
 
     /// The payload types of a re-INVITE that insists on the browser's codec: it, the other G.711 law, keypad events. Numbers
-    /// already used in this dialog are kept (RFC 3264 section 8.3.2).
+    /// already used in this dialog keep their meaning (RFC 3264 section 8.3.2).
     #[must_use]
     pub fn fixed_offer(&self, policy: &CodecPolicy) -> Vec<Payload> {
         let fixed = &self.fixed().codec;
         let mut wanted: Vec<Codec> = vec![fixed.clone()];
         wanted.extend(fixed.encoding.g711_counterpart().map(Codec::usual));
-        wanted.retain(|codec| policy.admits_sip(&codec.encoding));
-        if policy.admits_sip(&Encoding::TelephoneEvent) {
-            wanted.push(Codec::telephone_event(fixed.clock_hz));
+        wanted.push(Codec::telephone_event(fixed.clock_hz));
+        let mut offer: Vec<Payload> = Vec::new();
+        for codec in wanted.into_iter().filter(|codec| policy.admits_sip(&codec.encoding)) {
+            let known = self.sip.iter().find(|payload| payload.codec == codec);
+            let known = known.and_then(|payload| payload.receive_pts.first().copied());
+            let pt = known.unwrap_or_else(|| self.free_number(super::codec::sip_number(&codec), &offer));
+            let fmtp = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
+            let fmtp = passed_fmtp(&codec, fmtp);
+            offer.push(Payload { pt, codec, fmtp, feedback: Vec::new() });
         }
-        wanted
-            .into_iter()
-            .map(|codec| {
-                let known = self.sip.iter().find(|payload| payload.codec == codec);
-                let pt = known.and_then(|payload| payload.receive_pts.first().copied());
-                let fmtp = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
-                let fmtp = passed_fmtp(&codec, fmtp);
-                Payload {
-                    pt: pt.unwrap_or_else(|| super::codec::sip_number(&codec)),
-                    codec,
-                    fmtp,
-                    feedback: Vec::new(),
-                }
-            })
-            .collect()
+        offer
+    }
+
+    /// `preferred`, or the first dynamic number that means nothing in this dialog yet.
+    fn free_number(&self, preferred: u8, offer: &[Payload]) -> u8 {
+        let means = |pt: &u8| {
+            let known = self.sip.iter().any(|payload| payload.send_pt == *pt || payload.receive_pts.contains(pt));
+            known || offer.iter().any(|payload| payload.pt == *pt)
+        };
+        std::iter::once(preferred).chain(96..=127).find(|pt| !means(pt)).unwrap_or(preferred)
     }
 
     /// The payload types for our description towards the browser: its numbers, the codec in use first, with what the SIP peer

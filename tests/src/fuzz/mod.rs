@@ -18,6 +18,7 @@ use gangway_shared::entropy::{Entropy, SeededEntropy};
 mod mutate;
 pub mod rcp;
 pub mod rtp;
+pub mod sdp;
 pub mod sip;
 pub mod srtp;
 pub mod stun;
@@ -36,7 +37,8 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] = &[rcp::TARGET, rtp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
+pub const TARGETS: &[Target] =
+    &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;

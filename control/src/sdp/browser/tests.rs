@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
-use super::{samples, *};
+use super::*;
 use crate::sdp::{Agreement, Codec, CodecPolicy, Encoding, TrunkDescription};
+
+pub(in crate::sdp) mod samples;
 
 fn local() -> BrowserLocal {
     BrowserLocal {
@@ -96,6 +98,15 @@ fn answer_to_chromium_keeps_every_section_and_refuses_video() {
          a=candidate:2 1 udp 2130706175 2001:db8::1 32100 typ host\r\na=end-of-candidates\r\n\
          m=video 0 UDP/TLS/RTP/SAVPF 96 97 103 104\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=inactive\r\n"
     );
+}
+
+#[test]
+fn bundle_only_section_needs_no_transport_of_its_own() {
+    let text = samples::chromium_audio()
+        + "m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=bundle-only\r\na=mid:1\r\na=rtpmap:96 VP8/90000\r\n";
+    let offer = BrowserDescription::parse_offer(&text).unwrap();
+    assert_eq!((offer.sections[1].rejected, &offer.sections[1].transport), (false, &None));
+    assert!(pcma_answer(&offer).contains("m=video 0 UDP/TLS/RTP/SAVPF 96\r\n"));
 }
 
 #[test]

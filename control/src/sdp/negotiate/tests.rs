@@ -1,5 +1,5 @@
 use super::*;
-use crate::sdp::{BrowserDescription, browser::samples};
+use crate::sdp::{BrowserDescription, browser::tests::samples};
 
 fn sip(media: &str) -> TrunkDescription {
     let text = format!("v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n{media}");
@@ -226,6 +226,16 @@ fn final_answer_with_another_codec_than_early_media_leads_to_a_fixed_offer() {
     assert_eq!(offer, [8, 0, 101]);
     let mapped = early.reanswered_by_sip(&ours, &sip("m=audio 4000 RTP/AVP 0\r\n"), Direction::SendRecv).unwrap();
     assert_eq!(map(&mapped.to_browser()), ["0 PCMU/8000 -> 8 PCMA/8000"]);
+}
+
+#[test]
+fn fixed_offer_gives_no_number_a_second_meaning() {
+    // The peer numbers opus as we number keypad events.
+    let call = answered("m=audio 4000 RTP/AVP 96\r\na=rtpmap:96 opus/48000/2\r\n").unwrap();
+    let offer = sip("m=audio 4000 RTP/AVP 102\r\na=rtpmap:102 opus/48000/2\r\n");
+    let call = call.reoffered_by_sip(&offer, &policy(), Direction::SendRecv).unwrap();
+    let numbers: Vec<u8> = call.fixed_offer(&policy()).iter().map(|payload| payload.pt).collect();
+    assert_eq!(numbers, [102, 97], "96 was opus and 102 is");
 }
 
 #[test]

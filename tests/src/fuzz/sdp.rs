@@ -1,0 +1,180 @@
+//! SDP from a browser and from a SIP peer: an answer has the offer's sections in their order and is read back; what both sides
+//! agree on is always a program the relay takes; no accepted `sipSDP` line changes the structure of a description.
+
+use gangway_control::{
+    gateway::plan::{self, CallMedia},
+    sdp::{
+        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding, Payload,
+        SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
+    },
+};
+use gangway_shared::{rcp::Fingerprint, secret::Secret};
+
+use super::Target;
+
+/// See the module.
+pub const TARGET: Target = Target {
+    name: "sdp",
+    seeds,
+    words: &[
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"m=audio 0 RTP/AVP 0\r\n",
+        b"m=video 9 UDP/TLS/RTP/SAVPF 96\r\n",
+        b"m=audio 9 RTP/SAVP 8\r\n",
+        b"c=IN IP4 0.0.0.0\r\n",
+        b"c=IN IP6 ::1\r\n",
+        b"a=rtpmap:101 opus/48000/2\r\n",
+        b"a=rtpmap:0 telephone-event/8000\r\n",
+        b"a=fmtp:111 ",
+        b"a=rtcp:0",
+        b"a=setup:active\r\n",
+        b"a=bundle-only\r\n",
+        b"a=sendonly\r\n",
+        b"a=inactive\r\n",
+        b"a=group:BUNDLE",
+        b"a=mid:",
+        b"65536",
+        b"b=AS:",
+        b"\xc3\xa4",
+    ],
+    law,
+};
+
+fn seeds() -> Vec<Vec<u8>> {
+    let mut trunk = trunk_session(SipSdpLines::default());
+    let payloads = CodecPolicy::default().everything();
+    let sip = trunk.offer(([192, 0, 2, 9], 4000).into(), &payloads, Direction::SendRecv);
+    let ours = browser::offer(&browser_payloads(), Some(20), &local());
+    let chromium = ours.replace("a=ice-lite\r\n", "a=extmap-allow-mixed\r\n")
+        + "m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijkl\r\n\
+           a=setup:actpass\r\na=mid:1\r\na=rtcp-mux\r\na=fingerprint:sha-256 "
+        + &local().fingerprint.to_string()
+        + "\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 nack pli\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n";
+    let phone = "v=0\no=- 1 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\nm=image 5000 udptl t38\n\
+                 m=audio 4000 RTP/AVP 8 0 107 96\nb=AS:64\na=rtcp:4009 IN IP4 192.0.2.8\na=rtpmap:107 opus/48000\n\
+                 a=rtpmap:96 telephone-event/8000\na=fmtp:96 0-16\na=ptime:30\na=recvonly\n";
+    let renumbered = phone.replace("8 0 107 96", "102 96").replace(":107", ":102");
+    let lines = "b=AS:3000\nb=TIAS:2500000\na=x:y";
+    [sip, ours, chromium, phone.to_owned(), renumbered, lines.to_owned()].map(String::into_bytes).into()
+}
+
+fn law(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Ok(offer) = BrowserDescription::parse_offer(&text) {
+        browser_law(&offer);
+    }
+    if let Ok(description) = TrunkDescription::parse(&text) {
+        trunk_law(&description);
+    }
+    let lines: Vec<&str> = text.split('\n').collect();
+    if let Ok(lines) = SipSdpLines::new(&lines) {
+        let offer = trunk_session(lines).offer(rtp(), &browser_payloads(), Direction::SendRecv);
+        let kinds = offer.split("\r\n").filter_map(|line| line.chars().next());
+        assert_eq!(kinds.filter(|kind| !"ab".contains(*kind)).collect::<String>(), "vosctm", "{offer}");
+    }
+}
+
+/// A browser's offer, with a SIP peer that answers everything.
+fn browser_law(offer: &BrowserDescription) {
+    let Ok(side) = offer.side_of_offer() else { return };
+    let ours = CodecPolicy::default().sip_offer(&side.payloads);
+    let mut peer = trunk_session(SipSdpLines::default());
+    let answer = TrunkDescription::parse(&peer.offer(rtp(), &ours, Direction::SendRecv)).expect("our own text");
+    let Ok(agreement) = Agreement::answered_by_sip(&side, &ours, &answer, Direction::SendRecv) else { return };
+    check_program(&agreement, Some(offer));
+    let payloads = agreement.browser_payloads();
+    let text = browser::answer(offer, &payloads, agreement.browser_direction, None, &local()).expect("it has audio");
+    let read =
+        BrowserDescription::parse_answer(&text.replace("a=setup:passive", "a=setup:active")).expect("our own text");
+    assert_eq!(read.sections.len(), offer.sections.len(), "{text}");
+    for (answered, offered) in read.sections.iter().zip(&offer.sections) {
+        assert_eq!((&answered.kind, &answered.mid), (&offered.kind, &offered.mid), "{text}");
+    }
+    let accepted: Vec<_> = read.sections.iter().filter(|section| !section.rejected).collect();
+    assert_eq!(accepted.len(), 1, "{text}");
+    assert_eq!(accepted[0].payloads, payloads, "{text}");
+}
+
+/// A SIP peer's text, once as an offer and once as the answer to ours.
+fn trunk_law(description: &TrunkDescription) {
+    let side = BrowserSide { payloads: negotiate::offered_leg(&browser_payloads()), direction: Direction::SendRecv };
+    let policy = CodecPolicy::default();
+    let ours = policy.sip_offer(&side.payloads);
+    if let Ok(agreement) = Agreement::answered_by_sip(&side, &ours, description, Direction::SendRecv) {
+        check_program(&agreement, None);
+        check_fixed_offer(&agreement, &policy);
+        if let Ok(later) = agreement.reoffered_by_sip(description, &policy, Direction::SendRecv) {
+            assert_eq!(later.browser, agreement.browser, "the browser's side changed");
+            check_program(&later, None);
+            check_fixed_offer(&later, &policy);
+        }
+    }
+    let Ok(agreement) = Agreement::answering_sip(&side, description, &policy) else { return };
+    check_program(&agreement, None);
+    let mut session = trunk_session(SipSdpLines::default());
+    let text = session
+        .answer(rtp(), description, &agreement.sip_payloads(), agreement.sip_direction)
+        .expect("an agreement was made with its audio");
+    let read = TrunkDescription::parse(&text).expect("our own text");
+    assert_eq!(read.sections.len(), description.sections.len(), "{text}");
+    assert!(read.sections.iter().zip(&description.sections).all(|(ours, theirs)| ours.kind == theirs.kind), "{text}");
+    assert_eq!(read.sections.iter().filter(|section| section.port != 0).count(), 1, "{text}");
+    assert_eq!(read.audio().map(|section| &section.payloads), Ok(&agreement.sip_payloads()), "{text}");
+}
+
+/// Our re-INVITE gives each number one meaning, and not one that it had otherwise in this dialog (RFC 3264 section 8.3.2).
+fn check_fixed_offer(agreement: &Agreement, policy: &CodecPolicy) {
+    let offer = agreement.fixed_offer(policy);
+    for (at, payload) in offer.iter().enumerate() {
+        assert!(offer[..at].iter().all(|other| other.pt != payload.pt), "{offer:?}");
+        let mut meanings = agreement.sip.iter().filter(|known| known.receive_pts.contains(&payload.pt));
+        assert!(meanings.all(|known| known.codec == payload.codec), "{offer:?}");
+    }
+}
+
+fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
+    let remote = browser.and_then(|browser| browser.transport().ok()).map(|transport| transport.to_remote());
+    let media = CallMedia {
+        label: "fuzz".into(),
+        cname: "c".into(),
+        browser_ssrc: 1,
+        sip_ssrc: 2,
+        sip_local_ip: None,
+        media_timeout_ms: None,
+        consent_timeout_ms: None,
+    };
+    let program = plan::connected(&media, remote.as_ref(), agreement);
+    assert_eq!(program.validate(), Ok(()));
+    for route in &program.routes {
+        assert!(!route.payloads.is_empty(), "an agreement without a codec in one direction");
+    }
+}
+
+fn browser_payloads() -> Vec<Payload> {
+    let codecs = [(111, Encoding::Opus), (9, Encoding::G722), (0, Encoding::Pcmu), (126, Encoding::TelephoneEvent)];
+    codecs.into_iter().map(|(pt, encoding)| Payload::new(pt, Codec::usual(encoding))).collect()
+}
+
+fn trunk_session(lines: SipSdpLines) -> TrunkSession {
+    TrunkSession::new("fuzz", "fuzz", 4, lines)
+}
+
+fn rtp() -> std::net::SocketAddr {
+    ([192, 0, 2, 1], 31_000).into()
+}
+
+fn local() -> BrowserLocal {
+    BrowserLocal {
+        session_id: 8,
+        ufrag: "gWay".into(),
+        pwd: Secret::new("0123456789abcdefghijkl".into()),
+        fingerprint: Fingerprint([0xab; 32]),
+        candidates: vec![([192, 0, 2, 1], 32_100).into()],
+        stream: "gangway".into(),
+        cname: "c1".into(),
+        audio_ssrc: 7,
+    }
+}
