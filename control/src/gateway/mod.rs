@@ -224,6 +224,12 @@ impl Gateway {
         self.ua.counters()
     }
 
+    /// How many SIP transactions are alive: zero when nothing is going on.
+    #[must_use]
+    pub fn sip_transactions(&self) -> usize {
+        self.ua.transactions()
+    }
+
     /// Lets the SIP agent speak until it has nothing more to say.
     fn pump(&mut self) {
         loop {

@@ -60,9 +60,8 @@ impl Gateway {
             relay.program = program;
         }
         // A reply that something waits for is not forgotten for one that nothing waits for.
-        let former = relay.pending.take();
-        let purpose = match (purpose, former) {
-            (Purpose::Connect | Purpose::Again, Some((_, waiting))) => waiting,
+        let purpose = match (purpose, &relay.pending) {
+            (Purpose::Connect | Purpose::Again, Some((_, waiting))) => waiting.clone(),
             (purpose, _) => purpose,
         };
         self.put(key, purpose);

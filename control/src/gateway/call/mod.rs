@@ -381,6 +381,7 @@ impl Gateway {
         }
         if let Some((_, Purpose::Reoffer { server, .. })) = call.relay.as_ref().and_then(|relay| relay.pending.as_ref())
         {
+            self.servers.remove(server);
             // Best effort: BYE already says it.
             let _ = self.ua.respond(self.now, *server, Reply::new(Status::literal(487)));
         }

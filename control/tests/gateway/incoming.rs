@@ -1,0 +1,300 @@
+//! Incoming calls: wcs-protocol.md 5.4 and 5.5.
+
+use std::time::Duration;
+
+use gangway_control::{
+    gateway::{effects::Input, messages::CallStatus},
+    sip::message::{HeaderName, Method},
+};
+use gangway_shared::rcp::LegKind;
+
+use crate::world::{World, config, phone_sdp};
+
+/// A session with its opaque key, ready to be called.
+fn callee() -> (World, gangway_control::gateway::effects::SocketId, String) {
+    let mut world = World::new(config());
+    let page = world.session();
+    let key = world.contact_key(page);
+    (world, page, format!("sip:{key}@10.0.0.1:5060"))
+}
+
+#[test]
+fn the_browser_hears_in_the_order_that_the_sdk_needs_and_the_caller_gets_180_then_200() {
+    let (mut world, page, uri) = callee();
+    let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "8 0 101")));
+    assert_eq!(world.sip_names(), ["100", "180"]);
+    let call = world.last_call();
+    assert!(call.incoming);
+    assert_eq!((call.caller.as_str(), call.callee.as_str(), call.visible_name.as_str()), ("bob", "1001", "Bob"));
+    let offer = world.last_description();
+    assert!(offer.contains("a=setup:actpass") && offer.contains("a=ice-lite"), "{offer}");
+    assert_eq!(world.names(), ["setRemoteSDP", "notifyIncomingCall", "ring"]);
+    world.answer(page, &call.call_id, "8 126");
+    let answer = world.response(200);
+    assert!(answer.headers.value(&HeaderName::Contact).is_some());
+    let body = String::from_utf8(answer.body.clone()).unwrap();
+    assert!(body.contains("RTP/AVP 8"), "{body}");
+    assert_eq!(world.names(), ["talk"]);
+    world.in_their_dialog(&invite, &answer, &Method::Ack, 1, None);
+    let (generation, program) = &world.relay.relays[&world.only_relay()];
+    assert!(generation.0 >= 2 && program.routes.len() == 2);
+    let LegKind::IceDtls(ice) = &program.legs[0].kind else { panic!("leg 0 is the browser") };
+    assert!(ice.remote.is_some());
+    world.keys_ready();
+    world.in_their_dialog(&invite, &answer, &Method::Bye, 2, None);
+    assert_eq!(world.sip_names(), ["200"]);
+    assert_eq!(world.names(), ["finish FINISH"]);
+    world.assert_clean();
+}
+
+#[test]
+fn reject_is_603_and_finish() {
+    let (mut world, page, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.forget();
+    world.hangup(page, &call_id);
+    assert_eq!(world.sip_names(), ["603"]);
+    assert_eq!(world.names(), ["finish FINISH"]);
+    world.assert_clean();
+}
+
+#[test]
+fn nobody_answers_is_480_after_the_ring_timeout() {
+    let (mut world, _, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    world.forget();
+    world.advance(Duration::from_secs(61));
+    assert_eq!(world.sip_names()[0], "480");
+    assert!(world.names().contains(&"finish FAILED".to_owned()));
+    world.assert_clean();
+}
+
+#[test]
+fn a_caller_that_gives_up_is_487_and_a_late_answer_gets_its_own_finish() {
+    let (mut world, page, uri) = callee();
+    let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.forget();
+    world.cancel(&invite);
+    let names = world.sip_names();
+    assert!(names.contains(&"487".to_owned()) && names.contains(&"200".to_owned()), "{names:?}");
+    assert_eq!(world.names(), ["finish FINISH"]);
+    world.answer(page, &call_id, "0");
+    assert_eq!(world.names(), ["finish FAILED"]);
+    assert!(world.sip.is_empty());
+    world.assert_clean();
+}
+
+#[test]
+fn a_cancel_during_each_wait_leaves_nothing() {
+    for answered in 0..2 {
+        let (mut world, _, uri) = callee();
+        world.hold_asks = true;
+        let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+        for _ in 0..answered {
+            world.answer_ask();
+        }
+        world.cancel(&invite);
+        assert!(world.names().is_empty(), "the page never heard of it");
+        let (ask, what) = world.asks.pop_front().unwrap();
+        let answer = world.consent(what);
+        world.input(Input::Answer { ask, answer });
+        assert!(world.names().is_empty());
+        world.input(Input::RelayUp { epoch: 1 });
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_cancel_while_the_relay_learns_of_the_browser_wins_over_the_200() {
+    let (mut world, page, uri) = callee();
+    let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.forget();
+    world.hold_requests = true;
+    world.answer(page, &call_id, "0");
+    assert!(world.sip.is_empty() && world.sent.is_empty(), "200 and talk wait for the relay");
+    world.cancel(&invite);
+    assert_eq!(world.names(), ["finish FINISH"]);
+    world.hold_requests = false;
+    while !world.requests.is_empty() {
+        world.answer_request();
+    }
+    assert!(world.sip_names().contains(&"487".to_owned()));
+    world.assert_clean();
+}
+
+#[test]
+fn offers_that_cannot_be_used_are_refused_before_anybody_rings() {
+    let (mut world, page, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "18")));
+    assert_eq!(world.sip_names().last().unwrap(), "488");
+    world.invite(&uri, "in2", Some("nonsense"));
+    let refusal = world.response(488);
+    assert!(refusal.headers.value(&HeaderName::Warning).unwrap().starts_with("399 gangway \""));
+    assert!(world.names().is_empty());
+    world.assert_clean();
+    let _ = page;
+}
+
+#[test]
+fn an_invite_for_an_account_rings_its_newest_session_and_others_are_404() {
+    let mut world = World::new(config());
+    let old = world.session();
+    let new = world.session();
+    // The peer is a target of the account once something was resolved for it.
+    world.contact_key(old);
+    world.invite("sip:1001@example.com", "in1", Some(&phone_sdp(4000, "0")));
+    assert!(world.sent.iter().all(|(socket, _)| *socket == new), "the newest session rings");
+    assert_eq!(world.names().len(), 3);
+    world.forget();
+    world.invite("sip:nobody@example.com", "in2", Some(&phone_sdp(4000, "0")));
+    assert_eq!(world.sip_names().last().unwrap(), "404");
+}
+
+#[test]
+fn a_stranger_that_names_an_account_learns_nothing() {
+    let mut world = World::new(config());
+    world.session();
+    world.invite("sip:1001@example.com", "in1", Some(&phone_sdp(4000, "0")));
+    assert_eq!(world.sip_names().last().unwrap(), "404");
+    assert!(world.names().is_empty());
+}
+
+#[test]
+fn a_browser_that_refuses_audio_is_488_for_the_caller() {
+    let (mut world, page, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.forget();
+    world.answer(page, &call_id, "13");
+    assert_eq!(world.sip_names(), ["488"]);
+    assert_eq!(world.last_call().info.as_deref(), Some("No common codecs"));
+    world.assert_clean();
+}
+
+#[test]
+fn an_invite_without_an_offer_gets_ours_in_the_200_and_talks_after_the_ack() {
+    let (mut world, page, uri) = callee();
+    let invite = world.invite(&uri, "in1", None);
+    let call_id = world.last_call().call_id;
+    world.forget();
+    world.answer(page, &call_id, "111 0 126");
+    let answer = world.response(200);
+    assert!(String::from_utf8(answer.body.clone()).unwrap().contains("m=audio"));
+    assert!(world.names().is_empty());
+    world.in_their_dialog(&invite, &answer, &Method::Ack, 1, Some(&phone_sdp(4000, "0")));
+    assert_eq!(world.names(), ["talk"]);
+    let (_, program) = &world.relay.relays[&world.only_relay()];
+    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
+    assert_eq!(rtp.remote.unwrap().rtp.port(), 4000);
+    world.hangup(page, &call_id);
+    world.request(&Method::Bye);
+    world.assert_clean();
+}
+
+#[test]
+fn a_200_without_ack_ends_the_call() {
+    let (mut world, page, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.answer(page, &call_id, "0");
+    world.keys_ready();
+    world.forget();
+    world.advance(Duration::from_secs(40));
+    assert!(world.sip_names().contains(&"BYE".to_owned()));
+    assert_eq!(world.last_call().status, CallStatus::Failed);
+    world.assert_clean();
+}
+
+#[test]
+fn a_session_with_all_its_calls_is_busy() {
+    let mut settings = config();
+    settings.max_calls_per_session = 1;
+    let mut world = World::new(settings);
+    let page = world.session();
+    let key = world.contact_key(page);
+    let uri = format!("sip:{key}@10.0.0.1:5060");
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    world.forget();
+    world.invite(&uri, "in2", Some(&phone_sdp(4000, "0")));
+    assert_eq!(world.sip_names().last().unwrap(), "486");
+    assert!(world.names().is_empty());
+}
+
+#[test]
+fn draining_refuses_new_calls_with_503_and_keeps_the_old() {
+    let (mut world, page, uri) = callee();
+    world.established(page, "c1");
+    world.input(Input::Drain);
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let refusal = world.response(503);
+    assert!(refusal.headers.value(&HeaderName::RetryAfter).is_some());
+    world.call(page, "c2", "600");
+    assert_eq!(world.names(), ["fail", "finish FINISH"]);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    world.input(Input::EndAll);
+    assert_eq!(world.names(), ["finish FINISH"]);
+    let bye = world.request(&Method::Bye);
+    assert!(!world.gateway.is_idle());
+    world.respond(&bye, 200, None);
+    assert!(world.gateway.is_idle());
+    world.assert_clean();
+}
+
+#[test]
+fn a_reinvite_with_a_new_port_moves_the_media_and_other_codecs_are_488() {
+    let (mut world, page, _) = callee();
+    let invite = world.established(page, "c1");
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4444, "0 101")));
+    let answer = world.response(200);
+    assert!(String::from_utf8(answer.body).unwrap().contains("RTP/AVP 0"));
+    let port = |world: &World| {
+        let (_, program) = &world.relay.relays[&world.only_relay()];
+        let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
+        rtp.remote.unwrap().rtp.port()
+    };
+    assert_eq!(port(&world), 4444);
+    world.in_our_dialog(&invite, &Method::Ack, 2, None);
+    world.in_our_dialog(&invite, &Method::Invite, 3, Some(&phone_sdp(5555, "9")));
+    world.response(488);
+    world.in_our_dialog(&invite, &Method::Ack, 3, None);
+    assert_eq!(port(&world), 4444);
+    assert!(world.names().is_empty(), "the browser hears nothing of it");
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}
+
+#[test]
+fn a_reinvite_that_the_relay_refuses_changes_nothing() {
+    let (mut world, page, _) = callee();
+    let invite = world.established(page, "c1");
+    world.hold_requests = true;
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4444, "0 101")));
+    world.relay.refuses = Some(gangway_shared::rcp::ErrorCode::NoAddress);
+    world.answer_request();
+    world.response(488);
+    world.relay.refuses = None;
+    world.hold_requests = false;
+    while !world.requests.is_empty() {
+        world.answer_request();
+    }
+    let (_, program) = &world.relay.relays[&world.only_relay()];
+    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
+    assert_eq!(rtp.remote.unwrap().rtp.port(), 4000);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}
+
+#[test]
+fn a_reinvite_without_an_offer_gets_ours_and_its_ack_moves_the_media() {
+    let (mut world, page, _) = callee();
+    let invite = world.established(page, "c1");
+    world.in_our_dialog(&invite, &Method::Invite, 2, None);
+    let answer = world.response(200);
+    assert!(String::from_utf8(answer.body).unwrap().contains("m=audio"));
+    world.in_our_dialog(&invite, &Method::Ack, 2, Some(&phone_sdp(4666, "0")));
+    let (_, program) = &world.relay.relays[&world.only_relay()];
+    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
+    assert_eq!(rtp.remote.unwrap().rtp.port(), 4666);
+    assert!(world.names().is_empty());
+}

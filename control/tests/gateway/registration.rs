@@ -1,0 +1,191 @@
+//! Registrations: wcs-protocol.md 5.2 and 5.9.
+
+use std::time::Duration;
+
+use gangway_control::{
+    gateway::{
+        effects::{Answer, Input},
+        journal::JournalEntry,
+    },
+    sip::message::{HeaderName, Method, Request},
+};
+
+use crate::world::{World, account, config};
+
+const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"";
+
+fn expires(request: &Request) -> u32 {
+    request.headers.expires_s().unwrap()
+}
+
+/// Answers the REGISTER with 200 and this lifetime.
+fn accept(world: &mut World, register: &Request, seconds: &str) {
+    world.respond_as(register, 200, "reg", None, &[(HeaderName::Expires, seconds)]);
+}
+
+fn registered() -> (World, gangway_control::gateway::effects::SocketId, Request) {
+    let mut world = World::new(config());
+    let page = world.connect(account(true));
+    let register = world.request(&Method::Register);
+    accept(&mut world, &register, "3600");
+    assert_eq!(world.names(), ["getUserData", "registered"]);
+    (world, page, register)
+}
+
+#[test]
+fn register_is_challenged_answered_and_announced_after_get_user_data() {
+    let mut world = World::new(config());
+    world.connect(account(true));
+    assert_eq!(world.names(), ["getUserData"]);
+    let first = world.request(&Method::Register);
+    assert_eq!(first.uri.to_string(), "sip:example.com");
+    assert_eq!(expires(&first), 3600);
+    world.respond_as(&first, 401, "reg", None, &[(HeaderName::WwwAuthenticate, CHALLENGE)]);
+    let second = world.request(&Method::Register);
+    assert!(second.headers.value(&HeaderName::Authorization).unwrap().contains("username=\"auth1001\""));
+    accept(&mut world, &second, "3600");
+    assert_eq!(world.names(), ["registered"]);
+    assert_eq!(world.gateway.counts().registrations, 1);
+    assert!(world.journal.iter().any(|entry| matches!(entry, JournalEntry::Registered { expires_s: 3600, .. })));
+}
+
+#[test]
+fn a_refresh_keeps_call_id_and_counts_on_before_the_binding_ends() {
+    let (mut world, _, first) = registered();
+    world.advance(Duration::from_secs(3600 * 3 / 4 - 1));
+    assert!(world.sip.is_empty());
+    world.advance(Duration::from_secs(2));
+    let second = world.request(&Method::Register);
+    assert_eq!(second.headers.call_id().unwrap(), first.headers.call_id().unwrap());
+    assert!(second.headers.cseq().unwrap().number > first.headers.cseq().unwrap().number);
+    world.forget();
+    accept(&mut world, &second, "60");
+    assert!(!world.names().contains(&"registered".to_owned()), "registered is told once");
+    // The shortened lifetime counts.
+    world.advance(Duration::from_secs(46));
+    world.request(&Method::Register);
+}
+
+#[test]
+fn an_interval_too_brief_is_raised_once() {
+    let mut world = World::new(config());
+    world.connect(account(true));
+    let first = world.request(&Method::Register);
+    world.respond_as(&first, 423, "reg", None, &[(HeaderName::MinExpires, "7200")]);
+    let second = world.request(&Method::Register);
+    assert_eq!(expires(&second), 7200);
+    accept(&mut world, &second, "7200");
+    assert_eq!(world.names(), ["getUserData", "registered"]);
+}
+
+#[test]
+fn an_absurd_or_endless_423_is_a_failure() {
+    for min in ["999999999", "3600", "0"] {
+        let mut world = World::new(config());
+        world.connect(account(true));
+        let first = world.request(&Method::Register);
+        world.respond_as(&first, 423, "reg", None, &[(HeaderName::MinExpires, min)]);
+        assert_eq!(world.names(), ["getUserData", "fail"], "{min}");
+        assert_eq!(world.closed.len(), 1);
+    }
+}
+
+#[test]
+fn a_wrong_password_is_fail_then_close_and_no_storm() {
+    for refusal in [401, 403] {
+        let mut world = World::new(config());
+        let page = world.connect(account(true));
+        let first = world.request(&Method::Register);
+        world.respond_as(&first, 401, "reg", None, &[(HeaderName::WwwAuthenticate, CHALLENGE)]);
+        let second = world.request(&Method::Register);
+        world.respond_as(&second, refusal, "reg", None, &[(HeaderName::WwwAuthenticate, CHALLENGE)]);
+        assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED AUTHENTICATION_FAIL");
+        assert_eq!(world.names(), ["getUserData", "fail"]);
+        assert_eq!(world.closed, [(page, 1000)]);
+        world.forget();
+        world.advance(Duration::from_secs(3600));
+        assert!(world.sip.is_empty(), "no REGISTER ever again");
+        assert_eq!(world.gateway.counts().sessions + world.gateway.counts().sessions_departing, 0);
+    }
+}
+
+#[test]
+fn a_silent_registrar_is_told_within_the_sip_timeout() {
+    let mut world = World::new(config());
+    let page = world.connect(account(true));
+    world.advance(Duration::from_secs(33));
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED REGISTER_EXPIRE");
+    assert_eq!(world.closed, [(page, 1000)]);
+}
+
+#[test]
+fn an_unresolvable_registrar_is_a_connection_error() {
+    let mut world = World::new(config());
+    world.hold_asks = true;
+    let page = world.connect(account(true));
+    world.answer_ask();
+    let (ask, _) = world.asks.pop_front().unwrap();
+    world.input(Input::Answer { ask, answer: Answer::Unresolved { reason: "NXDOMAIN".to_owned() } });
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED CONNECTION_ERROR");
+    assert_eq!(world.closed, [(page, 1000)]);
+}
+
+#[test]
+fn a_registration_lost_later_backs_off_warns_once_and_recovers() {
+    let (mut world, _, _) = registered();
+    world.advance(Duration::from_secs(2701));
+    let mut attempts = 0;
+    for _ in 0..3 {
+        let register = world.request(&Method::Register);
+        world.sip.clear();
+        attempts += 1;
+        world.respond(&register, 500, None);
+        world.advance(Duration::from_secs(21));
+    }
+    assert_eq!(attempts, 3);
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent UNREGISTERED REGISTER_EXPIRE");
+    assert!(world.closed.is_empty(), "the session stays");
+    let waits = world.names().iter().filter(|name| *name == "fail").count();
+    assert_eq!(waits, 1);
+    let register = world.request(&Method::Register);
+    accept(&mut world, &register, "3600");
+    assert!(world.names().contains(&"registered".to_owned()));
+}
+
+#[test]
+fn the_end_of_a_session_gives_the_binding_back() {
+    let (mut world, page, first) = registered();
+    world.forget();
+    world.input(Input::SocketClosed { socket: page });
+    let last = world.request(&Method::Register);
+    assert_eq!(expires(&last), 0);
+    assert_eq!(last.headers.call_id().unwrap(), first.headers.call_id().unwrap());
+    assert_eq!(world.gateway.counts().sessions_departing, 1);
+    world.respond_as(&last, 401, "reg", None, &[(HeaderName::WwwAuthenticate, CHALLENGE)]);
+    let again = world.request(&Method::Register);
+    assert!(again.headers.value(&HeaderName::Authorization).is_some());
+    world.respond(&again, 200, None);
+    assert_eq!(world.gateway.counts().sessions_departing, 0);
+}
+
+#[test]
+fn a_session_that_ends_while_registering_unregisters_afterwards() {
+    let mut world = World::new(config());
+    let page = world.connect(account(true));
+    let first = world.request(&Method::Register);
+    world.input(Input::SocketClosed { socket: page });
+    assert!(world.sip.is_empty());
+    accept(&mut world, &first, "3600");
+    let last = world.request(&Method::Register);
+    assert_eq!(expires(&last), 0);
+    world.respond(&last, 200, None);
+    assert_eq!(world.gateway.counts().sessions_departing, 0);
+}
+
+#[test]
+fn without_register_required_no_register_is_sent() {
+    let mut world = World::new(config());
+    world.connect(account(false));
+    assert_eq!(world.names(), ["getUserData"]);
+    assert!(world.sip.is_empty());
+}
