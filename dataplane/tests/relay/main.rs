@@ -1,5 +1,7 @@
 //! The relay core from outside: peers without a network, in virtual time.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 mod allocation;
 mod feedback;
 mod recovery;
