@@ -372,7 +372,7 @@ pub struct LegRecord {
     pub keys: [KeyEpoch; 2],
     /// Until when the former ones are tried.
     pub old_keys_until: u64,
-    /// Keys of a handshake whose certificate the program does not name yet; `number` 1 when there are some.
+    /// Keys of a handshake whose certificate the program does not name; `number` 1: not yet compared, 2: refused.
     pub held: KeyEpoch,
     /// That certificate.
     pub held_fingerprint: [u8; 32],

@@ -4,13 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use gangway_shared::{
     ids::{LegId, RelayId},
-    rcp::{DirectionStats, DtlsFailure, Event, LegStats, limits::ROUTES_MAX},
+    rcp::{DirectionStats, DtlsFailure, Event, Fingerprint, LegStats, limits::ROUTES_MAX},
     time::Time,
 };
 
 use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, latch::LatchTimes};
 use crate::{
-    arena::{Addr, LegRecord, OutStream, Path, RxSlot, kind},
+    arena::{Addr, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RxSlot, kind},
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     stats,
     wire::{DropReason, Packet, rtcp, rtp},
@@ -18,6 +18,11 @@ use crate::{
 
 /// A path that had no check for so long makes room for a new one.
 const PATH_STALE: Duration = Duration::from_secs(5);
+
+/// `held.number` of keys whose certificate has not been compared with the program.
+const HELD: u32 = 1;
+/// `held.number` of keys whose certificate is none that the program names now.
+const HELD_AND_REFUSED: u32 = 2;
 
 /// What is derived from a leg's record.
 #[derive(Debug, Default)]
@@ -33,6 +38,26 @@ pub(super) struct Derived {
 }
 
 impl LegRecord {
+    /// Takes the certificates that the program names; keys that were refused are judged anew.
+    pub(super) fn name_certificates(&mut self, named: &[Fingerprint]) {
+        let mut fingerprints = [[0; 32]; FINGERPRINTS_MAX];
+        for (slot, fingerprint) in fingerprints.iter_mut().zip(named) {
+            *slot = fingerprint.0;
+        }
+        if self.fingerprints == fingerprints {
+            return;
+        }
+        if self.fingerprint_count != 0 {
+            // Another certificate means another handshake, at the next check; the old keys stay until it is done.
+            self.paths.iter_mut().for_each(|path| path.is_told = 0);
+        }
+        if self.held.number == HELD_AND_REFUSED {
+            self.held.number = HELD;
+        }
+        self.fingerprints = fingerprints;
+        self.fingerprint_count = named.len() as u8;
+    }
+
     pub(super) fn is_ice(&self) -> bool {
         self.kind == kind::ICE_DTLS
     }
@@ -420,38 +445,37 @@ impl Relays {
         if !leg.is_ice() || !keys.ours.is_set() || !keys.theirs.is_set() {
             return false;
         }
-        (leg.held.ours, leg.held.theirs, leg.held.number) = (keys.ours, keys.theirs, 1);
+        (leg.held.ours, leg.held.theirs, leg.held.number) = (keys.ours, keys.theirs, HELD);
         leg.held_fingerprint = keys.peer_fingerprint.0;
         self.judge_held(now, slot, out);
         true
     }
 
-    /// Compares the certificate of a finished handshake with the program, once it names one.
+    /// Compares the certificate of a finished handshake with the program, once it names one. Keys that do not fit stay, so that a
+    /// program that names their certificate after all needs no other handshake.
     pub(super) fn judge_held(&mut self, now: Now, slot: u32, out: &mut impl Output) {
         let old_keys_until = now.mono + self.config.timers.old_keys;
         let leg = self.arena.leg_mut(slot);
-        if leg.held.number == 0 || leg.fingerprint_count == 0 {
+        if leg.held.number != HELD || leg.fingerprint_count == 0 {
             return;
         }
         let named = &leg.fingerprints[..usize::from(leg.fingerprint_count)];
-        let is_match = named.contains(&leg.held_fingerprint);
-        let profile = leg.held.ours.profile();
-        if is_match {
-            let (ours, theirs) = (leg.held.ours, leg.held.theirs);
-            leg.change_keys(&ours, &theirs, old_keys_until);
+        if !named.contains(&leg.held_fingerprint) {
+            leg.held.number = HELD_AND_REFUSED;
+            let (relay, leg) = self.name_of(slot);
+            out.event(Event::DtlsFailed { relay, leg, cause: DtlsFailure::Fingerprint });
+            return;
         }
+        let KeyEpoch { ours, theirs, .. } = leg.held;
+        leg.change_keys(&ours, &theirs, old_keys_until);
         leg.held.ours.wipe();
         leg.held.theirs.wipe();
         leg.held.number = 0;
+        self.derive_keys(slot);
+        self.schedule(slot);
         let (relay, leg) = self.name_of(slot);
-        if is_match {
-            self.derive_keys(slot);
-            self.schedule(slot);
-            let profile = profile.map_or("", Profile::sdes_name).to_owned();
-            out.event(Event::KeysReady { relay, leg, profile });
-        } else {
-            out.event(Event::DtlsFailed { relay, leg, cause: DtlsFailure::Fingerprint });
-        }
+        let profile = ours.profile().map_or("", Profile::sdes_name).to_owned();
+        out.event(Event::KeysReady { relay, leg, profile });
     }
 
     /// Derives session keys from the record's master keys.

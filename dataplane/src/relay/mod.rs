@@ -431,8 +431,8 @@ impl Relays {
     /// Takes the keys of a handshake that is complete (certificate seen *and* `Connected`).
     ///
     /// Media opens only when a fingerprint of the program matches: `KeysReady`. Without one in the program yet the keys are held
-    /// until a `put` brings it. Another one: the keys are wiped, event `DtlsFailed { fingerprint }`. Former keys stay usable for
-    /// `old_keys`. False when the leg is gone or is no browser leg.
+    /// until a `put` brings it. Another one: event `DtlsFailed { fingerprint }`, and the keys are of no use until a `put` names their
+    /// certificate after all. Former keys stay usable for `old_keys`. False when the leg is gone or is no browser leg.
     pub fn install_keys(&mut self, now: Now, leg: LegHandle, keys: &DtlsKeys, out: &mut impl Output) -> bool {
         self.take_keys(now, leg, keys, out)
     }

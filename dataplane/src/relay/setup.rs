@@ -292,17 +292,7 @@ impl Relays {
         let Some(remote) = &ice.remote else { return };
         leg.remote_ufrag[..remote.ufrag.len()].copy_from_slice(remote.ufrag.as_bytes());
         leg.remote_ufrag_len = remote.ufrag.len() as u32;
-        let mut fingerprints = [[0; 32]; crate::arena::FINGERPRINTS_MAX];
-        for (named, wanted) in fingerprints.iter_mut().zip(&remote.fingerprints) {
-            *named = wanted.0;
-        }
-        let had_others = leg.fingerprint_count != 0 && leg.fingerprints != fingerprints;
-        leg.fingerprints = fingerprints;
-        leg.fingerprint_count = remote.fingerprints.len() as u8;
-        if had_others {
-            // Another certificate means another handshake, at the next check; the old keys stay until it is done.
-            leg.paths.iter_mut().for_each(|path| path.is_told = 0);
-        }
+        leg.name_certificates(&remote.fingerprints);
         self.judge_held(now, slot, out);
     }
 

@@ -4,6 +4,7 @@
 
 mod allocation;
 mod feedback;
+mod handshake;
 mod recovery;
 mod simulation;
 mod walk;

@@ -257,6 +257,23 @@ fn a_certificate_that_signalling_did_not_name_gives_no_keys() {
 }
 
 #[test]
+fn a_refused_certificate_opens_media_once_signalling_names_it_after_all() {
+    let mut world = World::new();
+    let wrong = Fingerprint([9; 32]);
+    let handle = world.put(1, 1, &call(Some(wrong), Some(PHONE))).legs[0].1;
+    let mut browser = Browser::new(1, 0, handle, BROWSER, Profile::AeadAes128Gcm, 7);
+    browser.connect(&mut world);
+    world.events();
+    let mut held = call(Some(wrong), Some(PHONE));
+    held.routes[0].paused = true;
+    world.put(1, 2, &held);
+    assert_eq!(world.events(), [], "it is told once");
+    world.put(1, 3, &call(Some(CERTIFICATE), Some(PHONE)));
+    assert!(matches!(world.events()[..], [Event::KeysReady { .. }]));
+    assert!(matches!(browser.say(&mut world, b"x"), Fed::Sent(..)));
+}
+
+#[test]
 fn packets_under_the_former_keys_are_taken_for_a_while_and_never_twice() {
     let (mut world, mut old) = connected(Profile::AeadAes128Gcm);
     let seen = old.talk(b"seen");

@@ -202,6 +202,11 @@ impl World {
         was_there
     }
 
+    pub(crate) fn install_keys(&mut self, now: Now, leg: LegHandle, keys: &DtlsKeys) -> bool {
+        let relays = self.relays.as_mut().expect("only `restart` takes them");
+        relays.install_keys(now, leg, keys, &mut self.out)
+    }
+
     pub(crate) fn has_consent(&mut self, leg: LegHandle) -> bool {
         let now = self.now;
         self.relays().has_consent(now, leg)
@@ -412,8 +417,7 @@ impl Browser {
     pub(crate) fn handshake(&self, world: &mut World, fingerprint: Fingerprint) -> bool {
         let keys = DtlsKeys { peer_fingerprint: fingerprint, ..self.keys };
         let now = world.now;
-        let World { relays, out, .. } = world;
-        relays.as_mut().expect("only `restart` takes them").install_keys(now, self.handle, &keys, out)
+        world.install_keys(now, self.handle, &keys)
     }
 
     /// Checks, nominates and completes the handshake.
@@ -425,7 +429,11 @@ impl Browser {
 
     /// Takes other keys, as after another handshake.
     pub(crate) fn rekey(&mut self, profile: Profile, fill: u8) {
-        let (ours, theirs) = (master(profile, fill), master(profile, fill + 1));
+        self.take_keys(master(profile, fill), master(profile, fill + 1));
+    }
+
+    /// Takes the keys that a real handshake agreed on.
+    pub(crate) fn take_keys(&mut self, ours: MasterKey, theirs: MasterKey) {
         (self.keys.ours, self.keys.theirs) = (ours, theirs);
         (self.tx, self.rx) = (SrtpTx::new(&theirs).unwrap(), SrtpRx::new(&ours).unwrap());
         self.tx_streams.clear();
