@@ -171,6 +171,11 @@ impl Media {
         thread::spawn(move || runner.run());
     }
 
+    /// Where it sends from and listens.
+    pub fn address(&self) -> SocketAddr {
+        self.local
+    }
+
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
         self.shared.lock().clone()
