@@ -6,6 +6,7 @@ pub mod browser;
 pub mod deadline;
 pub mod fuzz;
 pub mod g711;
+pub mod gateway;
 pub mod impairment;
 pub mod kamailio;
 pub mod media;
