@@ -53,7 +53,7 @@ const SETTINGS: [(&str, &str); 24] = [
 pub struct Gateway {
     process: Process,
     ready: Value,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Gateway {
@@ -98,7 +98,7 @@ impl Gateway {
         let line = process.wait_line("the ready line", Deadline::after(READY_WITHIN), |line| line.starts_with('{'));
         let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
         assert_eq!(ready["event"], "ready", "{ready}");
-        Self { process, ready, _folder: folder }
+        Self { process, ready, folder }
     }
 
     /// The ready line.
@@ -223,6 +223,11 @@ impl Gateway {
         self.process.signal(Signal::INT);
         let status = self.process.wait_end(Deadline::seconds(4));
         assert!(status.is_some_and(|status| status.success()), "after SIGINT: {status:?}\n{}", self.process.tail());
+    }
+
+    /// The folder that the gateway runs in; its data folder lies in it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The log lines that contain `text`.

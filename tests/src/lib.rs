@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod impairment;
 pub mod kamailio;
 pub mod media;
+pub mod phone;
 pub mod process;
 pub mod sipp;
 pub mod socket;

@@ -1,3 +1,10 @@
 //! The lane `peers`: real binaries of Gangway against real SIP peers. docs/TESTING.md maps check numbers to test names.
 
+mod dtls;
+mod failures;
 mod harness;
+mod incoming;
+mod outgoing;
+mod programs;
+mod registration;
+mod websocket;
