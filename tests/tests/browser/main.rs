@@ -1,4 +1,7 @@
 //! The lane `browser`: Chromium with the vendor's SDK, its unmodified example page and our own page.
 //! docs/TESTING.md maps check numbers to test names.
 
+mod demo;
 mod page;
+mod sdk;
+mod vendor;

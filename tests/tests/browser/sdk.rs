@@ -1,0 +1,134 @@
+//! The SDK driven by script, for what no page shows: watchdogs, timing of a hangup, Chromium's fragmented ClientHello.
+
+use gangway_tests::{
+    browser::Browser,
+    deadline::Deadline,
+    gateway::Gateway,
+    impairment::{Impairment, Plan},
+    sipp::Sipp,
+};
+use serde_json::{Value, json};
+
+/// Keeps a session and its calls in `window.test`, with every status in order.
+const SESSION: &str = r#"
+const S = Flashphoner.constants.SESSION_STATUS, C = Flashphoner.constants.CALL_STATUS;
+window.test = { session: [], call: [], connection: null };
+const options = { urlServer: argument.ws, ...argument.options };
+if (argument.port) options.sipOptions = { login: "1001", password: "x", domain: "127.0.0.1", outboundProxy: "127.0.0.1",
+  port: String(argument.port), registerRequired: false };
+test.sdk = Flashphoner.createSession(options);
+for (const status of ["CONNECTED", "ESTABLISHED", "REGISTERED", "DISCONNECTED", "FAILED", "WARN"])
+  test.sdk.on(S[status], (first, connection) => { test.session.push(status); if (connection) test.connection = connection; });
+test.dial = (callee, hook) => {
+  const box = (id) => document.body.appendChild(Object.assign(document.createElement("div"), { id }));
+  test.call = [];
+  test.current = test.sdk.createCall({ callee, visibleName: "Tester", constraints: { audio: true, video: false },
+    localVideoDisplay: box("l" + Date.now()), remoteVideoDisplay: box("r" + Date.now()), sdpHook: hook });
+  for (const status of ["TRYING", "RING", "ESTABLISHED", "HOLD", "FINISH", "FAILED", "BUSY"])
+    test.current.on(C[status], () => test.call.push(status));
+  test.current.call();
+};
+"#;
+
+fn start_session(browser: &mut Browser, gateway: &Gateway, port: Option<u16>, options: &Value) {
+    browser.open("sdk", &gateway.pages());
+    browser.wait("sdk", "return typeof Flashphoner !== 'undefined' && document.readyState === 'complete';", 15);
+    browser.eval("sdk", SESSION, json!({ "ws": gateway.ws(), "port": port, "options": options }));
+    browser.wait("sdk", "return test.session.includes('ESTABLISHED');", 15);
+}
+
+/// Checks 2 and 5: a session without sipOptions is ESTABLISHED with a token; the client's watchdog stays quiet.
+#[test]
+fn the_clients_watchdog_hears_the_pings() {
+    let gateway = Gateway::start(&[("keep_alive.server_interval", "1000")]);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, None, &json!({ "receiveProbes": 3, "probesInterval": 2000 }));
+    let token = browser.eval("sdk", "return test.connection.authToken;", Value::Null);
+    assert!(token.as_str().is_some_and(|token| token.len() >= 22), "{token}");
+    // Long enough for the watchdog: 3 probes of 2 s without a message would end it.
+    let lasted = "await new Promise((done) => setTimeout(done, 8000)); return test.session;";
+    assert_eq!(browser.eval("sdk", lasted, Value::Null), json!(["CONNECTED", "ESTABLISHED"]));
+    browser.eval("sdk", "test.sdk.disconnect();", Value::Null);
+    browser.wait("sdk", "return test.session.includes('DISCONNECTED');", 5);
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+/// Checks 10 and 11 in the SDK's words: the order of the statuses, and `caller()`.
+#[test]
+fn a_call_has_its_statuses_in_order() {
+    let Some(peer) = Sipp::uas("uas_hangup", &[("RING_MS", "300"), ("TALK_MS", "3000")]) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+    browser.eval("sdk", "test.dial('2001');", Value::Null);
+    browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+    assert_eq!(browser.eval("sdk", "return test.current.caller();", Value::Null), "1001");
+    // The echo of its own beeps.
+    browser.wait_heard("sdk", 400, 1, 10);
+    browser.wait("sdk", "return test.call.includes('FINISH');", 15);
+    assert_eq!(
+        browser.eval("sdk", "return test.call;", Value::Null),
+        json!(["TRYING", "RING", "ESTABLISHED", "FINISH"])
+    );
+    peer.finish(Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+/// Check 19: hangup within 50 ms of call(). While the call is PENDING the SDK says nothing to anybody.
+#[test]
+fn a_hangup_right_after_the_call_leaves_no_orphan() {
+    let Some(peer) = Sipp::start(&gangway_tests::sipp::Options {
+        scenario: "uas_answer",
+        target: None,
+        words: &[("RING_MS", "20")],
+        calls: 50,
+    }) else {
+        return;
+    };
+    let gateway = Gateway::start(&[("ice_timeout", "2")]);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+    for wait_ms in [0, 20, 50] {
+        browser.eval(
+            "sdk",
+            "test.dial('2001'); await new Promise((done) => setTimeout(done, argument)); test.current.hangup();",
+            json!(wait_ms),
+        );
+        browser.wait("sdk", "return test.call.includes('FAILED') || test.call.includes('FINISH');", 10);
+    }
+    // Whatever reached the peer has ended there: every INVITE has its BYE or its CANCEL.
+    gateway.wait_idle(Deadline::seconds(12));
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+/// Check 52: Chromium's ClientHello of two fragments through a bad network; then SRTP both ways.
+fn chromium_connects_through(plan: Plan) {
+    let Some(peer) = Sipp::uas("uas_answer", &[("RING_MS", "10")]) else { return };
+    let gateway = Gateway::start(&[("ice_timeout", "20")]);
+    let proxy = Impairment::start(gateway.webrtc(), plan);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+    let redirect = "test.dial('2001', (sdp) => sdp.sdpString.replace(/(a=candidate:\\S+ \\d+ \\S+ \\d+) \\S+ \\d+/gi, '$1 127.0.0.1 ' + argument));";
+    browser.eval("sdk", redirect, json!(proxy.address().port()));
+    browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+    browser.wait("sdk", "return gangwayProbe.connections.at(-1).connectionState === 'connected';", 25);
+    browser.wait_heard("sdk", 400, 1, 15);
+    assert!(plan.loss_percent == 0 || proxy.lost() > 0, "nothing was lost: the proxy is not in the path");
+    assert!(!plan.recut || proxy.recut() > 0, "no ClientHello was cut anew: the proxy is not in the path");
+    browser.eval("sdk", "test.current.hangup();", Value::Null);
+    browser.wait("sdk", "return test.call.includes('FINISH');", 5);
+    peer.finish(Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+#[test]
+fn chromium_connects_with_swapped_and_doubled_fragments() {
+    chromium_connects_through(Plan { swap: true, repeat: true, ..Plan::default() });
+}
+
+#[test]
+fn chromium_connects_with_a_recut_client_hello_and_losses() {
+    chromium_connects_through(Plan { recut: true, loss_percent: 20, seed: 11, ..Plan::default() });
+}

@@ -1,0 +1,191 @@
+//! The vendor's own Phone page, unmodified, in Chromium, against Kamailio and baresip.
+
+use std::time::Duration;
+
+use gangway_tests::{
+    baresip::{self, Baresip},
+    browser::Browser,
+    deadline::Deadline,
+    gateway::Gateway,
+    kamailio::{self, Kamailio},
+    sipp::Sipp,
+};
+
+/// Chromium's fake microphone beeps at this frequency, once a second.
+const BEEP_HZ: f64 = 400.0;
+/// How much of the beeps must be found in a recording: they are short.
+const BEEPS: Duration = Duration::from_millis(60);
+
+/// Opens the Phone page and fills in the account.
+fn open_phone(browser: &mut Browser, gateway: &Gateway, password: &str, port: u16, registers: bool) {
+    browser.open("phone", &format!("{}client2/examples/demo/sip/phone/phone.html", gateway.pages()));
+    // The page builds itself twice; it is ready when its fields are there and its buttons do something.
+    let ready = "const [b, u] = ['#connectBtn', '#urlServer'].map((id) => document.querySelector(id)); \
+                 return !!(b && u && u.value && document.querySelector('#holdBtn') && $._data(b, 'events'));";
+    browser.wait("phone", ready, 15);
+    let port = port.to_string();
+    for (field, value) in [
+        ("#urlServer", gateway.ws().as_str()),
+        ("#sipLogin", "1001"),
+        ("#sipAuthenticationName", "1001"),
+        ("#sipPassword", password),
+        ("#sipDomain", "127.0.0.1"),
+        ("#sipOutboundProxy", "127.0.0.1"),
+        ("#sipPort", port.as_str()),
+    ] {
+        browser.fill("phone", field, value);
+    }
+    browser.set_checked("phone", "#sipRegisterRequired", registers);
+    browser.click("phone", "#connectBtn");
+}
+
+/// The codec that the browser receives and sends, as getStats reports it.
+fn codecs_in_use(browser: &mut Browser) -> Vec<String> {
+    let script = "const all = await gangwayProbe.stats(); const rows = all.at(-1).rows; \
+                  const rtp = rows.filter((row) => /bound-rtp$/.test(row.type)); \
+                  return rtp.map((row) => (rows.find((codec) => codec.id === row.codecId) || {}).mimeType || '');";
+    let value = browser.eval("phone", script, serde_json::Value::Null);
+    value.as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_lowercase())).collect()
+}
+
+/// Section 6 items 1 and 2, checks 6, 11, 12, 21, 24, 53: REGISTER by digest, then a call each way with this codec.
+fn phone_page_talks(codec: &'static str, mime: &str) {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), codec)) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), true);
+    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
+    assert!(kamailio.is_registered("1001"));
+
+    // Out: dialled on the page, answered by baresip, ended by the page.
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    let used = codecs_in_use(&mut browser);
+    assert!(!used.is_empty() && used.iter().all(|name| name == mime), "{used:?}, not {mime}");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.wait_text("phone", "#callBtn", "Call", 5);
+
+    // In: dialled by baresip, answered on the page, ended by baresip.
+    browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
+    peer.dial("1001");
+    browser.wait(
+        "phone",
+        "const a = document.querySelector('#incomingCallAlert'); return /new call from 2001/.test(a.textContent);",
+        10,
+    );
+    browser.click("phone", "#answerBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.hangup();
+    browser.wait_text("phone", "#callStatus", "FINISH", 8);
+    gateway.wait_idle(Deadline::seconds(8));
+
+    browser.click("phone", "#connectBtn");
+    browser.wait_text("phone", "#regStatus", "DISCONNECTED", 8);
+    browser.assert_quiet("phone", &[]);
+}
+
+#[test]
+fn phone_page_pcmu() {
+    phone_page_talks("PCMU/8000/1", "audio/pcmu");
+}
+
+#[test]
+fn phone_page_pcma() {
+    phone_page_talks("PCMA/8000/1", "audio/pcma");
+}
+
+#[test]
+fn phone_page_g722() {
+    phone_page_talks("G722/16000/1", "audio/g722");
+}
+
+#[test]
+fn phone_page_opus() {
+    phone_page_talks("opus/48000/2", "audio/opus");
+}
+
+/// Check 7 on the page: never REGISTERED, DISCONNECTED, the form usable again.
+#[test]
+fn phone_page_wrong_password() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_phone(&mut browser, &gateway, "wrong", kamailio.port(), true);
+    browser.wait_text("phone", "#regStatus", "DISCONNECTED", 15);
+    browser.wait("phone", "return !document.querySelector('#sipPassword').disabled;", 5);
+    assert!(kamailio.seen("REGISTER") <= 3, "{:?}", kamailio.requests("REGISTER"));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// Checks 22, 23 and 26 on the page: after each end the Call button works again; an incoming call is rejected.
+#[test]
+fn phone_page_refusals() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { answers: false, ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let Some(busy) = Sipp::uas("uas_reject", &[("STATUS", "486"), ("REASON", "Busy Here")]) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), true);
+    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
+    let busy_target = format!("sip:2001@127.0.0.1:{}", busy.port());
+    for (callee, status) in [("9999", "FAILED"), ("2002", "FAILED"), (busy_target.as_str(), "FINISH")] {
+        browser.eval("phone", "document.querySelector('#callStatus').textContent = '';", serde_json::Value::Null);
+        browser.fill("phone", "#callee", callee);
+        browser.click("phone", "#callBtn");
+        browser.wait_text("phone", "#callStatus", status, 10);
+        browser.wait_text("phone", "#callBtn", "Call", 5);
+    }
+    // Hangup while it rings: check 20.
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "RING", 10);
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    // Reject: check 26.
+    peer.dial("1001");
+    browser.wait("phone", "return /new call/.test(document.querySelector('#incomingCallAlert').textContent);", 10);
+    browser.wait_text("phone", "#callStatus", "RING", 5);
+    browser.click("phone", "#hangupBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    // Caller cancels: check 27.
+    browser.eval("phone", "document.querySelector('#callStatus').textContent = '';", serde_json::Value::Null);
+    peer.dial("1001");
+    browser.wait_text("phone", "#callStatus", "RING", 10);
+    peer.hangup();
+    browser.wait_text("phone", "#callStatus", "FINISH", 8);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// Check 9 on the page: without "Register required" ESTABLISHED unlocks calling, and the INVITE's 407 is answered.
+#[test]
+fn phone_page_without_registration() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), false);
+    browser.wait_text("phone", "#regStatus", "ESTABLISHED", 15);
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    browser.wait_heard("phone", 660, 25, 15);
+    // The user closes the page: the call ends at the far end too, once the kept session has no browser any more.
+    browser.close("phone");
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(20));
+    gateway.wait_idle(Deadline::seconds(8));
+}
