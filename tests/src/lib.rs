@@ -3,6 +3,8 @@
 
 pub mod baresip;
 pub mod browser;
+pub mod browser_leg;
+pub mod dataplane;
 pub mod deadline;
 pub mod fuzz;
 pub mod g711;

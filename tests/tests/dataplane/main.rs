@@ -1,0 +1,4 @@
+//! The dataplane alone: programmed over its socket, with browsers and SIP peers made by the test, all on loopback.
+
+mod media;
+mod wall;

@@ -1,0 +1,236 @@
+//! Media from end to end through the real engine: ICE, DTLS, SRTP, routes, ports.
+
+use std::{net::UdpSocket, time::Duration};
+
+use gangway_shared::{
+    ids::{LegId, RelayId},
+    rcp::{Codec, DtlsFailure, Event, Fingerprint, IceRemote, LegAddress, NodeStats, Reply, Request},
+};
+use gangway_tests::{
+    browser_leg::{BrowserLeg, Heard, rtp_bytes},
+    dataplane::{Control, Dataplane, audio_route, browser_leg, echo_program, program, rtp_leg, same},
+    deadline::Deadline,
+};
+
+fn id(number: u64) -> RelayId {
+    RelayId::new(1, 1, number)
+}
+
+fn said(pt: u8, number: u16) -> Heard {
+    let payload = (0..160).map(|at| (at as u8).wrapping_add(number as u8)).collect();
+    Heard { pt, ssrc: 0x1234, sequence: 1000 + number, timestamp: u32::from(number) * 160, payload }
+}
+
+/// A SIP peer's RTP socket, with a neighbour for RTCP.
+fn sip_peer() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+fn receive(peer: &UdpSocket) -> Vec<u8> {
+    let mut bytes = [0; 2048];
+    let (len, _) = peer.recv_from(&mut bytes).expect("the SIP peer hears something");
+    bytes[..len].to_vec()
+}
+
+fn drops(stats: &NodeStats, reason: &str) -> u64 {
+    stats.workers.iter().map(|worker| worker.drops.get(reason).copied().unwrap_or(0)).sum()
+}
+
+fn talk_through(workers: u16) {
+    let dataplane = Dataplane::start(workers, &[]);
+    let mut control = dataplane.control(1);
+    let peer = sip_peer();
+    let mut browser = BrowserLeg::unanswered();
+    let legs = vec![browser_leg(0, Some(browser.remote())), rtp_leg(1, Some(peer.local_addr().unwrap()))];
+    let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
+    let routes = vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())];
+    let reply = control.put(id(1), 1, program(legs, routes)).unwrap();
+    let LegAddress::Rtp { rtp, rtcp } = reply.legs[1].address else { panic!("{reply:?}") };
+    assert_eq!((rtp.port() % 2, rtcp.port()), (0, rtp.port() + 1));
+    assert_eq!(control.node().media_ports_used, 2);
+
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control.wait_event("the path", |event| matches!(event, Event::PathSelected { leg: LegId(0), .. }));
+    let is_gcm = |event: &Event| matches!(event, Event::KeysReady { profile, .. } if profile == "AEAD_AES_256_GCM");
+    control.wait_event("the keys", is_gcm);
+
+    for number in 0..50 {
+        browser.speak(&said(8, number));
+        let heard = receive(&peer);
+        assert_eq!(
+            (heard[1] & 0x7f, &heard[8..12], &heard[12..]),
+            (8, &71u32.to_be_bytes()[..], &said(8, number).payload[..])
+        );
+    }
+    for number in 0..50 {
+        peer.send_to(&rtp_bytes(&said(8, number)), rtp).unwrap();
+        let heard = browser.listen();
+        assert_eq!((heard.pt, heard.ssrc, heard.payload), (8, 72, said(8, number).payload));
+    }
+    let Ok(Reply::QueryRelay(stats)) = control.ask(Request::Query { relay: Some(id(1)) }) else {
+        panic!("no statistics")
+    };
+    assert_eq!((stats.legs[0].received.packets, stats.legs[1].sent.packets), (50, 50));
+    assert_eq!((stats.legs[1].received.packets, stats.legs[0].sent.packets), (50, 50));
+
+    control.delete(id(1));
+    control.wait_event("the last counters", |event| matches!(event, Event::LegStats { .. }));
+    let node = control.node();
+    assert_eq!((node.relays, node.media_ports_used, node.media_ports_quarantined, node.dtls_handshakes), (0, 0, 2, 0));
+    let before = drops(&node, "no_such_path") + drops(&node, "port_unknown");
+    browser.speak(&said(8, 60));
+    Deadline::seconds(5).poll("the drop to be counted", || {
+        let node = control.node();
+        (drops(&node, "no_such_path") + drops(&node, "port_unknown") > before).then_some(())
+    });
+}
+
+#[test]
+fn a_browser_and_a_sip_peer_talk_through_one_worker() {
+    talk_through(1);
+}
+
+#[test]
+fn a_browser_and_a_sip_peer_talk_through_three_workers() {
+    talk_through(3);
+}
+
+#[test]
+fn relays_spread_over_the_workers_and_each_answers_at_its_own_port() {
+    let dataplane = Dataplane::start(3, &[]);
+    let mut control = dataplane.control(1);
+    let mut ports = std::collections::BTreeSet::new();
+    let mut browsers = Vec::new();
+    for number in 0..6 {
+        let mut browser = BrowserLeg::unanswered();
+        let reply = control.put(id(number), 1, echo_program(Some(browser.remote()))).unwrap();
+        let LegAddress::IceDtls { candidates, .. } = &reply.legs[0].address else { panic!("{reply:?}") };
+        ports.insert(candidates[0].port());
+        browser.answer(&reply.legs[0].address);
+        browsers.push(browser);
+    }
+    assert_eq!(ports.len(), 3);
+    assert_eq!(control.node().workers.iter().map(|worker| worker.relays).collect::<Vec<_>>(), [2, 2, 2]);
+    for browser in &mut browsers {
+        browser.connect();
+        browser.speak(&said(111, 1));
+        assert_eq!(browser.listen().payload, said(111, 1).payload);
+    }
+}
+
+/// The certificate of the dataplane is not known before the answer, but on incoming calls its handshake may come first.
+#[test]
+fn a_handshake_before_the_browsers_answer_is_held_until_the_fingerprint_is_known() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let reply = control.put(id(1), 1, echo_program(None)).unwrap();
+    let mut browser = BrowserLeg::new(&reply.legs[0].address);
+    browser.connect();
+    browser.speak(&said(111, 1));
+    assert_eq!(browser.listen_for(Duration::from_millis(200)), []);
+    assert!(drops(&control.node(), "fingerprint_pending") >= 1);
+    let again = control.put(id(1), 2, echo_program(Some(browser.remote()))).unwrap();
+    assert_eq!(again.legs, reply.legs, "the leg stays where it is");
+    control.wait_event("the keys", |event| matches!(event, Event::KeysReady { .. }));
+    browser.speak(&said(111, 2));
+    assert_eq!(browser.listen().payload, said(111, 2).payload);
+}
+
+#[test]
+fn a_certificate_that_signalling_did_not_name_gets_no_media_and_ends_no_call() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let wrong = IceRemote { fingerprints: vec![Fingerprint([7; 32])], ..browser.remote() };
+    let reply = control.put(id(1), 1, echo_program(Some(wrong))).unwrap();
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control
+        .wait_event("the refusal", |event| matches!(event, Event::DtlsFailed { cause: DtlsFailure::Fingerprint, .. }));
+    browser.speak(&said(111, 1));
+    assert_eq!(browser.listen_for(Duration::from_millis(200)), []);
+    assert_eq!(control.node().relays, 1);
+}
+
+#[test]
+fn a_handshake_that_never_comes_is_reported_in_time() {
+    let dataplane = Dataplane::start(1, &["dtls_timeout_ms=500"]);
+    let mut control = dataplane.control(1);
+    let browser = BrowserLeg::unanswered();
+    let reply = control.put(id(1), 1, echo_program(Some(browser.remote()))).unwrap();
+    let mut browser = BrowserLeg::new(&reply.legs[0].address);
+    browser.check(true);
+    control.wait_event("the timeout", |event| matches!(event, Event::DtlsFailed { cause: DtlsFailure::Timeout, .. }));
+    assert_eq!(control.node().dtls_handshakes, 0);
+    browser.listen_for(Duration::from_millis(50));
+}
+
+#[test]
+fn a_browser_that_closes_is_reported() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let reply = control.put(id(1), 1, echo_program(Some(browser.remote()))).unwrap();
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control.wait_event("the keys", |event| matches!(event, Event::KeysReady { .. }));
+    browser.close();
+    control.wait_event("the close", |event| matches!(event, Event::DtlsClosed { leg: LegId(0), .. }));
+}
+
+#[test]
+fn strangers_get_no_answer_of_any_kind() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let reply = control.put(id(1), 1, echo_program(None)).unwrap();
+    let mut stranger = BrowserLeg::new(&reply.legs[0].address);
+    stranger.check_with(b"not the password, not at all", true);
+    stranger.send(&[&[22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20][..], &[1; 20]].concat());
+    stranger.send(&rtp_bytes(&said(111, 1)));
+    stranger.send(&[0xff; 30]);
+    let counted = |stats: &NodeStats| {
+        ["stun_bad_integrity", "dtls_unknown_path", "no_such_path", "unknown_protocol"]
+            .map(|reason| drops(stats, reason))
+    };
+    Deadline::seconds(5).poll("four counted drops", || (counted(&control.node()) == [1; 4]).then_some(()));
+    stranger.listen_for(Duration::from_millis(100));
+    assert_eq!((stranger.answered, stranger.dtls_received), (0, 0));
+}
+
+#[test]
+fn a_browser_gone_silent_loses_consent() {
+    let dataplane = Dataplane::start(1, &["consent_timeout_ms=500"]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let reply = control.put(id(1), 1, echo_program(Some(browser.remote()))).unwrap();
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control.wait_event("the loss", |event| matches!(event, Event::ConsentLost { leg: LegId(0), .. }));
+}
+
+/// A keyframe request of control reaches the peer; repeating its id does nothing.
+#[test]
+fn an_action_is_reported_once() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let reply = control.put(id(1), 1, echo_program(Some(browser.remote()))).unwrap();
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control.wait_event("the keys", |event| matches!(event, Event::KeysReady { .. }));
+    act(&mut control, 5);
+    let done = |event: &Event| matches!(event, Event::ActDone { .. });
+    control.wait_event("the end of the action", done);
+    act(&mut control, 5);
+    act(&mut control, 6);
+    let (_, event) = control.wait_event("the end of the other action", done);
+    assert!(matches!(event, Event::ActDone { action_id: 6, .. }), "{event:?}");
+}
+
+fn act(control: &mut Control, action_id: u64) {
+    let action = gangway_shared::rcp::ActAction::Keyframe { leg: LegId(0) };
+    assert_eq!(control.ask(Request::Act { relay: id(1), action_id, action }), Ok(Reply::Act));
+}
