@@ -173,7 +173,7 @@ impl Gateway {
             Input::Rest { request, call } => self.rest(request, call),
             Input::SipReceived { source, bytes } => self.ua.handle_message(now, source, &bytes),
             Input::SipFailed { transport, remote, flow } => {
-                self.ua.handle_transport_error(now, transport, remote, flow)
+                self.ua.handle_transport_error(now, transport, remote, flow);
             }
             Input::RelayUp { epoch } => self.wall_up(epoch),
             Input::RelayDown => self.wall_down(),
@@ -255,7 +255,7 @@ impl Gateway {
                 self.send(socket, message);
             }
             (ClientMessage::SessionDebug(_), _) => {
-                self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" })
+                self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" });
             }
             (ClientMessage::Stream(stream), _) => {
                 if let Some(media_session_id) = stream.media_session_id.or(stream.id) {
@@ -332,7 +332,7 @@ impl Gateway {
         match self.clients.remove(&client) {
             Some(ClientUse::Register(key)) => self.register_answered(key, response),
             Some(ClientUse::Invite(key)) => {
-                self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout))
+                self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout));
             }
             Some(ClientUse::Reinvite(key)) => self.realigned(key, response.ok()),
             Some(ClientUse::Bye) | None => {}

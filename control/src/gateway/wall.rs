@@ -1,5 +1,7 @@
 //! The wall as the core sees it: up or down, relay ids, and who owns what after it comes back.
 
+use std::collections::BTreeSet;
+
 use gangway_shared::{
     ids::RelayId,
     rcp::{ListEntry, RelayError, Reply, Request},
@@ -19,6 +21,8 @@ pub(super) struct Wall {
     minted: u64,
     /// The `List` under way.
     listing: Option<RelayRequestId>,
+    /// What its pages have named so far; as many as the dataplane has relays.
+    seen: BTreeSet<RelayId>,
 }
 
 impl Wall {
@@ -54,10 +58,13 @@ impl Gateway {
         }
     }
 
-    /// Asks which relays there are, to delete those that nobody owns.
+    /// Asks which relays there are: to delete those that nobody owns, and to put again those that are missing.
     pub(super) fn list(&mut self, after: Option<RelayId>) {
         if !self.wall.is_up() {
             return;
+        }
+        if after.is_none() {
+            self.wall.seen.clear();
         }
         let id = self.next_request_id();
         self.wall.listing = Some(id);
@@ -82,8 +89,19 @@ impl Gateway {
             let id = self.next_request_id();
             self.outputs.push_back(Output::Relay { id, request: Request::Delete { relay: entry.relay } });
         }
+        self.wall.seen.extend(relays.iter().map(|entry| entry.relay));
         if let Some(last) = relays.last().filter(|_| more) {
-            self.list(Some(last.relay));
+            return self.list(Some(last.relay));
+        }
+        // One that went unheard comes back with other addresses, and the reply ends its call.
+        let seen = std::mem::take(&mut self.wall.seen);
+        for key in
+            self.relays.iter().filter(|(relay, _)| !seen.contains(relay)).map(|(_, key)| *key).collect::<Vec<_>>()
+        {
+            let relay = self.calls.get(&key).and_then(|call| call.relay.as_ref());
+            if relay.is_some_and(|relay| relay.addresses.is_some() && relay.pending.is_none()) {
+                self.put(key, Purpose::Again);
+            }
         }
     }
 

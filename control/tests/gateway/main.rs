@@ -1,5 +1,7 @@
 //! The call core as its adapters see it: whole calls in virtual time, and the signalling simulation.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod incoming;
 mod outgoing;
 mod registration;

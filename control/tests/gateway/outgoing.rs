@@ -10,7 +10,7 @@ use gangway_control::{
     sip::message::{HeaderName, Method},
 };
 use gangway_shared::{
-    ids::LegId,
+    ids::{LegId, RelayId},
     rcp::{DtlsFailure, ErrorCode, Event, LegKind},
 };
 
@@ -348,7 +348,8 @@ fn a_browser_with_a_path_and_no_keys_failed_by_dtls() {
 
 #[test]
 fn media_failures_end_the_call_with_their_text_and_bye() {
-    let rows: [(fn(gangway_shared::ids::RelayId) -> Event, &str); 4] = [
+    type Report = fn(RelayId) -> Event;
+    let rows: [(Report, &str); 4] = [
         (
             |relay| Event::DtlsFailed { relay, leg: LegId(0), cause: DtlsFailure::Fingerprint },
             "Failed by DTLS fingerprint error",

@@ -110,3 +110,18 @@ fn reaped_relays_and_lost_workers_end_their_calls() {
         world.assert_clean();
     }
 }
+
+#[test]
+fn a_relay_that_is_missing_after_a_gap_in_the_events_is_lost() {
+    for missing in [false, true] {
+        let mut world = World::new(config());
+        let page = world.session();
+        world.established(page, "c1");
+        if missing {
+            world.relay.relays.clear();
+            world.relay.incarnation += 1;
+        }
+        world.input(Input::RelayGap);
+        assert_eq!(world.gateway.counts().calls_established, usize::from(!missing));
+    }
+}

@@ -335,7 +335,7 @@ impl Simulation {
         self.note(format_args!("{socket:?} {}", message.name()));
         if message == ServerMessage::Ping {
             // A few pages never answer.
-            if socket.0 % 7 != 0 {
+            if !socket.0.is_multiple_of(7) {
                 let message = ClientMessage::Pong;
                 self.fly(Duration::from_millis(1), Flying::Input(Box::new(Input::SocketMessage { socket, message })));
             }

@@ -114,10 +114,10 @@ impl Relay {
             return Err(RelayError::new(code, "", "scripted"));
         }
         program.validate()?;
-        if let Some((known, before)) = self.relays.get(&relay) {
-            if generation < *known || (generation == *known && program != *before) {
-                return Err(RelayError::new(ErrorCode::Stale, "generation", "it is old"));
-            }
+        if let Some((known, before)) = self.relays.get(&relay)
+            && (generation < *known || (generation == *known && program != *before))
+        {
+            return Err(RelayError::new(ErrorCode::Stale, "generation", "it is old"));
         }
         let port = 31_000 + 2 * u16::try_from(relay.to_u128() & 0xfff).unwrap();
         let address = |kind: &LegKind| match kind {
@@ -416,10 +416,9 @@ impl World {
     /// Takes the next request of this method to the peer, dropping what stands before it.
     pub(crate) fn request(&mut self, method: &Method) -> Request {
         while let Some(message) = self.sip.pop_front() {
-            if let Message::Request(request) = message {
-                if request.method == *method {
-                    return request;
-                }
+            match message {
+                Message::Request(request) if request.method == *method => return request,
+                _ => {}
             }
         }
         panic!("no {method} was sent");
