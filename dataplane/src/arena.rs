@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{MemfdFlags, fstat, ftruncate, memfd_create},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
 };
 
@@ -145,7 +145,9 @@ impl fmt::Debug for Arena {
 }
 
 /// Where the sections start, in bytes, and where the last ends.
+#[derive(Clone, Copy)]
 struct Layout {
+    limits: RelayLimits,
     relays: usize,
     legs: usize,
     routes: usize,
@@ -158,7 +160,7 @@ impl Layout {
         let relays = PAGE;
         let legs = after(relays, limits.relays, size_of::<RelayRecord>());
         let routes = after(legs, limits.legs, size_of::<LegRecord>());
-        Layout { relays, legs, routes, end: after(routes, limits.routes, size_of::<RouteRecord>()) }
+        Layout { limits, relays, legs, routes, end: after(routes, limits.routes, size_of::<RouteRecord>()) }
     }
 }
 
@@ -171,10 +173,13 @@ impl Arena {
     /// # Errors
     /// What the kernel says to memfd_create, ftruncate, mmap or madvise.
     pub fn create(limits: RelayLimits) -> io::Result<Self> {
-        let fd = memfd_create("gangway-arena", MemfdFlags::CLOEXEC)?;
+        let fd = memfd_create("gangway-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let len = Layout::of(limits).end;
         ftruncate(&fd, len as u64)?;
+        // Whoever else holds the descriptor cannot take pages from under us.
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let mut memory = Mapping::new(&fd, len)?;
+        memory.divide(limits);
         *memory.header() =
             Header { magic: MAGIC, version: LAYOUT_VERSION, record_sizes: RECORD_SIZES, limits, in_hand: 0 };
         Ok(Arena::over(memory, fd, limits))
@@ -200,6 +205,7 @@ impl Arena {
         if Layout::of(header.limits).end != len {
             return Err(ArenaError::Foreign("length"));
         }
+        memory.divide(header.limits);
         let mut arena = Arena::over(memory, fd, header.limits);
         arena.rebuild();
         Ok(arena)
@@ -249,7 +255,7 @@ impl Arena {
 
     /// Everything, to work on.
     pub fn sections(&mut self) -> Sections<'_> {
-        self.memory.sections(self.limits)
+        self.memory.sections()
     }
 
     /// The relay record of a slot.
@@ -258,19 +264,19 @@ impl Arena {
     /// When there is no such slot, as the other accessors: slots come from records and handles of this arena.
     #[must_use]
     pub fn relay(&self, slot: u32) -> &RelayRecord {
-        &self.memory.view(self.limits).0[slot as usize]
+        &self.memory.view().0[slot as usize]
     }
 
     /// The leg record of a slot.
     #[must_use]
     pub fn leg(&self, slot: u32) -> &LegRecord {
-        &self.memory.view(self.limits).1[slot as usize]
+        &self.memory.view().1[slot as usize]
     }
 
     /// The route record of a slot.
     #[must_use]
     pub fn route(&self, slot: u32) -> &RouteRecord {
-        &self.memory.view(self.limits).2[slot as usize]
+        &self.memory.view().2[slot as usize]
     }
 
     /// The relay record of a slot, to be changed.
@@ -291,7 +297,7 @@ impl Arena {
     /// The slot of a leg that still exists.
     #[must_use]
     pub fn resolve(&self, leg: LegHandle) -> Option<u32> {
-        let record = self.memory.view(self.limits).1.get(leg.slot as usize)?;
+        let record = self.memory.view().1.get(leg.slot as usize)?;
         (record.head.used == 1 && record.head.generation == leg.generation).then_some(leg.slot)
     }
 
@@ -361,6 +367,8 @@ fn wipe<R: Record>(record: &mut R) {
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Lies inside the mapping: [`Mapping::divide`] checked it.
+    layout: Layout,
 }
 
 // SAFETY: the memory is owned by this value alone (a memfd that nothing else in this process maps, see `Arena::into_fd`), and is
@@ -372,10 +380,20 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
         let start = unsafe { mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Mapping { start, len };
+        let mapping = Mapping { start, len, layout: Layout::of(RelayLimits { relays: 0, legs: 0, routes: 0 }) };
         // SAFETY: the range is the mapping just made; the advice changes what a core dump holds and nothing else.
         unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontDump)? };
         Ok(mapping)
+    }
+
+    /// Says what the memory is divided into; before that it has no sections.
+    ///
+    /// # Panics
+    /// When it is not as long as its sections.
+    fn divide(&mut self, limits: RelayLimits) {
+        let layout = Layout::of(limits);
+        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
+        self.layout = layout;
     }
 
     fn header(&mut self) -> &mut Header {
@@ -383,32 +401,31 @@ impl Mapping {
         unsafe { self.start.cast::<Header>().as_mut() }
     }
 
-    fn sections(&mut self, limits: RelayLimits) -> Sections<'_> {
-        let layout = Layout::of(limits);
-        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
-        // SAFETY: `Layout` puts the sections one behind the other inside the mapping (asserted), each on a page boundary and thus
-        // aligned; any bytes are valid records; `&mut self` makes these the only references.
+    fn sections(&mut self) -> Sections<'_> {
+        let Layout { limits, relays, legs, routes, .. } = self.layout;
+        // SAFETY: `Layout` puts the sections one behind the other, each on a page boundary and thus aligned; `divide` checked that
+        // they end with the mapping, and before it there are none; any bytes are valid records; `&mut self` makes these the
+        // only references.
         unsafe {
             let at = |offset: usize| self.start.as_ptr().add(offset);
             Sections {
                 header: self.start.cast::<Header>().as_mut(),
-                relays: slice::from_raw_parts_mut(at(layout.relays).cast(), limits.relays as usize),
-                legs: slice::from_raw_parts_mut(at(layout.legs).cast(), limits.legs as usize),
-                routes: slice::from_raw_parts_mut(at(layout.routes).cast(), limits.routes as usize),
+                relays: slice::from_raw_parts_mut(at(relays).cast(), limits.relays as usize),
+                legs: slice::from_raw_parts_mut(at(legs).cast(), limits.legs as usize),
+                routes: slice::from_raw_parts_mut(at(routes).cast(), limits.routes as usize),
             }
         }
     }
 
-    fn view(&self, limits: RelayLimits) -> (&[RelayRecord], &[LegRecord], &[RouteRecord]) {
-        let layout = Layout::of(limits);
-        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
+    fn view(&self) -> (&[RelayRecord], &[LegRecord], &[RouteRecord]) {
+        let Layout { limits, relays, legs, routes, .. } = self.layout;
         // SAFETY: as `sections`; `&self` allows no reference that could change them.
         unsafe {
             let at = |offset: usize| self.start.as_ptr().add(offset).cast_const();
             (
-                slice::from_raw_parts(at(layout.relays).cast(), limits.relays as usize),
-                slice::from_raw_parts(at(layout.legs).cast(), limits.legs as usize),
-                slice::from_raw_parts(at(layout.routes).cast(), limits.routes as usize),
+                slice::from_raw_parts(at(relays).cast(), limits.relays as usize),
+                slice::from_raw_parts(at(legs).cast(), limits.legs as usize),
+                slice::from_raw_parts(at(routes).cast(), limits.routes as usize),
             )
         }
     }
@@ -455,6 +472,12 @@ mod tests {
         assert_eq!(arena.resolve(old), None);
         assert_eq!(arena.resolve(arena.handle(slot)), Some(slot));
         assert_eq!(arena.resolve(LegHandle { slot: 99, generation: 1 }), None);
+    }
+
+    #[test]
+    fn nobody_who_holds_the_memory_can_take_pages_from_it() {
+        let arena = Arena::create(LIMITS).unwrap();
+        assert!(ftruncate(arena.fd(), 0).is_err());
     }
 
     #[test]

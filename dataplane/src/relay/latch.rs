@@ -1,4 +1,4 @@
-//! Which source a plain RTP or RTCP port believes: authenticate, then latch (RTP Bleed, docs/SECURITY.md).
+//! Which source a plain RTP or RTCP port believes: authenticate, then latch (RTP Bleed; docs/decisions/004).
 //!
 //! The best source seen within the learning time is latched: the exact address of the SDP at once, else one on the SDP's host, else
 //! one in its /24, else any. Until then at most [`FOREIGN_BUDGET`] packets are believed in all, after that those of the latched
