@@ -250,10 +250,11 @@ impl Ua {
             self.report(id, UaEvent::Answered { client, dialog, response: response.clone() });
             return;
         }
-        let Some(dialog) = self.confirmed_dialog(id, response) else { return };
-        if self.repeat_ack_of(id, &dialog) {
+        // Before the dialog is looked for: it may be gone again, hung up while our ACK was lost.
+        if dialog_id(&response.headers, Side::Caller).is_some_and(|dialog| self.repeat_ack_of(id, &dialog)) {
             return;
         }
+        let Some(dialog) = self.confirmed_dialog(id, response) else { return };
         self.acknowledge(id, &dialog, cseq);
         let Some(tx) = self.clients.get(&id) else { return };
         if tx.reported {
@@ -273,16 +274,19 @@ impl Ua {
         let mut dialog = Dialog::from_response(&tx.request, response, tx.target).ok()?;
         dialog.account = tx.account.map(|account| account.0);
         let dialog_id = dialog.id.clone();
-        if tx.forks.contains(&dialog_id) {
-            if let Some(entry) = self.dialogs.get_mut(&dialog_id) {
-                entry.dialog.confirm(response);
-            }
-        } else if tx.forks.len() >= MAX_FORKS {
+        let known = tx.forks.contains(&dialog_id);
+        if !known && tx.forks.len() >= MAX_FORKS {
             self.counters.forks_ignored += 1;
             return None;
-        } else {
+        }
+        if !known {
             tx.forks.push(dialog_id.clone());
-            self.dialogs.insert(dialog_id.clone(), Entry::new(dialog));
+        }
+        match self.dialogs.get_mut(&dialog_id) {
+            Some(entry) => entry.dialog.confirm(response),
+            None => {
+                self.dialogs.insert(dialog_id.clone(), Entry::new(dialog));
+            }
         }
         Some(dialog_id)
     }

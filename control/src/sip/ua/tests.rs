@@ -4,6 +4,7 @@ mod callee;
 mod caller;
 mod in_dialog;
 mod refusals;
+mod simulation;
 mod strangers;
 
 use std::time::Duration;

@@ -434,3 +434,30 @@ fn the_owner_cannot_smuggle_headers_that_the_agent_writes() {
     assert!(sent.headers.call_id().is_ok());
     assert_eq!(sent.headers.value(&HeaderName::Subject), Some("hello"));
 }
+
+#[test]
+fn a_2xx_that_repeats_after_the_hangup_makes_no_new_dialog() {
+    let mut bench = Bench::new();
+    let (_, invite, dialog) = established(&mut bench);
+    bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+    let bye = bench.sent_request(Method::Bye);
+    bench.receive(&answer(&bye, 200, "", &[]));
+    bench.event();
+    bench.receive(&answer_with_contact(&invite, 200, "bt"));
+    bench.sent_request(Method::Ack);
+    bench.no_event();
+    assert_eq!(bench.ua.dialogs().count(), 0);
+    bench.ends_empty();
+}
+
+#[test]
+fn a_2xx_of_an_early_dialog_that_was_forgotten_is_acknowledged() {
+    let mut bench = Bench::new();
+    let (_, invite) = call(&mut bench);
+    bench.receive(&answer_with_contact(&invite, 180, "bt"));
+    let UaEvent::Progress { dialog: Some(early), .. } = bench.event() else { panic!("ringing") };
+    bench.ua.remove_dialog(&early);
+    bench.receive(&answer_with_contact(&invite, 200, "bt"));
+    bench.sent_request(Method::Ack);
+    assert!(matches!(bench.event(), UaEvent::Answered { dialog, .. } if dialog == early));
+}
