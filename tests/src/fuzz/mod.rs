@@ -37,8 +37,7 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] =
-    &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
+pub const TARGETS: &[Target] = &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;

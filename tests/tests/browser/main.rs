@@ -2,6 +2,7 @@
 //! docs/TESTING.md maps check numbers to test names.
 
 mod demo;
+mod echo;
 mod page;
 mod sdk;
 mod vendor;
