@@ -26,6 +26,9 @@ use crate::sip::{
 const MIN_EXPIRES_MAX_S: u32 = 86_400;
 /// A binding is refreshed after this part of its life: numerator and denominator.
 const REFRESH_FRACTION: (u64, u64) = (3, 4);
+/// A REGISTER may have been sent again so often to answer challenges: what is skipped when its answers are unknown, because a
+/// registrar refuses a CSeq that it has seen.
+const CSEQ_SKIP: u32 = 4;
 /// A granted life is taken as at least so long, so that a registrar cannot make us flood it.
 const EXPIRES_FLOOR_S: u32 = 5;
 
@@ -170,6 +173,8 @@ impl Gateway {
             // The agent counted on while it answered challenges.
             let cseq = response.headers.cseq().map_or(0, |cseq| cseq.number);
             session.registration.cseq = session.registration.cseq.max(cseq);
+        } else {
+            session.registration.cseq += CSEQ_SKIP;
         }
         if unregistering {
             session.registration.state = State::Off;

@@ -300,3 +300,24 @@ fn rest_finds_calls_and_connections_and_ends_calls() {
     world.request(&Method::Bye);
     world.assert_clean();
 }
+
+#[test]
+fn sessions_and_calls_beyond_the_limits_are_refused_in_words() {
+    let mut settings = config();
+    settings.max_sessions = 1;
+    settings.max_calls = 1;
+    let mut world = World::new(settings);
+    let page = world.session();
+    let second = world.connect(account(false));
+    assert_eq!(world.last_fail(), "ConnectionStatusEvent FAILED too many sessions");
+    assert!(world.closed.contains(&(second, 1000)));
+    let key = world.contact_key(page);
+    world.established(page, "c1");
+    world.call(page, "c2", "601");
+    assert!(world.last_fail().contains("too many calls"));
+    assert_eq!(world.names(), ["fail", "finish FAILED"]);
+    world.invite(&format!("sip:{key}@10.0.0.1:5060"), "in1", Some(&phone_sdp(4000, "0")));
+    world.response(503);
+    assert_eq!(world.gateway.counts().calls_refused_total, 2);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}

@@ -207,7 +207,7 @@ impl Gateway {
         call.browser = Some(browser);
         call.phase = Phase::Answering;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
-        self.timers.set(Timer::Call(key, CallTimer::Path), self.now + self.config.ice_timeout);
+        self.await_path(key);
         self.connect_media(key, Purpose::Answer);
         Ok(())
     }

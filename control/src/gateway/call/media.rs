@@ -86,6 +86,13 @@ impl Gateway {
         }
     }
 
+    /// The browser has its description: now its path and keys must come.
+    pub(super) fn await_path(&mut self, key: CallKey) {
+        if self.calls.get(&key).is_some_and(|call| !call.keys_ready) {
+            self.timers.set(Timer::Call(key, CallTimer::Path), self.now + self.config.ice_timeout);
+        }
+    }
+
     fn journal_program(&mut self, key: CallKey) {
         let Some(call) = self.calls.get(&key) else { return };
         let Some(relay) = &call.relay else { return };
@@ -101,7 +108,13 @@ impl Gateway {
 
     /// The reply to a `Put`.
     pub(in crate::gateway) fn put_answered(&mut self, id: RelayRequestId, result: Result<RelayReply, RelayError>) {
-        let Some(key) = self.puts.remove(&id) else { return };
+        let Some(key) = self.puts.remove(&id) else {
+            // A `Delete`, or a `Put` whose call is over.
+            if let Err(error) = result {
+                tracing::warn!(%error, "the dataplane refused a request");
+            }
+            return;
+        };
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(relay) =
             call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))

@@ -347,7 +347,7 @@ impl Gateway {
         let Some(socket) = self.sessions.get(&session).and_then(|session| session.socket) else { return };
         call.described_to = Some(socket);
         self.send(socket, ServerMessage::SetRemoteSdp { call_id, sdp, is_initiator: true });
-        self.timers.set(Timer::Call(key, CallTimer::Path), self.now + self.config.ice_timeout);
+        self.await_path(key);
     }
 
     /// What a browser must know of a call's relay.
