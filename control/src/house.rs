@@ -59,6 +59,7 @@ pub struct House {
     sip: SipHandle,
     sip_port: u16,
     metrics: Arc<Metrics>,
+    journal: Journal,
     api: Option<Api>,
     bound: BoundApi,
     stop_dataplane: Option<oneshot::Sender<()>>,
@@ -81,7 +82,10 @@ impl House {
         let (journal, former) = Journal::open(&config.data_dir(), Arc::clone(&metrics))
             .map_err(|source| StartError::Journal { path: config.data_dir().join("journal"), source })?;
         if former.entries > 0 {
-            tracing::warn!(entries = former.entries, "a former control left sessions or calls; they are not taken over");
+            tracing::warn!(
+                entries = former.entries,
+                "a former control left sessions or calls; they are not taken over"
+            );
         }
         let (hub, queue) = hub::queue(config.count("hub_queue_max"));
         let sockets = SipSockets::bind(config)?;
@@ -97,7 +101,7 @@ impl House {
         let has_ipv6 = config.ip().iter().any(|address| address.local.is_ipv6());
         let sip = sockets.serve(config, &hub, &metrics);
         let resolver = Resolver::new(config.millis("dns_timeout_ms"), has_ipv6, Arc::clone(&metrics));
-        let adapters = Adapters { sip: sip.clone(), resolver, relay: relay.clone(), journal };
+        let adapters = Adapters { sip: sip.clone(), resolver, relay: relay.clone(), journal: journal.clone() };
         let gateway_config = config.gateway(ua);
         for warning in gateway_config.codecs.warnings() {
             tracing::warn!("{warning}");
@@ -107,7 +111,7 @@ impl House {
         tokio::spawn(task.run());
         let bound = api.bound();
         let stop_dataplane = Some(stop_dataplane);
-        Ok(House { hub, idle, relay, sip, sip_port, metrics, api: Some(api), bound, stop_dataplane, wall })
+        Ok(House { hub, idle, relay, sip, sip_port, metrics, journal, api: Some(api), bound, stop_dataplane, wall })
     }
 
     /// Waits for the dataplane.
@@ -127,6 +131,12 @@ impl House {
         let sources = MetricSources { relay: self.relay.clone(), sip: self.sip.clone(), admission };
         let facts = PageFacts { ports: self.bound, demo };
         api.serve(config, &self.hub, Arc::clone(&self.metrics), facts, sources);
+    }
+
+    /// The journal, to be finished when everything else is gone.
+    #[must_use]
+    pub fn journal(&self) -> Journal {
+        self.journal.clone()
     }
 
     /// The TCP ports for browsers, REST and pages.

@@ -13,6 +13,7 @@ use gangway_control::{
     config::{self, Config, Sources},
     demo::DemoService,
     house::House,
+    journal::Journal,
     lock,
     relay_client::Dataplane,
 };
@@ -75,7 +76,13 @@ fn main() -> ExitCode {
     // Tasks that wait for the network must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(journal) => {
+            // The runtime's tasks are gone and with them every other clone: what is queued gets written.
+            if let Some(journal) = journal {
+                journal.finish();
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("gangway-control: {error}");
             ExitCode::FAILURE
@@ -102,7 +109,7 @@ fn init_log(config: &Config) {
     let _ = log.with_writer(std::io::stderr).try_init();
 }
 
-async fn run(config: &Config, takeover: bool) -> Result<(), Failure> {
+async fn run(config: &Config, takeover: bool) -> Result<Option<Journal>, Failure> {
     // Signals count from the beginning: a SIGTERM during the start must not kill half of it.
     let mut signals = Signals::new(config.is_demo())?;
     raise_file_limit();
@@ -110,10 +117,11 @@ async fn run(config: &Config, takeover: bool) -> Result<(), Failure> {
     tokio::select! {
         started = start(config) => {
             let house = started?;
+            let journal = house.journal();
             signals.serve(config, house).await;
-            Ok(())
+            Ok(Some(journal))
         }
-        () = signals.any() => Ok(()),
+        () = signals.any() => Ok(None),
     }
 }
 
@@ -152,7 +160,7 @@ fn ready_line(
     let sip: Vec<String> = ["udp", "tcp"].iter().map(|transport| format!("{transport}:{ours}:{sip_port}")).collect();
     let hello = &dataplane.hello;
     let webrtc: Vec<String> = hello.webrtc.iter().map(|address| format!("udp:{address}")).collect();
-    let media: Vec<String> = hello.media_ports.iter().map(|(from, to)| format!("{from}-{to}")).collect();
+    let media = hello.media_ports.map_or_else(|| "auto".to_owned(), |(from, to)| format!("{from}-{to}"));
     let mut line = json!({
         "event": "ready",
         "ws": url("ws", &ours, bound.ws, ""),
@@ -162,7 +170,7 @@ fn ready_line(
         "pages_https": url("https", &web, bound.https, "/"),
         "sip": sip,
         "webrtc": webrtc,
-        "media": media,
+        "media": [media],
         "dataplane": { "engine": hello.engine, "workers": hello.workers },
     });
     if let Some(address) = demo {

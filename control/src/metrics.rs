@@ -166,7 +166,8 @@ fn render_node(page: &mut Page, node: &NodeStats) {
     }
     page.gauge("gangway_dtls_handshakes", "DTLS handshakes in progress", node.dtls_handshakes);
     page.gauge("gangway_dataplane_draining", "1 once no new relay is taken", u64::from(node.draining));
-    let numbers: [(&str, &str, fn(&WorkerStats) -> u64); 3] = [
+    type Row = (&'static str, &'static str, fn(&WorkerStats) -> u64);
+    let numbers: [Row; 3] = [
         ("gangway_worker_relays", "relays of a worker", |worker| worker.relays),
         ("gangway_worker_received_total", "packets received", |worker| worker.received),
         ("gangway_worker_sent_total", "packets sent", |worker| worker.sent),

@@ -132,9 +132,8 @@ impl Rest {
 
     /// The page for Prometheus. It is there, with what is known, also while the dataplane is not.
     pub(crate) async fn metrics(&self) -> Response {
-        let numbers = match tokio::time::timeout(self.timeout, self.hub.numbers()).await {
-            Ok(Ok(numbers)) => numbers,
-            _ => return error(503, "the gateway did not answer in time"),
+        let Ok(Ok(numbers)) = tokio::time::timeout(self.timeout, self.hub.numbers()).await else {
+            return error(503, "the gateway did not answer in time");
         };
         let snapshot = Snapshot {
             numbers,

@@ -99,7 +99,8 @@ async fn connections_beyond_the_limit_of_an_address_are_closed_and_places_come_b
 
 #[tokio::test]
 async fn a_browser_that_does_not_read_is_closed() {
-    let sets = ["ws_send_queue_max=4", "ws_messages_per_s=100000", "keep_alive.server_interval=10", "keep_alive.probes=1000"];
+    let sets =
+        ["ws_send_queue_max=4", "ws_messages_per_s=100000", "keep_alive.server_interval=10", "keep_alive.probes=1000"];
     let control = Control::start(&sets);
     let mut socket = Socket::session(control.ws()).await;
     let pings = frame(1, br#"{"message":"ping","data":[null]}"#).repeat(200);

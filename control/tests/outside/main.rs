@@ -1,10 +1,14 @@
 //! Control from outside, over its real sockets, without a dataplane: limits, REST, pages, SIP over TCP.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+mod demo;
 mod http;
 mod limits;
 mod pages;
 mod rest;
 mod sip;
+mod tls;
 mod websocket;
 
 use std::{net::SocketAddr, time::Duration};

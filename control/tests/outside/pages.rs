@@ -5,9 +5,11 @@ use crate::{Control, http};
 #[tokio::test]
 async fn the_phone_page_and_its_files_have_their_types() {
     let control = Control::start(&[]);
-    for (path, kind) in
-        [("/", "text/html; charset=utf-8"), ("/phone.css", "text/css; charset=utf-8"), ("/phone.js", "text/javascript; charset=utf-8")]
-    {
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/phone.css", "text/css; charset=utf-8"),
+        ("/phone.js", "text/javascript; charset=utf-8"),
+    ] {
         let page = http::get(control.http(), path).await;
         assert_eq!((page.status, page.header("content-type")), (200, Some(kind)), "{path}");
         assert!(!page.body.is_empty());
@@ -29,7 +31,13 @@ async fn the_package_is_served_and_nothing_outside_of_it() {
     assert_eq!((page.status, page.body.as_str()), (200, "sdk"));
     assert_eq!(page.header("content-type"), Some("text/javascript; charset=utf-8"));
     assert_eq!(http::get(control.http(), "/client2/examples/a%20b.html").await.body, "example");
-    for path in ["/client2/../secret.txt", "/client2/%2e%2e/secret.txt", "/client2/..%2fsecret.txt", "/client2/examples", "/client2/%00"] {
+    for path in [
+        "/client2/../secret.txt",
+        "/client2/%2e%2e/secret.txt",
+        "/client2/..%2fsecret.txt",
+        "/client2/examples",
+        "/client2/%00",
+    ] {
         let page = http::get(control.http(), path).await;
         assert_eq!(page.status, 404, "{path}");
         assert!(!page.body.contains("secret"), "{path}");

@@ -21,7 +21,8 @@ async fn nothing_is_404_with_a_json_body_by_get_and_post() {
 async fn a_session_is_found_without_its_secrets() {
     let control = Control::start(&[]);
     let mut socket = Socket::open(control.ws(), "/").await;
-    let connection = json!({"sipLogin": "1001", "sipPassword": "hunter2", "sipDomain": "127.0.0.1", "sipRegisterRequired": "false"});
+    let connection =
+        json!({"sipLogin": "1001", "sipPassword": "hunter2", "sipDomain": "127.0.0.1", "sipRegisterRequired": "false"});
     socket.send(&json!({"message": "connection", "data": [connection]})).await;
     let token = socket.expect("getUserData").await[0]["authToken"].as_str().unwrap().to_owned();
     let page = http::get(control.http(), "/rest-api/connection/find_all").await;

@@ -64,7 +64,9 @@ impl Socket {
     /// The next message, close frame or end; pings of the protocol are passed over.
     pub(crate) async fn receive(&mut self) -> Came {
         loop {
-            let Ok(head) = timeout(SOON, self.stream.read_u16()).await.expect("something comes") else { return Came::End };
+            let Ok(head) = timeout(SOON, self.stream.read_u16()).await.expect("something comes") else {
+                return Came::End;
+            };
             let (opcode, short) = ((head >> 8) & 15, head & 127);
             let len = match short {
                 126 => u64::from(self.stream.read_u16().await.unwrap()),
@@ -131,7 +133,8 @@ pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 async fn any_path_is_a_session_and_the_password_is_not_echoed() {
     let control = Control::start(&[]);
     let mut socket = Socket::open(control.ws(), "/websocket?x=1").await;
-    let connection = json!({"sipLogin": "1001", "sipPassword": "hunter2", "sipDomain": "127.0.0.1", "sipRegisterRequired": false});
+    let connection =
+        json!({"sipLogin": "1001", "sipPassword": "hunter2", "sipDomain": "127.0.0.1", "sipRegisterRequired": false});
     socket.send(&json!({"message": "connection", "data": [connection]})).await;
     let data = socket.expect("getUserData").await;
     assert_eq!(data[0]["sipLogin"], "1001");
