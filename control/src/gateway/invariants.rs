@@ -109,7 +109,7 @@ impl Gateway {
                 Timer::Hello(socket) | Timer::Ping(socket) => self.sockets.contains_key(&socket),
                 Timer::Ask(ask) => self.asks.contains_key(&ask),
                 Timer::Register(key) | Timer::OldToken(key) | Timer::Linger(key) => self.sessions.contains_key(&key),
-                Timer::Sweep => true,
+                Timer::Sweep | Timer::Relist => true,
                 Timer::Call(key, _) => self.calls.contains_key(&key),
             };
             ensure(owned, || format!("{timer:?} is set for nobody"))?;

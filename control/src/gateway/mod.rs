@@ -201,6 +201,7 @@ impl Gateway {
                 Timer::OldToken(session) => self.forget_old_token(session),
                 Timer::Linger(session) => self.remove_departed(session),
                 Timer::Sweep => self.sweep(),
+                Timer::Relist => self.list(None),
                 Timer::Call(call, timer) => self.call_timeout(call, timer),
             }
             self.pump();

@@ -25,6 +25,8 @@ pub(super) enum Timer {
     OldToken(SessionKey),
     /// A departed session's credentials are no longer needed.
     Linger(SessionKey),
+    /// A `Delete` was refused: look for what is left of it.
+    Relist,
     /// Look for detached sessions that are too old.
     Sweep,
     /// A call's patience.

@@ -248,8 +248,7 @@ impl Simulation {
                 Output::Relay { id, request } => {
                     assert!(self.wall_up, "a request while the wall is down: {request:?}");
                     self.note(format_args!("relay {id:?} {}", short(&request)));
-                    let is_put = matches!(request, gangway_shared::rcp::Request::Put { .. });
-                    let result = match self.chance(3) && is_put && !self.quiet {
+                    let result = match self.chance(3) && !self.quiet {
                         true => Err(RelayError::new(ErrorCode::Full, "", "scripted")),
                         false => self.relay.handle(request),
                     };

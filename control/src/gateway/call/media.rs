@@ -112,6 +112,7 @@ impl Gateway {
             // A `Delete`, or a `Put` whose call is over.
             if let Err(error) = result {
                 tracing::warn!(%error, "the dataplane refused a request");
+                self.timers.set(Timer::Relist, self.now + self.config.relay_timeout);
             }
             return;
         };
