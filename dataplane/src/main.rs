@@ -38,15 +38,11 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            // Settings are read before there is a log.
+            eprintln!("gangway-dataplane: {error}");
             ExitCode::FAILURE
         }
     }
@@ -54,6 +50,21 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let config = read_config(arguments)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log_level)))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    raise_file_limit();
+    let workers = config.workers;
+    let running = start(config, Mode { managed: arguments.managed, signals: Some(signals) })?;
+    tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
+    running.join()?;
+    Ok(())
+}
+
+fn read_config(arguments: &Arguments) -> Result<Config, Box<dyn std::error::Error>> {
     let (name, text) = match &arguments.config {
         Some(path) => {
             let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -68,13 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         uid: geteuid().as_raw(),
         is_local: ports::is_local,
     };
-    let config = Config::read(&settings, &machine)?;
-    raise_file_limit();
-    let workers = config.workers;
-    let running = start(config, Mode { managed: arguments.managed, signals: Some(signals) })?;
-    tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
-    running.join()?;
-    Ok(())
+    Ok(Config::read(&settings, &machine)?)
 }
 
 /// Two sockets a leg: the usual soft limit of 1024 files ends at about 250 calls.

@@ -32,7 +32,7 @@ fn start(data: &Path, managed: bool, sets: &[&str]) -> Child {
     if managed {
         command.arg("--managed");
     }
-    let child = command.spawn().unwrap();
+    let child = command.spawn().expect("the program was built with this test");
     connect(data);
     child
 }
@@ -50,17 +50,17 @@ fn connect(data: &Path) -> UnixStream {
 }
 
 fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
+    kill_process(Pid::from_child(child), signal).expect("the child lives");
 }
 
 fn wait_end(child: &mut Child) -> ExitStatus {
     let end = Instant::now() + WITHIN;
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = child.try_wait().expect("a child of ours") {
             return status;
         }
         if Instant::now() > end {
-            child.kill().unwrap();
+            child.kill().expect("a child of ours");
             panic!("the dataplane did not end");
         }
         std::thread::park_timeout(Duration::from_millis(10));
@@ -80,8 +80,8 @@ fn greet(stream: &mut UnixStream) {
         resume_from: None,
     };
     let mut bytes = Vec::new();
-    frame::encode(&ControlMessage::Hello(hello), &mut bytes).unwrap();
-    std::io::Write::write_all(stream, &bytes).unwrap();
+    frame::encode(&ControlMessage::Hello(hello), &mut bytes).expect("a greeting fits a frame");
+    std::io::Write::write_all(stream, &bytes).expect("the dataplane reads");
 }
 
 #[test]

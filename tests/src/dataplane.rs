@@ -105,11 +105,9 @@ impl Control {
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a unix socket");
         let mut input = Vec::new();
         let deadline = Deadline::after(ANSWER_WITHIN);
-        let greeting = loop {
-            match read_message(&stream, &mut input, deadline) {
-                Some(DataplaneMessage::Hello(hello)) => break hello,
-                other => panic!("the dataplane's first word was {other:?}"),
-            }
+        let greeting = match read_message(&stream, &mut input, deadline) {
+            Some(DataplaneMessage::Hello(hello)) => hello,
+            other => panic!("the dataplane's first word was {other:?}"),
         };
         Control { stream, input, greeting, events: VecDeque::new(), gaps: Vec::new(), next_id: 1 }
     }

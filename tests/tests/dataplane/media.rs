@@ -23,8 +23,8 @@ fn said(pt: u8, number: u16) -> Heard {
 
 /// A SIP peer's RTP socket, with a neighbour for RTCP.
 fn sip_peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
     socket
 }
 
@@ -43,10 +43,10 @@ fn talk_through(workers: u16) {
     let mut control = dataplane.control(1);
     let peer = sip_peer();
     let mut browser = BrowserLeg::unanswered();
-    let legs = vec![browser_leg(0, Some(browser.remote())), rtp_leg(1, Some(peer.local_addr().unwrap()))];
+    let legs = vec![browser_leg(0, Some(browser.remote())), rtp_leg(1, peer.local_addr().ok())];
     let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
     let routes = vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())];
-    let reply = control.put(id(1), 1, program(legs, routes)).unwrap();
+    let reply = control.put(id(1), 1, program(legs, routes)).expect("a relay");
     let LegAddress::Rtp { rtp, rtcp } = reply.legs[1].address else { panic!("{reply:?}") };
     assert_eq!((rtp.port() % 2, rtcp.port()), (0, rtp.port() + 1));
     assert_eq!(control.node().media_ports_used, 2);
@@ -66,7 +66,7 @@ fn talk_through(workers: u16) {
         );
     }
     for number in 0..50 {
-        peer.send_to(&rtp_bytes(&said(8, number)), rtp).unwrap();
+        peer.send_to(&rtp_bytes(&said(8, number)), rtp).expect("loopback");
         let heard = browser.listen();
         assert_eq!((heard.pt, heard.ssrc, heard.payload), (8, 72, said(8, number).payload));
     }
