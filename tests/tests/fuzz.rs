@@ -22,4 +22,4 @@ macro_rules! targets {
     };
 }
 
-targets! { rcp rtp sdp sip srtp stun }
+targets! { rcp rtp sdp sip srtp stun wcs }

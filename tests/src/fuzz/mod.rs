@@ -22,6 +22,7 @@ pub mod sdp;
 pub mod sip;
 pub mod srtp;
 pub mod stun;
+pub mod wcs;
 
 /// A law about arbitrary bytes.
 #[derive(Clone, Copy)]
@@ -37,7 +38,8 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] = &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET];
+pub const TARGETS: &[Target] =
+    &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET, wcs::TARGET];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;
