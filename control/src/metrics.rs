@@ -100,6 +100,11 @@ impl Metrics {
         page.gauge("gangway_sockets", "websockets", counts.sockets);
         page.gauge("gangway_registrations", "registrations in force", counts.registrations);
         page.gauge("gangway_relays", "relays that control owns", counts.relays);
+        page.gauge(
+            "gangway_dialogs",
+            "SIP dialogs, early ones and those that wait for the answer to a BYE included",
+            counts.dialogs,
+        );
         page.gauge("gangway_asks", "questions to the world without an answer", counts.asks);
         page.family("gangway_calls_ended_total", "counter", "calls ended, by their last status");
         for (status, value) in [("finish", counts.calls_finished_total), ("failed", counts.calls_failed_total)] {

@@ -148,6 +148,8 @@ impl Media {
     pub fn answer(codecs: Codecs, tone_hz: f64, sdp: &str) -> (Self, String) {
         let mut media = Self::new(codecs, tone_hz);
         let mut rtc = media.rtc.take().expect("the media was just made");
+        // str0m would answer `actpass` with `passive`; browsers answer it with `active`.
+        let sdp = &sdp.replace("a=setup:actpass", "a=setup:passive");
         let offer =
             SdpOffer::from_sdp_string(sdp).unwrap_or_else(|error| panic!("the offer is no SDP ({error}):\n{sdp}"));
         let answer = rtc

@@ -82,7 +82,10 @@ impl Phone {
     /// A session for account 1001 that registers nowhere and calls through the peer at `port`.
     #[track_caller]
     pub fn unregistered(gateway: &Gateway, port: u16) -> Self {
-        Self::connect(gateway, &connection("1001", "secret-1001", port, false))
+        let mut fields = connection("1001", "secret-1001", port, false);
+        // Without an outbound proxy a dialled SIP address goes where it says.
+        fields.as_object_mut().expect("an object").remove("sipOutboundProxy");
+        Self::connect(gateway, &fields)
     }
 
     /// Calls `callee` and waits for TRYING (rule R4).

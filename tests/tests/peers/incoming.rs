@@ -59,6 +59,11 @@ fn incoming_pcma_mapped_to_pcmu() {
     answers_baresip(Codecs::PCMU, "PCMA/8000/1");
 }
 
+#[test]
+fn incoming_pcmu_mapped_to_pcma() {
+    answers_baresip(Codecs::PCMA, "PCMU/8000/1");
+}
+
 /// Check 21 for an incoming call: the browser hangs up, the peer gets a BYE.
 #[test]
 fn the_browser_ends_an_incoming_call() {

@@ -48,16 +48,6 @@ fn pcma_both_sides_with_three_workers() {
     talks_with_baresip(Codecs::PCMA, "PCMA/8000/1", "3");
 }
 
-#[test]
-fn pcmu_is_mapped_to_pcma() {
-    talks_with_baresip(Codecs::PCMU, "PCMA/8000/1", "1");
-}
-
-#[test]
-fn pcma_is_mapped_to_pcmu() {
-    talks_with_baresip(Codecs::PCMA, "PCMU/8000/1", "1");
-}
-
 /// Check 9, second half: INVITE without REGISTER; 407 is answered.
 #[test]
 fn calls_without_registration_and_answers_the_challenge() {
@@ -146,6 +136,7 @@ fn hangup_before_ringing_cancels_after_the_first_answer() {
     let gateway = Gateway::start(&[]);
     let mut phone = Phone::unregistered(&gateway, peer.port());
     let call = phone.call("2001", Codecs::PCMU);
+    peer.wait_received("INVITE", Deadline::seconds(5));
     phone.hangup(&call.id);
     phone.expect_status(&call.id, "FINISH", Deadline::seconds(3));
     peer.finish(Deadline::seconds(10));
@@ -218,7 +209,7 @@ fn two_calls_of_a_session_are_independent() {
     gateway.wait_idle(Deadline::seconds(8));
 }
 
-/// The SIP offer is built afresh and small: static types, telephone-event, ptime; `sipSDP` lines between `c=` and `t=`.
+/// The SIP offer is built afresh and small: RTP/AVP, static types, ptime; `sipSDP` lines between `c=` and `t=`.
 #[test]
 fn the_invite_is_small_and_ours() {
     let Some(peer) = Sipp::uas("uas_answer", &[("RING_MS", "10")]) else { return };
@@ -234,7 +225,7 @@ fn the_invite_is_small_and_ours() {
     assert!(invite.len() < 1300, "{} bytes:\n{invite}", invite.len());
     assert!(invite.contains("\nFrom: \"Click To Call\" <sip:1001@"), "{invite}");
     assert!(invite.contains("\no=Gangway ") && invite.contains("\ns=Gangway"), "{invite}");
-    assert!(invite.contains("RTP/AVP") && invite.contains("telephone-event/8000"), "{invite}");
+    assert!(invite.contains("RTP/AVP") && invite.contains("a=ptime:20"), "{invite}");
     assert!(!invite.contains("candidate") && !invite.contains("fingerprint") && !invite.contains("ice-"), "{invite}");
     let at = |text: &str| invite.find(text).unwrap_or_else(|| panic!("no {text} in\n{invite}"));
     let order = [at("\nc=IN"), at("\nb=AS:3000"), at("\na=x-first"), at("\na=x-second"), at("\nt=0 0")];

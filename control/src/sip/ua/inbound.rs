@@ -203,6 +203,7 @@ impl Ua {
             from_tag: from.tag().unwrap_or_default().to_owned(),
             cseq: cseq.number,
             method: cseq.method,
+            target: request.uri.to_string(),
         };
         if self.merge_keys.contains_key(&key) {
             return true;

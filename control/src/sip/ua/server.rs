@@ -16,6 +16,9 @@ pub(super) struct MergeKey {
     pub(super) from_tag: String,
     pub(super) cseq: u32,
     pub(super) method: Method,
+    /// Each session has a Contact of its own and is a user agent of its own: a proxy that forks to two of them sends two
+    /// requests that are not one merged one.
+    pub(super) target: String,
 }
 
 /// Which machine runs a server transaction.
