@@ -1,0 +1,68 @@
+//! The commands of the README as files: they parse, they can be run, and what they promise is where they say.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, process::Command};
+
+use gangway_tests::source::{root, rust_files};
+
+#[test]
+fn the_scripts_parse_and_are_executable() {
+    for script in ["run", "test", ".ci/run"] {
+        let mode = fs::metadata(root().join(script)).expect(script).permissions().mode();
+        assert_ne!(mode & 0o111, 0, "{script} is not executable");
+    }
+    for script in ["run", "test", ".ci/run", ".ci/install.sh"] {
+        let checked = Command::new("bash").arg("-n").arg(root().join(script)).output().expect("bash");
+        assert!(checked.status.success(), "{script}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+#[test]
+fn continuous_integration_only_calls_test() {
+    let script = fs::read_to_string(root().join(".ci/run")).expect(".ci/run");
+    let last = script.lines().rfind(|line| !line.trim().is_empty()).expect("a command");
+    assert_eq!(last, r#"exec ./test "$@""#);
+    assert!(!script.contains("cargo") && !script.contains("apt"), "{script}");
+}
+
+#[test]
+fn an_unknown_lane_is_refused_before_anything_runs() {
+    let refused = Command::new(root().join("test")).arg("no-such-lane").output().expect("./test");
+    assert_eq!(refused.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("./test LANE"), "{words}");
+}
+
+/// nextest's budgets and the script's are the same.
+#[test]
+fn the_lanes_have_the_same_budget_under_both_runners() {
+    let script = fs::read_to_string(root().join("test")).expect("test");
+    let nextest = fs::read_to_string(root().join(".config/nextest.toml")).expect(".config/nextest.toml");
+    for (lane, minutes) in [("unit", 6), ("peers", 10), ("browser", 10)] {
+        assert!(script.contains(&format!("[{lane}]={}", minutes * 60)), "{lane} in ./test");
+        let profile = &nextest[nextest.find(&format!("[profile.{lane}]")).expect(lane)..];
+        let budget = profile.lines().find(|line| line.starts_with("global-timeout")).expect("a budget");
+        assert_eq!(budget, format!("global-timeout = \"{minutes}m\""), "{lane}");
+    }
+}
+
+/// The README's two commands are the scripts, and the page of tests names tests that exist.
+#[test]
+fn every_test_named_in_the_testing_page_exists() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    assert!(readme.contains("\n./run\n") && readme.contains("\n./test\n"), "the README's two commands");
+    let page = fs::read_to_string(root().join("docs/TESTING.md")).expect("docs/TESTING.md");
+    let mut functions = BTreeSet::new();
+    for file in rust_files(&["tests", "shared", "dataplane", "control"]) {
+        for line in file.text.lines() {
+            if let Some(rest) = line.trim_start().strip_prefix("fn ") {
+                functions.insert(rest.split('(').next().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    // A test is named as `module::function`, within backticks.
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+    assert!(named.len() > 40, "only {} tests are named", named.len());
+    let missing: Vec<&&str> =
+        named.iter().filter(|name| !functions.contains(name.rsplit("::").next().unwrap_or_default())).collect();
+    assert!(missing.is_empty(), "docs/TESTING.md names tests that are not there: {missing:?}");
+}
