@@ -113,11 +113,13 @@
     const login = $("login").value;
     $("session-status").dataset.name = name;
     $("session-status").dataset.state = state;
+    document.body.dataset.session = state;
     $("session-status").textContent = state === "on" ? `${label} as ${login}` : label;
     $("connect").textContent = action;
     $("connect").classList.toggle("go", action === "Connect");
     for (const field of document.querySelectorAll("#account input")) field.disabled = action !== "Connect";
     refreshDial();
+    if (canCall() && !call) $("number").focus();
   }
 
   function refreshDial() {

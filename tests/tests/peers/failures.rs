@@ -9,29 +9,28 @@ use gangway_tests::{
     kamailio::{self, Kamailio},
     media::Codecs,
     phone::Phone,
-    sipp::Sipp,
+    sipp::{self, Sipp},
 };
 
-/// The peer refuses with this status; what the browser is told.
+/// The peer refuses two calls with this status; what the browser is told each time.
 fn refused_with(status: &str, terminal: &str, is_busy: bool) {
-    let Some(peer) = Sipp::uas("uas_reject", &[("STATUS", status), ("REASON", "Refused")]) else { return };
+    let words = [("STATUS", status), ("REASON", "Refused")];
+    let options = sipp::Options { scenario: "uas_reject", target: None, words: &words, calls: 2 };
+    let Some(peer) = Sipp::start(&options) else { return };
     let gateway = Gateway::start(&[]);
     let mut phone = Phone::unregistered(&gateway, peer.port());
-    let call = phone.call("2001", Codecs::PCMU);
-    let finish = phone.expect_status(&call.id, terminal, Deadline::seconds(5));
-    assert_eq!(finish.message, "finish");
-    assert_eq!(finish.call["sipStatus"].to_string().trim_matches('"'), status, "{}", finish.call);
-    let names = phone.socket.names();
-    assert_eq!(names.contains(&"busy".to_owned()), is_busy, "{names:?}");
-    assert!(!names.contains(&"setRemoteSDP".to_owned()), "{names:?}");
+    for calls in 1..=2 {
+        let call = phone.call("2001", Codecs::PCMU);
+        let finish = phone.expect_status(&call.id, terminal, Deadline::seconds(5));
+        assert_eq!(finish.message, "finish");
+        assert_eq!(finish.call["sipStatus"].to_string().trim_matches('"'), status, "{}", finish.call);
+        let names = phone.socket.names();
+        let count = |name: &str| names.iter().filter(|seen| *seen == name).count();
+        assert_eq!((count("finish"), count("busy")), (calls, if is_busy { calls } else { 0 }), "{names:?}");
+        assert_eq!(count("setRemoteSDP"), 0, "{names:?}");
+        gateway.wait_idle(Deadline::seconds(8));
+    }
     peer.finish(Deadline::seconds(5));
-    gateway.wait_idle(Deadline::seconds(8));
-    // The next call of the same session works.
-    let Some(next) = Sipp::uas("uas_answer", &[("RING_MS", "10")]) else { return };
-    let call = phone.establish(&format!("sip:2001@127.0.0.1:{}", next.port()), Codecs::PCMU);
-    phone.hangup(&call.id);
-    phone.expect_status(&call.id, "FINISH", Deadline::seconds(3));
-    next.finish(Deadline::seconds(5));
 }
 
 /// Check 22: `busy` for other clients, then `finish` FINISH.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gangway_tests::{
     baresip::{self, Baresip},
-    deadline::{Deadline, pause},
+    deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
     media::Codecs,
@@ -181,13 +181,15 @@ fn the_second_session_stops_ringing_when_the_first_answers() {
     let gateway = Gateway::start(&[]);
     let mut first = Phone::register(&gateway, kamailio.port());
     let mut second = Phone::register(&gateway, kamailio.port());
-    let Some(peer) = caller(&kamailio, "uac_call", &[("TALK_MS", "1000")]) else { return };
+    let options = baresip::Options { answers: false, ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    peer.dial("1001");
     let ringing = first.incoming(Deadline::seconds(5));
     let other = second.incoming(Deadline::seconds(5));
     let call = first.answer(&ringing, Codecs::PCMU);
     second.expect_status(&other.id, "FINISH", Deadline::seconds(5));
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    peer.hangup();
     first.expect_status(&call.id, "FINISH", Deadline::seconds(8));
-    peer.finish(Deadline::seconds(5));
-    pause(Duration::from_millis(100));
     gateway.wait_idle(Deadline::seconds(8));
 }
