@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,12 +76,20 @@ impl BrowserLeg {
 
     /// A browser with credentials and certificate that knows no other side yet.
     pub fn unanswered() -> Self {
+        Self::unanswered_on(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same at another address.
+    ///
+    /// # Panics
+    /// When it cannot be bound.
+    pub fn unanswered_on(ip: IpAddr) -> Self {
         let certificate = dimpl::certificate::generate_self_signed_certificate().expect("a certificate");
         let fingerprint = Fingerprint(certificate.fingerprint().try_into().expect("SHA-256 has 32 bytes"));
         let config = Config::builder().flight_start_rto(Duration::from_millis(50)).flight_retries(8).build();
         let mut dtls = Dtls::new_12(Arc::new(config.expect("the crate's defaults")), certificate, Instant::now());
         dtls.set_active(true);
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let socket = UdpSocket::bind((ip, 0)).expect("an address of this machine");
         socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
         BrowserLeg {
             to: socket.local_addr().expect("a bound socket"),
@@ -109,7 +117,8 @@ impl BrowserLeg {
     #[track_caller]
     pub fn answer(&mut self, address: &LegAddress) {
         let LegAddress::IceDtls { candidates, ufrag, pwd, .. } = address else { panic!("{address:?}") };
-        self.to = candidates[0];
+        let is_ours = |to: &&SocketAddr| to.is_ipv4() == self.address().is_ipv4();
+        self.to = *candidates.iter().find(is_ours).expect("a candidate of the browser's family");
         self.username = format!("{ufrag}:{UFRAG}");
         self.password = pwd.clone();
     }

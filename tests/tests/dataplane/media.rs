@@ -1,6 +1,9 @@
 //! Media from end to end through the real engine: ICE, DTLS, SRTP, routes, ports.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    time::Duration,
+};
 
 use gangway_shared::{
     ids::{LegId, RelayId},
@@ -12,6 +15,9 @@ use gangway_tests::{
     deadline::Deadline,
 };
 
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
 fn id(number: u64) -> RelayId {
     RelayId::new(1, 1, number)
 }
@@ -21,9 +27,9 @@ fn said(pt: u8, number: u16) -> Heard {
     Heard { pt, ssrc: 0x1234, sequence: 1000 + number, timestamp: u32::from(number) * 160, payload }
 }
 
-/// A SIP peer's RTP socket, with a neighbour for RTCP.
-fn sip_peer() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+/// A SIP peer's RTP socket.
+fn sip_peer(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).expect("loopback");
     socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
     socket
 }
@@ -38,11 +44,11 @@ fn drops(stats: &NodeStats, reason: &str) -> u64 {
     stats.workers.iter().map(|worker| worker.drops.get(reason).copied().unwrap_or(0)).sum()
 }
 
-fn talk_through(workers: u16) {
-    let dataplane = Dataplane::start(workers, &[]);
+fn talk_through(workers: u16, browser_ip: IpAddr, peer_ip: IpAddr) {
+    let dataplane = Dataplane::start(workers, &["ip=127.0.0.1,::1"]);
     let mut control = dataplane.control(1);
-    let peer = sip_peer();
-    let mut browser = BrowserLeg::unanswered();
+    let peer = sip_peer(peer_ip);
+    let mut browser = BrowserLeg::unanswered_on(browser_ip);
     let legs = vec![browser_leg(0, Some(browser.remote())), rtp_leg(1, peer.local_addr().ok())];
     let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
     let routes = vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())];
@@ -90,12 +96,18 @@ fn talk_through(workers: u16) {
 
 #[test]
 fn a_browser_and_a_sip_peer_talk_through_one_worker() {
-    talk_through(1);
+    talk_through(1, V4, V4);
 }
 
 #[test]
 fn a_browser_and_a_sip_peer_talk_through_three_workers() {
-    talk_through(3);
+    talk_through(3, V4, V4);
+}
+
+#[test]
+fn a_browser_and_a_sip_peer_of_other_address_families_talk() {
+    talk_through(1, V6, V4);
+    talk_through(1, V4, V6);
 }
 
 #[test]
