@@ -1,6 +1,36 @@
 //! Gangway's packet house.
 //!
-//! Pinned workers forward, decrypt, encrypt and repair media; nobody is needed to keep them going.
+//! Pinned workers forward, decrypt, encrypt and repair media; nobody is needed to keep them going. Control programs them over a
+//! unix socket (the relay control protocol, `gangway_shared::rcp`) and may go and come while people talk.
+//!
+//! # The way of a packet
+//!
+//! One pinned core, no lock, no allocation, no log line ([`worker`]):
+//!
+//! ```text
+//! wire -> engine.receive -> wire::classify -+- STUN -> ice_lite::respond ------------------------> engine.send
+//!                                           +- DTLS -> mailbox -> manager/dtls -> mailbox -------> engine.send
+//!                                           +- RTP/RTCP -> table -> leg (path, latch) -> srtp unprotect
+//!                                               -> route: transform -> rewrite -> peer's srtp protect -> engine.send
+//! ```
+//!
+//! Each stage takes the packet in its buffer and says [`relay::Verdict`]; no stage calls an earlier one. Whatever is wrong with a
+//! packet is a [`wire::DropReason`], and each reason is a counter that `Query` shows.
+//!
+//! # Who is who
+//!
+//! | modules | role |
+//! |---|---|
+//! | [`wire`], [`srtp`], [`ice_lite`], [`transform`] | bytes of the protocols, pure |
+//! | [`arena`], [`relay`] | a worker's relays: all state in fixed records, and the walk over it; pure |
+//! | [`dtls`], [`registry`], [`events`] | handshakes, what control wants, what it is told; pure |
+//! | [`engine`] | how packets get in and out: epoll, or a virtual network in virtual time |
+//! | [`worker`] | the hot loop around an engine and its relays; takes them back from the arena after a panic |
+//! | [`manager`] | the one cold thread: control socket, ports, credentials, DTLS timers, mailboxes |
+//! | [`ports`] | the only opener of media sockets |
+//! | [`config`], [`affinity`], [`mailbox`], [`stats`] | settings, cores, queues, counters |
+//!
+//! Start is [`manager::start`].
 
 pub mod affinity;
 pub mod arena;

@@ -29,7 +29,7 @@ use crate::{
 /// Commands waiting for one worker.
 pub const INBOX_MAX: usize = 4096;
 
-/// Reports of one worker waiting for the manager. DTLS beyond it is dropped; the rest waits in [`BACKLOG_MAX`].
+/// Reports of one worker waiting for the manager. DTLS beyond it is dropped; the rest waits in a longer backlog.
 pub const OUTBOX_MAX: usize = 4096;
 
 /// Events and answers kept while the manager's mailbox is full.
