@@ -72,6 +72,7 @@ impl Config {
             max_calls: self.count("calls_max"),
             max_calls_per_session: self.count("calls_per_session_max"),
             retry_after_s: number32("sip_retry_after_s"),
+            media_ips: self.ip().iter().map(|address| address.local).collect(),
             ..GatewayConfig::new(ua)
         }
     }

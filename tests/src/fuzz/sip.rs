@@ -61,7 +61,7 @@ fn seeds() -> Vec<Vec<u8>> {
 fn law(input: &[u8]) {
     match parser::frame(input) {
         Framing::Message(len) | Framing::KeepAlive(len) => {
-            assert!((1..=input.len()).contains(&len), "a frame outside the buffer")
+            assert!((1..=input.len()).contains(&len), "a frame outside the buffer");
         }
         Framing::Incomplete => assert!(input.len() <= 2 * MAX_MESSAGE_BYTES, "a stream is buffered beyond the limit"),
         Framing::Invalid(_) => {}
