@@ -54,7 +54,8 @@ fn every_test_named_in_the_testing_page_exists() {
     let mut functions = BTreeSet::new();
     for file in rust_files(&["tests", "shared", "dataplane", "control"]) {
         for line in file.text.lines() {
-            if let Some(rest) = line.trim_start().strip_prefix("fn ") {
+            let line = line.trim_start();
+            if let Some(rest) = line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("fn ")) {
                 functions.insert(rest.split('(').next().unwrap_or_default().to_owned());
             }
         }

@@ -72,10 +72,11 @@ fn chromium_hears_itself(times: u64, plan: Plan) {
             browser.wait_heard("echo", 400, 2, 15);
         }
         browser.eval("echo", "echo.close(); window.heard = 0;", Value::Null);
-        control.wait_event(
-            "the browser's close",
-            |event| matches!(event, Event::DtlsClosed { relay: of, .. } if *of == relay),
-        );
+        // close_notify is said once: a network that loses may lose it.
+        if plan.loss_percent == 0 {
+            let is_close = |event: &Event| matches!(event, Event::DtlsClosed { relay: of, .. } if *of == relay);
+            control.wait_event("the browser's close", is_close);
+        }
         control.delete(relay);
     }
     assert!(plan.loss_percent == 0 || lost > 0, "nothing was lost: the proxy is not in the path");
