@@ -52,10 +52,12 @@ impl Content {
         };
         let key = key(&entry);
         match entry {
-            JournalEntry::SessionClosed { .. }
-            | JournalEntry::Unregistered { .. }
-            | JournalEntry::RelayEnded { .. }
-            | JournalEntry::DialogEnded { .. } => {
+            JournalEntry::SessionClosed { session } => {
+                self.entries.remove(&key);
+                // Its registration was taken back with it: nobody is left to hear of the answer.
+                self.entries.remove(&registration_key(&session));
+            }
+            JournalEntry::Unregistered { .. } | JournalEntry::RelayEnded { .. } | JournalEntry::DialogEnded { .. } => {
                 self.entries.remove(&key);
             }
             entry => {
@@ -77,11 +79,15 @@ impl Content {
 fn key(entry: &JournalEntry) -> String {
     match entry {
         JournalEntry::SessionOpened { session, .. } | JournalEntry::SessionClosed { session } => format!("s/{session}"),
-        JournalEntry::Registered { session, .. } | JournalEntry::Unregistered { session } => format!("r/{session}"),
+        JournalEntry::Registered { session, .. } | JournalEntry::Unregistered { session } => registration_key(session),
         JournalEntry::Program { relay, .. } | JournalEntry::RelayEnded { relay } => format!("p/{relay}"),
         JournalEntry::Dialog { dialog, .. } => dialog_key(&dialog.id),
         JournalEntry::DialogEnded { dialog } => dialog_key(dialog),
     }
+}
+
+fn registration_key(session: &str) -> String {
+    format!("r/{session}")
 }
 
 fn dialog_key(id: &crate::sip::dialog::DialogId) -> String {
@@ -271,6 +277,15 @@ mod tests {
         assert_eq!(write_all(dir.path(), &[]), Former { epoch: 7, entries: 2 });
         let mode = fs::metadata(dir.path().join("journal")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_closed_session_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let registered =
+            JournalEntry::Registered { session: "a".to_owned(), call_id: "c".to_owned(), cseq: 2, expires_s: 60 };
+        write_all(dir.path(), &[opened("a"), registered, JournalEntry::SessionClosed { session: "a".to_owned() }]);
+        assert_eq!(write_all(dir.path(), &[]).entries, 0);
     }
 
     #[test]

@@ -121,11 +121,13 @@ pub(crate) async fn run(ws: WebSocket, info: ConnInfo, origin: Option<String>, c
     let mut session =
         Session { socket, sink, stream, commands, rate: Rate::new(context.messages_per_s, Instant::now()) };
     let end = tokio::select! {
-        end = session.serve(&context) => end,
+        // First, because the hub lets go of the outbox in the same moment, which alone looks like an ordinary end.
+        biased;
         () = ended.notified() => {
             context.metrics.sockets_slow.add(1);
             End::Gone
         }
+        end = session.serve(&context) => end,
     };
     if let End::Close(code) = end {
         tokio::select! {
@@ -149,6 +151,8 @@ impl Session {
     async fn serve(&mut self, context: &SocketContext) -> End {
         loop {
             tokio::select! {
+                // What waits to be sent goes first: reading on would only make more of it.
+                biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Text(text)) => {
                         if self.sink.send(Message::text(text)).await.is_err() {
@@ -163,6 +167,8 @@ impl Session {
                     if let Some(end) = self.frame(&frame, context) {
                         return end;
                     }
+                    // The hub gets its turn: a burst that came in one piece must not look like a browser that does not read.
+                    tokio::task::yield_now().await;
                 }
             }
         }

@@ -267,3 +267,6 @@ async fn read(flows: &Flows, mut reader: OwnedReadHalf, source: Source, pongs: m
         begun = if buffer.is_empty() { None } else { begun.or_else(|| Some(Instant::now())) };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
 
@@ -98,12 +98,26 @@ async fn connections_beyond_the_limit_of_an_address_are_closed_and_places_come_b
 }
 
 #[tokio::test]
-async fn a_browser_that_does_not_read_is_closed() {
-    let sets =
-        ["ws_send_queue_max=4", "ws_messages_per_s=100000", "keep_alive.server_interval=10", "keep_alive.probes=1000"];
-    let control = Control::start(&sets);
+async fn a_burst_in_one_piece_is_answered_whole() {
+    let control = Control::start(&["ws_send_queue_max=4"]);
     let mut socket = Socket::session(control.ws()).await;
-    let pings = frame(1, br#"{"message":"ping","data":[null]}"#).repeat(200);
+    let ping = frame(1, br#"{"message":"ping","data":[null]}"#);
+    socket.stream.write_all(&ping.repeat(400)).await.unwrap();
+    for _ in 0..400 {
+        socket.expect("pong").await;
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_does_not_read_is_closed() {
+    let control =
+        Control::start(&["ws_messages_per_s=100000", "keep_alive.server_interval=10", "keep_alive.probes=1000"]);
+    // A small window, so that little fits between the two.
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4096).unwrap();
+    let stream = narrow.connect(control.ws()).await.unwrap();
+    let mut socket = Socket::upgrade(stream, control.ws(), "/").await;
+    let pings = frame(1, br#"{"message":"ping","data":[null]}"#).repeat(50);
     let flood = async { while socket.stream.write_all(&pings).await.is_ok() {} };
     timeout(SOON * 2, flood).await.expect("the connection ends");
     control.metric_reaches("gangway_control_drops_total{reason=\"socket_slow\"}", 1).await;

@@ -25,7 +25,11 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) async fn open(to: SocketAddr, path: &str) -> Self {
-        let mut stream = TcpStream::connect(to).await.unwrap();
+        Socket::upgrade(TcpStream::connect(to).await.unwrap(), to, path).await
+    }
+
+    /// A websocket over a connection that is there.
+    pub(crate) async fn upgrade(mut stream: TcpStream, to: SocketAddr, path: &str) -> Self {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://page\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
