@@ -373,3 +373,27 @@ async fn sleep_until(wake: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_counts() {
+        let (handle, _queue) = queue(2);
+        let closed = |socket| Input::SocketClosed { socket: SocketId(socket) };
+        assert_eq!(handle.offer(closed(1)), Ok(()));
+        assert_eq!(handle.offer(closed(2)), Ok(()));
+        assert_eq!(handle.offer(closed(3)), Err(Overloaded));
+        assert_eq!(handle.rest(RestCall::FindAllCalls).await, Err(Overloaded));
+        assert_eq!(handle.refused(), 2);
+    }
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let clock = Clock::start();
+        let (first, second) = (clock.now(), clock.now());
+        assert!(second >= first);
+        assert!(Clock::wall() > WallTime::from_unix_micros(1_700_000_000_000_000));
+    }
+}

@@ -145,6 +145,7 @@ impl Api {
             header_timeout: config.millis("http_header_timeout_ms"),
             request_timeout: config.millis("http_body_timeout_ms") + config.millis("rest_timeout_ms"),
             handshake_timeout: config.millis("tls_handshake_timeout_ms"),
+            user_timeout: config.millis("tcp_user_timeout_ms"),
             message_max_bytes: config.count("ws_message_max_bytes"),
             metrics,
         });
@@ -162,6 +163,7 @@ struct Context {
     header_timeout: Duration,
     request_timeout: Duration,
     handshake_timeout: Duration,
+    user_timeout: Duration,
     message_max_bytes: usize,
     metrics: Arc<Metrics>,
 }
@@ -212,6 +214,8 @@ async fn accept(
 async fn connection(stream: TcpStream, info: ConnInfo, acceptor: Option<TlsAcceptor>, context: Arc<Context>) {
     // Signalling is small messages that wait for nobody.
     let _ = stream.set_nodelay(true);
+    // A peer that neither reads nor acknowledges must not hold its place for ever.
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(context.user_timeout));
     let Some(acceptor) = acceptor else {
         serve_http(stream, info, context).await;
         return;

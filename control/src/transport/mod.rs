@@ -102,7 +102,11 @@ impl SipSockets {
     #[must_use]
     pub fn serve(self, config: &Config, hub: &HubHandle, metrics: &Arc<Metrics>) -> SipHandle {
         let ours: Vec<IpAddr> = config.ip().iter().map(|address| address.local).collect();
-        let sockets = udp::serve(self.udp, &ours, hub, metrics);
+        let keep_alive = udp::KeepAlive {
+            interval: config.millis("sip_keepalive_interval_ms"),
+            life: config.seconds("register_expires"),
+        };
+        let sockets = udp::serve(self.udp, &ours, keep_alive, hub, metrics);
         let limits = tcp::Limits {
             connections_max: config.count("sip_tcp_connections_max"),
             queue_max: config.count("sip_send_queue_max"),

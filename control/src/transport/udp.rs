@@ -1,11 +1,13 @@
-//! SIP over UDP: one datagram, one message.
+//! SIP over UDP: one datagram, one message; keep-alives towards registrars.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, time::Instant};
 
 use super::{ERROR_PAUSE, Undeliverable};
 use crate::{
@@ -21,10 +23,40 @@ use crate::{
 pub(super) struct Sender {
     sockets: Arc<Vec<(SocketAddr, Arc<UdpSocket>)>>,
     metrics: Arc<Metrics>,
+    registrars: Arc<Mutex<BTreeMap<SocketAddr, Registrar>>>,
 }
 
+/// When a REGISTER, and when anything, was last sent to an address.
+#[derive(Clone, Copy, Debug)]
+struct Registrar {
+    registered: Instant,
+    sent: Instant,
+}
+
+/// How addresses in front of which a NAT may stand are kept reachable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepAlive {
+    /// Silence after which a keep-alive is sent.
+    pub interval: Duration,
+    /// So long after the last REGISTER nobody is registered there any more.
+    pub life: Duration,
+}
+
+/// Registrars that get keep-alives; beyond, the refreshes alone must do.
+const REGISTRARS_MAX: usize = 1024;
+
+/// RFC 5626 section 3.5.1 has this for streams; over UDP registrars pass it over as an empty message, which is what is wanted: the
+/// NAT on the way has seen a packet.
+const PING: &[u8] = b"\r\n\r\n";
+
 /// Receives on all sockets.
-pub(super) fn serve(sockets: Vec<UdpSocket>, ours: &[IpAddr], hub: &HubHandle, metrics: &Arc<Metrics>) -> Sender {
+pub(super) fn serve(
+    sockets: Vec<UdpSocket>,
+    ours: &[IpAddr],
+    keep_alive: KeepAlive,
+    hub: &HubHandle,
+    metrics: &Arc<Metrics>,
+) -> Sender {
     let mut bound = Vec::new();
     for socket in sockets {
         let Ok(local) = socket.local_addr() else { continue };
@@ -32,7 +64,19 @@ pub(super) fn serve(sockets: Vec<UdpSocket>, ours: &[IpAddr], hub: &HubHandle, m
         bound.push((local, Arc::clone(&socket)));
         tokio::spawn(receive(socket, shown(local, ours), hub.clone(), Arc::clone(metrics)));
     }
-    Sender { sockets: Arc::new(bound), metrics: Arc::clone(metrics) }
+    let sender = Sender { sockets: Arc::new(bound), metrics: Arc::clone(metrics), registrars: Arc::default() };
+    tokio::spawn(keep_alives(sender.clone(), keep_alive));
+    sender
+}
+
+async fn keep_alives(sender: Sender, keep_alive: KeepAlive) {
+    let mut tick = tokio::time::interval(keep_alive.interval / 2);
+    loop {
+        tick.tick().await;
+        for remote in sender.quiet_registrars(keep_alive) {
+            let _ = sender.send(PING, remote);
+        }
+    }
 }
 
 /// The address of a socket as a [`Source`] names it: for a wildcard the first of ours of that family.
@@ -69,6 +113,7 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, hub: HubHandle, metr
 
 impl Sender {
     pub(super) fn send(&self, bytes: &[u8], remote: SocketAddr) -> Result<(), Undeliverable> {
+        self.note(bytes, remote);
         let socket = self.socket_for(remote).ok_or(Undeliverable)?;
         match socket.try_send_to(bytes, remote) {
             Ok(_) => Ok(()),
@@ -85,6 +130,30 @@ impl Sender {
         }
     }
 
+    /// Remembers where REGISTER goes. Only such addresses get keep-alives: they were named by an account, not by a stranger's packet.
+    fn note(&self, bytes: &[u8], remote: SocketAddr) {
+        let now = Instant::now();
+        let mut registrars = self.lock();
+        if bytes.starts_with(b"REGISTER ") && (registrars.len() < REGISTRARS_MAX || registrars.contains_key(&remote)) {
+            registrars.insert(remote, Registrar { registered: now, sent: now });
+        } else if let Some(registrar) = registrars.get_mut(&remote) {
+            registrar.sent = now;
+        }
+    }
+
+    fn quiet_registrars(&self, keep_alive: KeepAlive) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        let mut registrars = self.lock();
+        registrars.retain(|_, registrar| now.duration_since(registrar.registered) < keep_alive.life);
+        let quiet = registrars.iter().filter(|(_, at)| now.duration_since(at.sent) >= keep_alive.interval);
+        quiet.map(|(remote, _)| *remote).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, Registrar>> {
+        // Whole between any two statements, so a panic elsewhere leaves it usable.
+        self.registrars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A wildcard socket of the family, else the one whose address the route to `remote` leaves from, else any of the family.
     fn socket_for(&self, remote: SocketAddr) -> Option<&UdpSocket> {
         let mut fitting = self.sockets.iter().filter(|(local, _)| local.is_ipv4() == remote.is_ipv4());
@@ -99,5 +168,49 @@ impl Sender {
         let source = machine::source_address_towards(remote);
         let matching = rest.into_iter().find(|(local, _)| Some(local.ip()) == source);
         Some(&matching.unwrap_or(first).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::hub;
+
+    async fn sender(interval: Duration, life: Duration) -> (Sender, UdpSocket, SocketAddr) {
+        let ours = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = peer.local_addr().unwrap();
+        let (hub, _queue) = hub::queue(8);
+        ours.writable().await.unwrap();
+        (serve(vec![ours], &[], KeepAlive { interval, life }, &hub, &Arc::default()), peer, address)
+    }
+
+    async fn received(peer: &UdpSocket, within: Duration) -> Option<Vec<u8>> {
+        let mut buffer = [0; 100];
+        let (len, _) = tokio::time::timeout(within, peer.recv_from(&mut buffer)).await.ok()?.unwrap();
+        Some(buffer[..len].to_vec())
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_registrar_gets_keep_alives_until_its_life_is_over() {
+        let (sender, peer, address) = sender(Duration::from_millis(20), Duration::from_millis(300)).await;
+        sender.send(b"REGISTER sip:x SIP/2.0\r\n", address).unwrap();
+        assert!(received(&peer, SOON).await.unwrap().starts_with(b"REGISTER"));
+        assert_eq!(received(&peer, SOON).await.as_deref(), Some(PING));
+        let quiet = async { while received(&peer, Duration::from_millis(200)).await.is_some() {} };
+        tokio::time::timeout(SOON, quiet).await.expect("keep-alives end");
+    }
+
+    #[tokio::test]
+    async fn who_only_sent_us_something_gets_none() {
+        let (sender, peer, address) = sender(Duration::from_millis(10), SOON).await;
+        sender.send(b"SIP/2.0 200 OK\r\n", address).unwrap();
+        sender.send(b"OPTIONS sip:x SIP/2.0\r\n", address).unwrap();
+        assert!(received(&peer, SOON).await.is_some() && received(&peer, SOON).await.is_some());
+        assert_eq!(received(&peer, Duration::from_millis(200)).await, None);
     }
 }

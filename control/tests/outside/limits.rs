@@ -131,3 +131,16 @@ async fn a_body_that_is_too_long_or_too_slow_is_refused() {
     let slow = "POST /rest-api/call/find HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{";
     assert_eq!(http::raw(control.http(), slow.as_bytes()).await.status, 408);
 }
+
+#[tokio::test]
+async fn a_reader_that_stops_in_the_middle_of_a_file_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("flashphoner.js"), vec![b'x'; 16 << 20]).unwrap();
+    let control = Control::start(&[&format!("sdk_dir={}", dir.path().display()), "tcp_user_timeout_ms=300"]);
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4096).unwrap();
+    let mut stream = narrow.connect(control.http()).await.unwrap();
+    stream.write_all(b"GET /client2/flashphoner.js HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    control.metric_reaches("gangway_control_drops_total{reason=\"http_connection\"}", 1).await;
+    drop(stream);
+}
