@@ -377,7 +377,12 @@ pub const KEYS: &[Key] = &[
         "longer requests go by TCP (RFC 3261 section 18.1.1); 0: never",
     ),
     key("sip_transactions_max", "16384", Kind::Number(10, 1_000_000), "transactions at once; beyond, 503"),
-    key("sip_unverified_transactions_max", "4096", Kind::Number(1, 1_000_000), "of those, for unknown UDP sources"),
+    key(
+        "sip_unverified_transactions_max",
+        "4096",
+        Kind::Number(1, 1_000_000),
+        "of those, for sources that are no account's target, over TCP too",
+    ),
     key("sip_retry_after_s", "10", Kind::Number(1, 3600), "s, Retry-After of each 503"),
     key("sip_tcp_connections_max", "4096", Kind::Number(1, 100_000), "SIP connections at once"),
     key("sip_tcp_idle_timeout_ms", "600000", Kind::Number(100, DAY_MS), "ms without a byte that end a SIP connection"),

@@ -309,7 +309,9 @@ impl Gateway {
                 self.clients.remove(&client);
             }
             UaEvent::ForkEnded { dialog, .. } => tracing::debug!(?dialog, "a second fork was ended"),
-            UaEvent::Invite { server, request, source, verified } => self.invited(server, &request, source, verified),
+            UaEvent::Invite { server, request, source, known_peer, .. } => {
+                self.invited(server, &request, source, known_peer);
+            }
             UaEvent::Request { server, request, .. } => self.stray_request(server, &request),
             UaEvent::DialogRequest { dialog, server, request } => self.dialog_request(&dialog, server, &request),
             UaEvent::Bye { dialog, .. } => self.dialog_ended(&dialog, CallEnd::PeerHangup),

@@ -83,8 +83,8 @@ pub struct Ua {
     servers: BTreeMap<ServerId, ServerTx>,
     server_keys: BTreeMap<ServerKey, ServerId>,
     merge_keys: BTreeMap<MergeKey, ServerId>,
-    /// How many of `servers` belong to unverified sources.
-    unverified: usize,
+    /// How many of `servers` belong to strangers.
+    strangers: usize,
     deadlines: BTreeSet<(Time, Due)>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<UaEvent>,
@@ -109,7 +109,7 @@ impl Ua {
             servers: BTreeMap::new(),
             server_keys: BTreeMap::new(),
             merge_keys: BTreeMap::new(),
-            unverified: 0,
+            strangers: 0,
             deadlines: BTreeSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -174,7 +174,7 @@ impl Ua {
         self.events.pop_front()
     }
 
-    /// Keeps or replaces an account's credentials. Its targets count as verified sources.
+    /// Keeps or replaces an account's credentials. Its targets count as known peers.
     pub fn put_account(&mut self, id: AccountId, account: digest::Account) {
         for target in &account.targets {
             *self.known_peers.entry(*target).or_default() += 1;

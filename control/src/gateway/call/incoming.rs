@@ -28,8 +28,14 @@ const SHOWN_NAME_MAX_CHARS: usize = 128;
 
 impl Gateway {
     /// An INVITE for a new call.
-    pub(in crate::gateway) fn invited(&mut self, server: ServerId, request: &Request, source: Source, verified: bool) {
-        let Some(session) = self.callee_session(request, verified) else {
+    pub(in crate::gateway) fn invited(
+        &mut self,
+        server: ServerId,
+        request: &Request,
+        source: Source,
+        known_peer: bool,
+    ) {
+        let Some(session) = self.callee_session(request, known_peer) else {
             return self.refuse(server, 404, None);
         };
         if self.draining {
@@ -69,7 +75,7 @@ impl Gateway {
 
     /// Whom an INVITE rings: the session whose opaque key it names, or the newest session of the account it names. Strangers that
     /// name an account learn nothing: who knows the key was told by a registrar of ours.
-    fn callee_session(&self, request: &Request, verified: bool) -> Option<SessionKey> {
+    fn callee_session(&self, request: &Request, known_peer: bool) -> Option<SessionKey> {
         let uri = request.uri.as_sip()?;
         let user = uri.user.as_deref()?;
         if let Some(key) = self.contacts.get(user) {
@@ -80,7 +86,7 @@ impl Gateway {
             let account = session.account.as_ref().filter(|_| session.is_established());
             account.is_some_and(|account| account.login == user && (host_is_ours || account.domain.host == uri.host))
         });
-        named.filter(|_| verified).map(|(key, _)| *key)
+        named.filter(|_| known_peer).map(|(key, _)| *key)
     }
 
     fn refuse(&mut self, server: ServerId, status: u16, warning: Option<&str>) {

@@ -1,5 +1,7 @@
 //! Answering requests: what the owner says, and what the agent says by itself.
 
+use std::net::SocketAddr;
+
 use gangway_shared::time::Time;
 
 use super::{
@@ -219,11 +221,22 @@ impl Ua {
         self.reply_stateless(source, &request, bytes.len(), status, reason, None);
     }
 
-    /// Whether a source is who it says: a stream, a trusted range, or an address that an account resolved to.
+    /// Whether a source is who it says, so that nobody else is flooded by what we answer: every stream, and every known peer.
     pub(super) fn is_verified(&self, source: Source) -> bool {
-        source.transport.is_reliable()
-            || self.known_peers.contains_key(&source.remote)
-            || self.config.trusted.iter().any(|range| range.contains(source.remote.ip()))
+        source.transport.is_reliable() || self.is_known_peer(source)
+    }
+
+    /// Whether we have to do with a source: a trusted range, or an address that an account resolved to. A stream proves its address
+    /// but comes from any port; over UDP the port counts too, because the address alone is easily forged.
+    pub(super) fn is_known_peer(&self, source: Source) -> bool {
+        let ip = source.remote.ip();
+        let of_account = if source.transport.is_reliable() {
+            let all_ports = SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX);
+            self.known_peers.range(all_ports).any(|(peer, _)| peer.ip() == ip)
+        } else {
+            self.known_peers.contains_key(&source.remote)
+        };
+        of_account || self.config.trusted.iter().any(|range| range.contains(ip))
     }
 }
 

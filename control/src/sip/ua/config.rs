@@ -39,9 +39,10 @@ pub struct UaConfig {
     pub accept: Vec<String>,
     /// Transaction timers.
     pub timers: Timers,
-    /// The most transactions alive at once, both directions; beyond, requests get a stateless 503.
+    /// The most transactions alive at once, both directions; beyond, requests get a stateless 503. Peers outside of
+    /// dialogs leave an eighth to requests of ours. CANCEL and BYE of ours go out regardless.
     pub max_transactions: usize,
-    /// Of those, how many unverified UDP sources may hold.
+    /// Of those, how many requests may hold that come from no known peer, over streams too.
     pub max_unverified_transactions: usize,
     /// Retry-After of every 503 that the agent sends, in seconds.
     pub overload_retry_after_s: u32,

@@ -214,6 +214,8 @@ pub enum UaEvent {
         /// The source is no UDP stranger: an account's target, a dialog's peer, trusted by setting, or a stream. See
         /// [`Ua::respond`] for what a stranger may get.
         verified: bool,
+        /// The source is an account's target (for streams: its address, from any port) or trusted by setting.
+        known_peer: bool,
     },
     /// Another request outside of any dialog, of a method in [`UaConfig::allow`].
     Request {

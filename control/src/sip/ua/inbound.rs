@@ -6,7 +6,7 @@ use super::{
     ServerId, Source, Ua, UaEvent,
     answer::stamp_via,
     client::{Side, dialog_id},
-    server::{Machine, MergeKey},
+    server::{Machine, MergeKey, Standing},
 };
 use crate::sip::{
     dialog::{DialogId, DialogState},
@@ -52,11 +52,11 @@ impl Ua {
                 let within = dialog_id(&request.headers, Side::Callee).filter(|id| !id.local_tag.is_empty());
                 let known = within.as_ref().is_some_and(|id| self.dialogs.contains_key(id));
                 // Who knows both tags of a living dialog is no stranger.
-                let verified = known || self.is_verified(source);
-                let Some(server) = self.open_server(key, request.clone(), source, len_bytes, verified) else { return };
+                let standing = if known { Standing::InDialog } else { self.standing(source) };
+                let Some(server) = self.open_server(key, request.clone(), source, len_bytes, standing) else { return };
                 match within {
                     Some(dialog) => self.handle_in_dialog(now, source, server, dialog, request),
-                    None => self.handle_out_of_dialog(now, source, server, request, verified),
+                    None => self.handle_out_of_dialog(now, source, server, request),
                 }
                 self.settle_server(server);
             }
@@ -94,11 +94,13 @@ impl Ua {
     ) {
         let invite = ServerKey::of_cancelled(&request, via).ok().and_then(|key| self.server_keys.get(&key).copied());
         let found = invite.and_then(|invite| self.servers.get(&invite));
-        let (tag, verified) = match found {
-            Some(tx) => (Some(tx.tag.clone()), tx.verified || self.is_verified(source)),
-            None => (None, self.is_verified(source)),
+        let (tag, standing) = match found {
+            // Who was answered by a session of ours may give up also when the room for others is taken.
+            Some(tx) if tx.verified && !tx.stranger => (Some(tx.tag.clone()), Standing::InDialog),
+            Some(tx) => (Some(tx.tag.clone()), self.standing(source)),
+            None => (None, self.standing(source)),
         };
-        let Some(server) = self.open_server(key, request.clone(), source, len_bytes, verified) else { return };
+        let Some(server) = self.open_server(key, request.clone(), source, len_bytes, standing) else { return };
         if let (Some(tag), Some(tx)) = (tag, self.servers.get_mut(&server)) {
             tx.tag = tag;
         }
@@ -114,7 +116,12 @@ impl Ua {
         }
     }
 
-    fn handle_out_of_dialog(&mut self, now: Time, source: Source, server: ServerId, request: Request, verified: bool) {
+    fn standing(&self, source: Source) -> Standing {
+        if self.is_known_peer(source) { Standing::Known } else { Standing::Stranger }
+    }
+
+    fn handle_out_of_dialog(&mut self, now: Time, source: Source, server: ServerId, request: Request) {
+        let (verified, known_peer) = (self.is_verified(source), self.is_known_peer(source));
         if let Some(refusal) = self.inspect(server, &request) {
             self.refuse_because(now, server, refusal.status, refusal.reason, refusal.headers);
             return;
@@ -125,7 +132,7 @@ impl Ua {
                 if verified {
                     self.send_trying(now, server);
                 }
-                self.events.push_back(UaEvent::Invite { server, request, source, verified });
+                self.events.push_back(UaEvent::Invite { server, request, source, verified, known_peer });
             }
             _ => self.events.push_back(UaEvent::Request { server, request, source, verified }),
         }

@@ -199,7 +199,7 @@ impl Ua {
         Ok(())
     }
 
-    /// Ends a dialog on the agent's own account. Without room for the BYE the dialog is forgotten: the peer's own timers end it.
+    /// Ends a dialog on the agent's own account. Where no BYE can be sent the dialog is forgotten: the peer's own timers end it.
     pub(super) fn send_own_bye(&mut self, now: Time, dialog: &DialogId) {
         let client = ClientId(self.fresh_id());
         let sent = self.launch_in_dialog(now, client, dialog, Method::Bye, Headers::new(), None, Purpose::Agent);
@@ -241,7 +241,8 @@ impl Ua {
         target: Target,
         fill: impl FnOnce(&mut ClientTx),
     ) -> Result<u64, SendError> {
-        if self.transactions() >= self.config.max_transactions {
+        // BYE is not counted against the table, as CANCEL is not: a dialog has one at most, and ending must work when all is full.
+        if request.method != Method::Bye && self.transactions() >= self.config.max_transactions {
             return Err(SendError::Full);
         }
         let via = self.fresh_via(target).ok_or(SendError::NoLocalAddress)?;

@@ -9,6 +9,20 @@ use crate::sip::{
     transaction::{Backoff, Expiry, key::ServerKey, server::Server, server_invite::ServerInvite},
 };
 
+/// One part in so many of the table is kept for requests of ours and for those within dialogs.
+const OWN_SHARE: usize = 8;
+
+/// What we know of who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It names both tags of a living dialog.
+    InDialog,
+    /// An account's target or a trusted range, or it belongs to a request of somebody who has proven to be no stranger.
+    Known,
+    /// Anybody else, over streams too.
+    Stranger,
+}
+
 /// What makes two requests outside of dialogs the same one that came twice (RFC 3261 section 8.2.2.2).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MergeKey {
@@ -90,7 +104,10 @@ pub(super) struct ServerTx {
     pub(super) peer: Target,
     /// Where answers go.
     pub(super) reply_to: Target,
+    /// Its source is who it says: answers may be long and repeated.
     pub(super) verified: bool,
+    /// It takes of the room for strangers: its source is no known peer and has proven nothing.
+    pub(super) stranger: bool,
     /// Our tag in every answer.
     pub(super) tag: String,
     /// The dialog it arrived in or made.
@@ -103,17 +120,22 @@ pub(super) struct ServerTx {
 }
 
 impl Ua {
-    /// Makes a server transaction. `None` when the table has no room for this source: it got a stateless 503.
+    /// Makes a server transaction. `None` when the table has no room for this source: it got a stateless 503. `standing` says what
+    /// may be had: a dialog may use the whole table, others leave room for requests of ours, strangers have a share.
     pub(super) fn open_server(
         &mut self,
         key: ServerKey,
         request: Request,
         source: Source,
         request_len_bytes: usize,
-        verified: bool,
+        standing: Standing,
     ) -> Option<ServerId> {
-        let full = self.transactions() >= self.config.max_transactions
-            || (!verified && self.unverified >= self.config.max_unverified_transactions);
+        let verified = standing != Standing::Stranger || source.transport.is_reliable();
+        let stranger = standing == Standing::Stranger;
+        let max = self.config.max_transactions;
+        let reserved = if standing == Standing::InDialog { 0 } else { max / OWN_SHARE };
+        let full = self.transactions() + reserved >= max
+            || (stranger && self.strangers >= self.config.max_unverified_transactions);
         if full {
             self.counters.overloaded += 1;
             let retry_after = (HeaderName::RetryAfter, self.config.overload_retry_after_s.to_string());
@@ -137,6 +159,7 @@ impl Ua {
             request_len_bytes,
             peer: Target { transport: source.transport, remote: source.remote, flow: source.flow },
             verified,
+            stranger,
             tag,
             dialog: None,
             in_dialog: false,
@@ -144,7 +167,7 @@ impl Ua {
             repeat: None,
             armed: None,
         };
-        self.unverified += usize::from(!verified);
+        self.strangers += usize::from(stranger);
         self.server_keys.insert(key, id);
         self.servers.insert(id, tx);
         Some(id)
@@ -152,10 +175,9 @@ impl Ua {
 
     /// The source has proven itself: the limits for strangers no longer hold for this request.
     pub(super) fn lift_limits(&mut self, id: ServerId) {
-        if let Some(tx) = self.servers.get_mut(&id)
-            && !std::mem::replace(&mut tx.verified, true)
-        {
-            self.unverified -= 1;
+        if let Some(tx) = self.servers.get_mut(&id) {
+            tx.verified = true;
+            self.strangers -= usize::from(std::mem::take(&mut tx.stranger));
         }
     }
 
@@ -181,7 +203,7 @@ impl Ua {
         if let Some(merge_key) = &tx.merge_key {
             self.merge_keys.remove(merge_key);
         }
-        self.unverified -= usize::from(!tx.verified);
+        self.strangers -= usize::from(tx.stranger);
     }
 
     /// A request arrived again, branch and all.

@@ -94,7 +94,7 @@ impl Bench {
         assert_eq!(ua.server_keys.len(), ua.servers.len(), "each server transaction is found by one key");
         let merged = ua.servers.values().filter(|tx| tx.merge_key.is_some()).count();
         assert_eq!(ua.merge_keys.len(), merged);
-        assert_eq!(ua.unverified, ua.servers.values().filter(|tx| !tx.verified).count());
+        assert_eq!(ua.strangers, ua.servers.values().filter(|tx| tx.stranger).count());
         let armed = ua.clients.values().filter(|tx| tx.armed.is_some()).count()
             + ua.servers.values().filter(|tx| tx.armed.is_some()).count();
         assert_eq!(ua.deadlines.len(), armed, "no deadline without an owner");

@@ -99,6 +99,65 @@ fn strangers_cannot_fill_the_table() {
 }
 
 #[test]
+fn strangers_cannot_fill_the_table_over_a_stream() {
+    let mut config = config();
+    config.advertised.push(ours(Transport::Tcp));
+    config.max_unverified_transactions = 3;
+    let mut bench = Bench::with(config);
+    bench.transport = Transport::Tcp;
+    for number in 0..10 {
+        bench.receive_from(STRANGER, &from_stranger("INVITE", number));
+        if let Some(UaEvent::Invite { server, known_peer, .. }) = bench.ua.poll_event() {
+            assert!(!known_peer);
+            bench.ua.respond(bench.now, server, Reply::new(Status::literal(404))).unwrap();
+        }
+    }
+    assert_eq!(bench.ua.transactions(), 3);
+    assert_eq!(bench.ua.counters().overloaded, 7);
+    bench.sent();
+    bench.receive(&incoming("OPTIONS", ""));
+    bench.sent_response(200);
+}
+
+#[test]
+fn an_accounts_target_may_connect_from_any_port() {
+    let mut config = config();
+    config.advertised.push(ours(Transport::Tcp));
+    let mut bench = Bench::with(config);
+    bench.transport = Transport::Tcp;
+    let mut account = account();
+    account.targets = vec![STRANGER.parse().unwrap()];
+    bench.ua.put_account(AccountId(1), account);
+    bench.receive_from("198.51.100.9:40000", &from_stranger("INVITE", 1));
+    assert!(matches!(bench.event(), UaEvent::Invite { known_peer: true, .. }));
+    bench.receive_from("198.51.100.8:5060", &from_stranger("INVITE", 2));
+    assert!(matches!(bench.event(), UaEvent::Invite { verified: true, known_peer: false, .. }));
+}
+
+#[test]
+fn a_full_table_leaves_room_for_requests_of_ours_and_always_for_bye() {
+    let mut config = config();
+    config.max_transactions = 16;
+    let mut bench = Bench::with(config);
+    let (_, _, dialog) = established(&mut bench);
+    while bench.ua.counters().overloaded == 0 {
+        let number = bench.ua.transactions();
+        bench.receive(&from_stranger("OPTIONS", number));
+        bench.sent();
+    }
+    assert_eq!(bench.ua.transactions(), 14);
+    for _ in 14..16 {
+        let ours = outgoing(&bench, Method::Options);
+        bench.ua.send_request(bench.now, ours).unwrap();
+    }
+    let ours = outgoing(&bench, Method::Options);
+    assert_eq!(bench.ua.send_request(bench.now, ours), Err(SendError::Full));
+    bench.sent();
+    bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+    bench.sent_request(Method::Bye);
+}
+
+#[test]
 fn subnets_match_by_prefix_and_family() {
     let subnet = |address: &str, prefix_len| Subnet { address: address.parse().unwrap(), prefix_len };
     assert!(subnet("192.0.2.0", 24).contains("192.0.2.255".parse().unwrap()));
