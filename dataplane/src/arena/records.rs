@@ -167,6 +167,8 @@ pub struct OutStream {
     pub route: u32,
     /// SRTP state; on plain legs the SSRC alone.
     pub tx: TxStream,
+    /// SRTP state under the key before, for when that comes back.
+    pub former_tx: TxStream,
     /// Packets sent.
     pub packets: u64,
     /// Payload bytes sent.
@@ -243,6 +245,8 @@ pub struct Latch {
     pub is_locked: u8,
     /// How well the candidate fits: 0 any, 1 same /24, 2 same address, 3 exact.
     pub fit: u8,
+    /// How well `latched` fitted when it was locked, in the same measure.
+    pub locked_fit: u8,
     /// Packets forwarded in this epoch before it was locked.
     pub spent: u32,
     /// Latch epochs so far.
@@ -370,6 +374,8 @@ pub struct LegRecord {
 
     /// Keys in use, then the former ones.
     pub keys: [KeyEpoch; 2],
+    /// What we sent with before; not set: nothing.
+    pub former_ours: MasterKey,
     /// Until when the former ones are tried.
     pub old_keys_until: u64,
     /// Keys of a handshake whose certificate the program does not name; `number` 1: not yet compared, 2: refused.

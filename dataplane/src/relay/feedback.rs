@@ -52,7 +52,10 @@ impl Reception {
             }
         }
         // Packets of one instant (a video frame, a telephone event) were sent apart on purpose: they say nothing about jitter.
-        if self.arrived_at != 0 && clock != 0 && self.clock == clock && !is_event && timestamp != self.timestamp {
+        if is_event || (timestamp == self.timestamp && self.clock == clock && self.arrived_at != 0) {
+            return;
+        }
+        if self.arrived_at != 0 && clock != 0 && self.clock == clock {
             let passed = i64::from(ticks(now.since(Time::from_micros(self.arrived_at)), clock));
             let advance = i64::from(timestamp.wrapping_sub(self.timestamp).cast_signed());
             let transit = (passed - advance).unsigned_abs();
@@ -148,9 +151,11 @@ impl Relays {
         packet: &mut Packet<'_>,
         out: &mut impl Output,
     ) -> Result<Verdict, DropReason> {
-        self.admit_rtcp(now, slot, from, is_muxed, packet, out)?;
+        let is_peer = self.admit_rtcp(now, slot, from, is_muxed, packet, out)?;
         let compound = Compound::parse(packet.bytes())?;
-        self.note_heard(now, slot);
+        if is_peer {
+            self.note_heard(now, slot);
+        }
         self.arena.leg_mut(slot).counters.rx_rtcp += 1;
         for packet in compound.packets() {
             match packet {
@@ -239,7 +244,7 @@ impl Relays {
     /// only browsers speak AVPF here).
     fn send_pli(&mut self, route_slot: u32, out: &mut impl Output) -> bool {
         let route = self.arena.route(route_slot);
-        let (from, media, is_known) = (route.from, route.source.ssrc, route.source.used == 1);
+        let (from, media, is_known) = (route.from, route.source.ssrc, route.source.used == 1 || route.former.used == 1);
         let leg = self.arena.leg(from);
         if !leg.is_ice() || !is_known {
             return false;

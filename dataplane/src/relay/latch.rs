@@ -2,7 +2,9 @@
 //!
 //! The best source seen within the learning time is latched: the exact address of the SDP at once, else one on the SDP's host, else
 //! one in its /24, else any. Until then at most [`FOREIGN_BUDGET`] packets are believed in all, after that those of the latched
-//! source only. Silence of the latched source, or a new address by signalling, begins a new epoch with a budget of its own.
+//! source only, and of one that fits better: a stranger who came first keeps nobody out. Silence of the latched source, or a new
+//! address by signalling, begins a new epoch with a budget of its own; after silence a source must fit as well as the host of the
+//! former one did.
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub(super) const FOREIGN_BUDGET: u32 = 3;
 
 /// The exact address that signalling named.
 const EXACT: u8 = 3;
+/// The host that signalling named, or the one that was latched.
+const SAME_HOST: u8 = 2;
 
 /// Times that decide about latching.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +50,7 @@ fn fit(declared: Addr, from: Addr) -> u8 {
     let network_len = if is_v4 { 15 } else { 8 };
     match () {
         () if from == declared => EXACT,
-        () if from.ip == declared.ip => 2,
+        () if from.ip == declared.ip => SAME_HOST,
         () if from.ip[..network_len] == declared.ip[..network_len] => 1,
         () => 0,
     }
@@ -78,6 +82,11 @@ impl Latch {
                 self.heard_at = now.as_micros();
                 return Ok(Admitted::Known);
             }
+            let fits = fit(self.declared, from);
+            if self.declared.is_target() && fits > self.locked_fit {
+                self.lock(now, from, fits);
+                return Ok(Admitted::Latched);
+            }
             if !may_rearm || now.since(Time::from_micros(self.heard_at)) < times.rearm {
                 return Err(DropReason::ForeignSource);
             }
@@ -91,14 +100,24 @@ impl Latch {
     }
 
     fn learn(&mut self, now: Time, from: Addr, companion: Addr, times: LatchTimes) -> Result<Admitted, DropReason> {
-        let mut fits = fit(self.declared, from);
-        if from == self.latched && self.latched.port != 0 {
-            fits = EXACT;
-        } else if companion.port != 0 && companion.ip == from.ip {
-            fits = fits.max(2);
+        let mut own_fit = fit(self.declared, from);
+        if companion.port != 0 && companion.ip == from.ip {
+            own_fit = own_fit.max(SAME_HOST);
+        }
+        let mut fits = own_fit;
+        if self.latched.port != 0 {
+            // This epoch began with silence. A NAT gives the peer another port, seldom another address.
+            if from == self.latched {
+                (own_fit, fits) = (self.locked_fit, EXACT);
+            } else if from.ip == self.latched.ip {
+                (own_fit, fits) = (self.locked_fit.min(SAME_HOST), fits.max(SAME_HOST));
+            }
+            if fits < self.locked_fit.min(SAME_HOST) {
+                return Err(DropReason::ForeignSource);
+            }
         }
         if fits == EXACT {
-            self.lock(now, from);
+            self.lock(now, from, own_fit);
             return Ok(Admitted::Latched);
         }
         if self.learning_since == 0 {
@@ -114,7 +133,7 @@ impl Latch {
         }
         let learnt = now.since(Time::from_micros(self.learning_since - 1)) >= times.learn;
         if learnt && from == self.candidate {
-            self.lock(now, from);
+            self.lock(now, from, own_fit);
             return Ok(Admitted::Latched);
         }
         // A worse source than the best one so far is no candidate any more.
@@ -131,12 +150,13 @@ impl Latch {
     /// Believes the source of a packet that authenticated by its SRTP tag, and no other from now on.
     pub(super) fn follow(&mut self, now: Time, from: Addr) -> Admitted {
         let is_known = self.is_locked == 1 && self.latched == from;
-        self.lock(now, from);
+        // The tag is better evidence than any address.
+        self.lock(now, from, EXACT);
         if is_known { Admitted::Known } else { Admitted::Latched }
     }
 
-    fn lock(&mut self, now: Time, from: Addr) {
-        (self.latched, self.is_locked) = (from, 1);
+    fn lock(&mut self, now: Time, from: Addr, fits: u8) {
+        (self.latched, self.is_locked, self.locked_fit) = (from, 1, fits);
         (self.candidate, self.fit, self.learning_since) = (Addr::NONE, 0, 0);
         self.heard_at = now.as_micros();
     }
@@ -148,8 +168,24 @@ impl Latch {
         self.epoch = self.epoch.wrapping_add(1);
     }
 
-    /// Where packets to the peer go: the latched source, before one is latched where signalling says.
+    /// Whether the latched source was heard within the time after which others are.
+    pub(super) fn is_fresh(&self, now: Time, rearm: Duration) -> bool {
+        self.is_locked == 1 && now.since(Time::from_micros(self.heard_at)) < rearm
+    }
+
+    /// Forgets a source on another host than that of the pair's other port, unless it is where signalling says.
+    pub(super) fn keep_to_host(&mut self, companion: Addr) {
+        if self.latched.port != 0 && self.latched.ip != companion.ip && self.latched != self.declared {
+            *self = Latch { declared: self.declared, epoch: self.epoch.wrapping_add(1), ..Latch::default() };
+        }
+    }
+
+    /// Where packets to the peer go: the latched source, before one is latched where signalling says; nowhere while signalling
+    /// holds it (`0.0.0.0`).
     pub(super) fn target(&self) -> Addr {
+        if self.declared.port != 0 && !self.declared.is_target() {
+            return Addr::NONE;
+        }
         if self.latched.port != 0 { self.latched } else { self.declared }
     }
 }
@@ -202,7 +238,34 @@ mod tests {
         assert_eq!(feed(&mut latch, 200, "203.0.113.9:1"), Err(DropReason::ForeignSource));
         assert_eq!(feed(&mut latch, 201, "192.0.2.1:5000"), Ok(Admitted::Latched));
         assert_eq!(latch.target(), addr("192.0.2.1:5000"));
-        assert_eq!(feed(&mut latch, 202, "192.0.2.1:4000"), Err(DropReason::ForeignSource), "locked means locked");
+        assert_eq!(feed(&mut latch, 202, "192.0.2.1:5001"), Err(DropReason::ForeignSource), "locked means locked");
+        assert_eq!(feed(&mut latch, 203, "192.0.2.1:4000"), Ok(Admitted::Latched), "the SDP's own address beats any");
+        assert_eq!(feed(&mut latch, 204, "192.0.2.1:5000"), Err(DropReason::ForeignSource));
+    }
+
+    #[test]
+    fn silence_of_a_host_that_signalling_named_lets_no_other_host_in() {
+        let mut latch = latch("192.0.2.1:4000");
+        feed(&mut latch, 0, "192.0.2.1:4000").unwrap();
+        for ms in (3000..4000).step_by(20) {
+            assert_eq!(feed(&mut latch, ms, "203.0.113.9:1"), Err(DropReason::ForeignSource));
+            assert_eq!(feed(&mut latch, ms, "192.0.2.9:1"), Err(DropReason::ForeignSource), "nor its neighbour");
+        }
+        assert_eq!(latch.target(), addr("192.0.2.1:4000"));
+    }
+
+    #[test]
+    fn a_nat_that_moves_ports_is_followed_after_silence_and_a_stranger_is_not_preferred() {
+        let mut latch = latch("10.0.0.7:4000");
+        feed(&mut latch, 0, "203.0.113.5:1").unwrap();
+        assert_eq!(feed(&mut latch, 220, "203.0.113.5:1"), Ok(Admitted::Latched));
+        assert_eq!(feed(&mut latch, 3000, "198.51.100.1:7"), Ok(Admitted::OnBudget));
+        assert_eq!(feed(&mut latch, 3010, "203.0.113.5:2"), Ok(Admitted::OnBudget));
+        assert_eq!(feed(&mut latch, 3210, "198.51.100.1:7"), Err(DropReason::ForeignSource));
+        assert_eq!(feed(&mut latch, 3220, "203.0.113.5:2"), Ok(Admitted::Latched));
+        // A phone behind a NAT may move to another network too: it never fitted better than anybody.
+        assert_eq!(feed(&mut latch, 6000, "198.51.100.1:7"), Ok(Admitted::OnBudget));
+        assert_eq!(feed(&mut latch, 6220, "198.51.100.1:7"), Ok(Admitted::Latched));
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::{
 /// A path that had no check for so long makes room for a new one.
 const PATH_STALE: Duration = Duration::from_secs(5);
 
+/// So many silent report intervals let another source of RTCP in.
+const RTCP_REARM_INTERVALS: u32 = 3;
+
 /// `held.number` of keys whose certificate has not been compared with the program.
 const HELD: u32 = 1;
 /// `held.number` of keys whose certificate is none that the program names now.
@@ -138,7 +141,8 @@ impl LegRecord {
             spare.min_by_key(|(_, stream)| stream.sent_at).map(|(index, _)| index)
         };
         let index = free.or_else(|| if self.is_encrypted() { None } else { spare() })?;
-        self.out[index] = OutStream { used: 1, tx: TxStream::new(ssrc), ..OutStream::default() };
+        let tx = TxStream::new(ssrc);
+        self.out[index] = OutStream { used: 1, tx, former_tx: tx, ..OutStream::default() };
         Some(index)
     }
 
@@ -163,27 +167,39 @@ impl LegRecord {
         Ok(index)
     }
 
-    /// Puts new keys in force. Only what really changed starts anew: the same key must not meet the same index twice.
+    /// Puts new keys in force. Only what really changed starts anew, and the key before goes on where it was when it comes back:
+    /// the same key must not meet the same index twice.
     pub(super) fn change_keys(&mut self, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
         if self.keys[0].ours != *ours {
-            for stream in &mut self.out {
-                stream.tx = TxStream::new(stream.tx.ssrc());
-                stream.used &= u32::from(stream.route != 0);
-            }
-            if let Some(own) = self.own_out.checked_sub(1) {
-                self.out[own as usize].used = 1;
-            }
+            self.change_own_key(ours);
         }
-        let number = self.keys[0].number;
-        if self.keys[0].theirs != *theirs || number == 0 {
+        let (current, former) = (self.keys[0].number, self.keys[1].number);
+        if former != 0 && self.keys[1].theirs == *theirs && self.keys[0].theirs != *theirs {
+            self.keys.swap(0, 1);
+            self.old_keys_until = old_keys_until.as_micros();
+        } else if self.keys[0].theirs != *theirs || current == 0 {
             self.forget_old_keys();
-            if number != 0 {
+            if current != 0 {
                 self.keys[1] = self.keys[0];
                 self.old_keys_until = old_keys_until.as_micros();
             }
-            self.keys[0].number = number + 1;
+            self.keys[0].number = current.max(former) + 1;
         }
         (self.keys[0].ours, self.keys[0].theirs) = (*ours, *theirs);
+    }
+
+    fn change_own_key(&mut self, ours: &MasterKey) {
+        let is_back = self.former_ours.is_set() && self.former_ours == *ours;
+        let own = self.own_out.checked_sub(1).map(|index| index as usize);
+        for (index, stream) in self.out.iter_mut().enumerate().filter(|(_, stream)| stream.used == 1) {
+            let fresh = TxStream::new(stream.tx.ssrc());
+            let next = if is_back { stream.former_tx } else { fresh };
+            stream.former_tx = std::mem::replace(&mut stream.tx, next);
+            // An SSRC that neither of the two keys has sent needs its place no more.
+            let is_needed = stream.route != 0 || Some(index) == own;
+            stream.used = u32::from(is_needed || stream.tx != fresh || stream.former_tx != fresh);
+        }
+        self.former_ours = self.keys[0].ours;
     }
 
     pub(super) fn forget_old_keys(&mut self) {
@@ -264,7 +280,7 @@ impl Relays {
         leg.rx_of(ssrc, 0).map_or_else(|| leg.claim_rx(RxStream::new(ssrc), 0), Ok)
     }
 
-    /// Judges who sent an RTCP compound and opens it. The index of its sender in the leg's `rx`, if it has a place there.
+    /// Judges who sent an RTCP compound and opens it. True when it is the peer for certain: it tells that the peer is alive.
     pub(super) fn admit_rtcp(
         &mut self,
         now: Now,
@@ -273,15 +289,16 @@ impl Relays {
         is_muxed: bool,
         packet: &mut Packet<'_>,
         out: &mut impl Output,
-    ) -> Result<(), DropReason> {
+    ) -> Result<bool, DropReason> {
         if self.arena.leg(slot).is_encrypted() {
             let ssrc = rtcp::sender_ssrc_of(packet.bytes());
             self.open(slot, ssrc, packet, SrtpRx::unprotect_rtcp)?;
             self.follow(now, slot, from, !is_muxed, out);
-            return Ok(());
+            return Ok(true);
         }
         rtcp::Compound::parse(packet.bytes())?;
-        self.latch(now, slot, from, !is_muxed, out)
+        let admitted = self.latch(now, slot, from, !is_muxed, out)?;
+        Ok(admitted == super::latch::Admitted::Known)
     }
 
     /// Opens an SRTP or SRTCP packet with the keys in force, then with the former ones.
@@ -341,20 +358,41 @@ impl Relays {
         from: SocketAddr,
         is_rtcp_port: bool,
         out: &mut impl Output,
-    ) -> Result<(), DropReason> {
+    ) -> Result<super::latch::Admitted, DropReason> {
         let times = self.latch_times();
+        let from_addr = Addr::from(from);
+        if is_rtcp_port {
+            return self.latch_rtcp(now, slot, from_addr, times);
+        }
         let leg = self.arena.leg_mut(slot);
         let may_rearm = leg.is_expected == 1;
-        let (latch, companion) = match is_rtcp_port {
-            true => (&mut leg.rtcp_latch, leg.rtp_latch.latched),
-            false => (&mut leg.rtp_latch, leg.rtcp_latch.latched),
-        };
-        let admitted = latch.admit(now.mono, from.into(), companion, times, may_rearm)?;
-        if admitted == super::latch::Admitted::Latched && !is_rtcp_port {
+        let admitted = leg.rtp_latch.admit(now.mono, from_addr, leg.rtcp_latch.latched, times, may_rearm)?;
+        if admitted == super::latch::Admitted::Latched {
+            leg.rtcp_latch.keep_to_host(from_addr);
             let (relay, leg) = self.name_of(slot);
             out.event(Event::SourceLatched { relay, leg, remote: from });
         }
-        Ok(())
+        Ok(admitted)
+    }
+
+    /// RTCP comes from the host of the media, or from where signalling says. It comes seldom, so that its silence says little:
+    /// while media flows its source stays, else several intervals are waited for.
+    fn latch_rtcp(
+        &mut self,
+        now: Now,
+        slot: u32,
+        from: Addr,
+        times: LatchTimes,
+    ) -> Result<super::latch::Admitted, DropReason> {
+        let interval = self.config.timers.rtcp_interval;
+        let leg = self.arena.leg_mut(slot);
+        let media = &leg.rtp_latch;
+        if media.is_locked == 1 && from.ip != media.latched.ip && from != leg.rtcp_latch.declared {
+            return Err(DropReason::ForeignSource);
+        }
+        let may_rearm = leg.is_expected == 1 && !media.is_fresh(now.mono, times.rearm);
+        let times = LatchTimes { rearm: times.rearm.max(interval * RTCP_REARM_INTERVALS), ..times };
+        leg.rtcp_latch.admit(now.mono, from, media.latched, times, may_rearm)
     }
 
     /// An authenticated check came: the address is the leg's from now on.

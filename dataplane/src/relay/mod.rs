@@ -418,11 +418,14 @@ impl Relays {
     pub fn remove(&mut self, relay: RelayId, out: &mut impl Output) -> bool {
         let Some(slot) = self.by_id.remove(&relay) else { return false };
         let record = *self.arena.relay(slot);
-        for route in record.routes.into_iter().filter_map(|route| route.checked_sub(1)) {
-            self.arena.free_route(route);
+        for index in 0..record.routes.len() {
+            self.end_route(slot, index);
         }
-        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
-            self.remove_leg(leg, out);
+        for (index, leg) in record.legs.into_iter().enumerate() {
+            self.arena.relay_mut(slot).legs[index] = 0;
+            if let Some(leg) = leg.checked_sub(1) {
+                self.remove_leg(leg, out);
+            }
         }
         self.arena.free_relay(slot);
         true
@@ -488,6 +491,7 @@ impl Relays {
 /// What a new process, or a worker after a crash, does with what it finds.
 impl Relays {
     fn take_back(&mut self, slot: u32) {
+        self.mend_lists(slot);
         let record = *self.arena.relay(slot);
         let id = RelayId::from_u128(u128::from(record.id[0]) << 64 | u128::from(record.id[1]));
         self.by_id.insert(id, slot);
@@ -507,12 +511,45 @@ impl Relays {
         }
     }
 
+    /// Takes out of a relay's lists what a crash in the middle of a change left there without being the relay's.
+    fn mend_lists(&mut self, slot: u32) {
+        let mut record = *self.arena.relay(slot);
+        for entry in &mut record.legs {
+            let leg = entry.checked_sub(1).map(|leg| self.arena.leg(leg));
+            if !leg.is_some_and(|leg| leg.head.used == 1 && leg.relay == slot + 1) {
+                *entry = 0;
+            }
+        }
+        for entry in &mut record.routes {
+            let route = entry.checked_sub(1).map(|route| self.arena.route(route));
+            let is_own = route.is_some_and(|route| {
+                let ends = [route.from + 1, route.to + 1];
+                route.head.used == 1 && route.relay == slot + 1 && ends.iter().all(|leg| record.legs.contains(leg))
+            });
+            if !is_own {
+                *entry = 0;
+            }
+        }
+        (self.arena.relay_mut(slot).legs, self.arena.relay_mut(slot).routes) = (record.legs, record.routes);
+        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
+            for index in 0..self.arena.leg(leg).out.len() {
+                let entry = self.arena.leg(leg).out[index].route;
+                let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
+                let route = route.map(|route| self.arena.route(route));
+                if route.is_none_or(|route| (route.to, route.out as usize) != (leg, index)) {
+                    self.arena.leg_mut(leg).out[index].route = 0;
+                }
+            }
+        }
+    }
+
     fn take_back_leg(&mut self, slot: u32) {
         let leg = self.arena.leg_mut(slot);
         leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
         if leg.is_encrypted() {
             for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
                 stream.tx.recover();
+                stream.former_tx.recover();
                 stream.sequence = u32::from((stream.sequence as u16).wrapping_add(RECOVERY_MARGIN as u16));
             }
         }

@@ -109,8 +109,22 @@ impl Relays {
                 _ => None,
             });
         }
+        self.check_remotes(setup)?;
         self.check_room(setup)?;
         Ok(keys)
+    }
+
+    /// A browser that was named stays named: its certificate and ufrag can be replaced but not taken back.
+    fn check_remotes(&self, setup: &RelaySetup) -> Result<(), RelayError> {
+        for (at, leg) in setup.program.legs.iter().enumerate() {
+            let LegKind::IceDtls(ice) = &leg.kind else { continue };
+            let kept = self.slot_of(setup.relay, leg.id).map(|slot| self.arena.leg(slot));
+            if ice.remote.is_none() && kept.is_some_and(|kept| kept.is_ice() && kept.has_remote == 1) {
+                let reason = "the browser of a leg can be replaced but not taken away; remove the leg instead";
+                return Err(RelayError::new(ErrorCode::Invalid, format!("program.legs[{at}].remote"), reason));
+            }
+        }
+        Ok(())
     }
 
     /// Ports and ufrags are the manager's doing: what is wrong with them is a fault of this program, not of control.
@@ -201,12 +215,19 @@ impl Relays {
             let is_wanted =
                 program.routes.iter().any(|wanted| (wanted.from, wanted.to) == ends && wanted.ssrc == route.ssrc);
             if !(is_wanted && stays(route.from) && stays(route.to)) {
-                let (to, out) = (route.to, route.out as usize);
-                self.arena.leg_mut(to).out[out].route = 0;
-                self.arena.free_route(slot);
-                self.arena.relay_mut(relay).routes[index] = 0;
+                self.end_route(relay, index);
             }
         }
+    }
+
+    /// Frees a route. It is unlisted first: what a crash leaves half done must not be in anybody's list.
+    pub(super) fn end_route(&mut self, relay: u32, index: usize) {
+        let entry = std::mem::take(&mut self.arena.relay_mut(relay).routes[index]);
+        let Some(slot) = entry.checked_sub(1) else { return };
+        let route = self.arena.route(slot);
+        let (to, out) = (route.to, route.out as usize);
+        self.arena.leg_mut(to).out[out].route = 0;
+        self.arena.free_route(slot);
     }
 
     fn drop_legs(&mut self, relay: u32, program: &RelayProgram, out: &mut impl Output) {
@@ -215,8 +236,8 @@ impl Relays {
             let record = self.arena.leg(slot);
             let stays = program.leg(LegId(record.id)).is_some_and(|leg| kind_of(leg) == record.kind);
             if !stays {
-                self.remove_leg(slot, out);
                 self.arena.relay_mut(relay).legs[index] = 0;
+                self.remove_leg(slot, out);
             }
         }
     }
@@ -355,6 +376,11 @@ impl Relays {
         leg.out[out].route = slot + 1;
         let route = self.arena.route_mut(slot);
         (route.relay, route.from, route.to, route.out) = (relay + 1, from, to, out as u32);
+        if wanted.paused && route.is_paused == 0 && route.source.used == 1 {
+            // What the source numbers while it is held is no loss: it is switched to like a new one when it goes on.
+            route.former = route.source;
+            route.source.used = 0;
+        }
         (route.ssrc, route.is_paused) = (wanted.ssrc, u8::from(wanted.paused));
         route.is_video = u8::from(wanted.media == Media::Video);
         route.payloads = [PayloadEntry::default(); gangway_shared::rcp::limits::PAYLOADS_MAX];

@@ -309,3 +309,39 @@ fn a_goodbye_ends_nothing_and_hostile_rtcp_is_a_counted_drop() {
     let clear = sender_report(browser.source.ssrc, 1, 1);
     assert!(matches!(world.feed(MUX, browser.at, &clear), Fed::Dropped(_)), "a browser never reports in clear");
 }
+
+#[test]
+fn a_stranger_cannot_have_the_reports_of_a_phone_whose_media_flows() {
+    let (mut world, _) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
+    let mut bytes = [0; 64];
+    let len = rtcp::write_bye(&mut bytes, 0xf0).unwrap();
+    let mut phone = Source::new(0xf0, 0);
+    world.feed(phone_ports().0, addr(PHONE), &phone.packet(b"x"));
+    assert_eq!(world.feed(phone_ports().1, addr(PHONE_RTCP), &bytes[..len]), Fed::Consumed);
+    for _ in 0..300 {
+        world.advance_ms(20);
+        world.feed(phone_ports().0, addr(PHONE), &phone.packet(b"x"));
+        let stranger = world.feed(phone_ports().1, addr("203.0.113.1:1"), &bytes[..len]);
+        assert_eq!(stranger, Fed::Dropped(DropReason::ForeignSource));
+    }
+    assert_eq!(world.feed(phone_ports().1, addr(PHONE_RTCP), &bytes[..len]), Fed::Consumed);
+}
+
+#[test]
+fn a_telephone_event_is_no_jitter() {
+    let (pcmu, event) = (payload(0, Codec::Pcmu, 8000), payload(101, Codec::TelephoneEvent, 8000));
+    let mut whole = call(Some(CERTIFICATE), Some(PHONE));
+    whole.routes[1] = route(1, 0, 0x2002, &[(pcmu.clone(), pcmu), (event.clone(), event)]);
+    let (mut world, _) = connected(&whole);
+    let mut phone = Source::new(0xf0, 0);
+    let begun = phone.timestamp + 10 * 160;
+    for number in 0..30 {
+        world.advance_ms(20);
+        let is_event = (10..20).contains(&number);
+        let sampled = phone.timestamp;
+        (phone.pt, phone.timestamp) = if is_event { (101, begun) } else { (0, sampled) };
+        world.feed(phone_ports().0, addr(PHONE), &phone.packet(b"tone"));
+        phone.timestamp = sampled + 160;
+    }
+    assert_eq!(world.relays().stats(relay_id(1)).unwrap().legs[1].received.jitter_us, 0);
+}

@@ -76,7 +76,7 @@ fn latch_consent_and_checks_survive() {
     }
     world.restart();
     assert_eq!(browser.say(&mut world, b"x").to(), real);
-    let stranger = world.feed(phone_port(), addr(PHONE), &phone.packet(b"x"));
+    let stranger = world.feed(phone_port(), addr("198.51.100.9:9"), &phone.packet(b"x"));
     assert_eq!(stranger, Fed::Dropped(DropReason::ForeignSource));
     assert!(world.has_consent(browser.handle));
     assert!(matches!(browser.send_check(&mut world, true), Fed::Sent(..)));
@@ -85,6 +85,21 @@ fn latch_consent_and_checks_survive() {
     assert!(world.events().contains(&Event::ConsentLost { relay: relay_id(1), leg: LegId(0) }));
     world.put(1, 2, &call(Some(CERTIFICATE), None));
     assert!(world.remove(1));
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_removal_leaves_memory_that_can_be_taken_back() {
+    for survivors in 0..2 {
+        let (mut world, _) = connected();
+        world.out.events_until_panic = Some(survivors);
+        let removed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.remove(1)));
+        assert!(removed.is_err());
+        world.out.events_until_panic = None;
+        world.restart();
+        world.remove(1);
+        world.put(1, 2, &call(Some(CERTIFICATE), Some(PHONE)));
+        assert!(world.remove(1));
+    }
 }
 
 #[test]

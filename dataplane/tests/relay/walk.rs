@@ -326,6 +326,26 @@ fn a_stranger_on_a_sip_port_gets_three_packets_through_at_most_and_none_after_th
 }
 
 #[test]
+fn a_stranger_who_was_latched_first_gives_way_to_the_phone_of_the_sdp() {
+    let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
+    let stranger = addr("203.0.113.66:6666");
+    let mut bleeder = Source::new(0xbad, 0);
+    for _ in 0..300 {
+        world.advance_ms(1);
+        world.feed(rtp_port(1), stranger, &bleeder.packet(b"x"));
+    }
+    let mut phone = Source::new(0xf0, 0);
+    assert!(matches!(world.feed(rtp_port(1), addr(PHONE), &phone.packet(b"x")), Fed::Sent(..)));
+    assert_eq!(browser.say(&mut world, b"x").to(), addr(PHONE));
+    world.advance_ms(5000);
+    for _ in 0..50 {
+        world.advance_ms(20);
+        let dropped = world.feed(rtp_port(1), stranger, &bleeder.packet(b"x"));
+        assert_eq!(dropped, Fed::Dropped(DropReason::ForeignSource), "silence hands the call to nobody");
+    }
+}
+
+#[test]
 fn a_phone_behind_a_nat_is_found_and_answered_where_it_really_is() {
     let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
     let real = addr("203.0.113.5:7777");
@@ -354,6 +374,29 @@ fn a_held_route_takes_no_media_and_goes_on_unbroken_afterwards() {
     let after = hear(&browser.say(&mut world, b"x").bytes());
     assert_eq!((after.sequence, after.marker), (before.sequence + 1, true));
     assert_eq!(after.timestamp, before.timestamp.wrapping_add(8000));
+}
+
+#[test]
+fn a_source_that_numbered_on_while_it_was_held_is_no_loss() {
+    let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
+    let before = hear(&browser.say(&mut world, b"x").bytes());
+    let mut held = call(Some(CERTIFICATE), Some(PHONE));
+    held.routes[0].paused = true;
+    world.put(1, 2, &held);
+    for _ in 0..100 {
+        world.advance_ms(20);
+        assert_eq!(browser.say(&mut world, b"x"), Fed::Dropped(DropReason::LegHeld));
+    }
+    world.put(1, 3, &call(Some(CERTIFICATE), Some(PHONE)));
+    let after = hear(&browser.say(&mut world, b"x").bytes());
+    assert_eq!((after.sequence, after.marker), (before.sequence + 1, true));
+}
+
+#[test]
+fn a_browser_cannot_be_taken_out_of_its_leg() {
+    let (mut world, _) = connected(Profile::AeadAes128Gcm);
+    let error = world.try_put(1, 2, &call(None, Some(PHONE))).unwrap_err();
+    assert_eq!((error.code, error.field.as_str()), (ErrorCode::Invalid, "program.legs[0].remote"));
 }
 
 #[test]
@@ -483,9 +526,35 @@ fn an_sdes_leg_believes_tags_instead_of_addresses() {
     let back = world.feed(rtp_port(0), addr(PHONE), &Source::new(0xf0, 0).packet(b"y"));
     assert_eq!(back.to(), peer.at, "its tag proved where it is");
     assert_eq!(peer.hear(&back.bytes()).payload, b"y");
+    let mut other = program.clone();
+    let LegKind::Srtp(srtp) = &mut other.legs[1].kind else { unreachable!("just made") };
+    (srtp.keys.local, srtp.keys.remote) = (Secret::new(key(17)), Secret::new(key(18)));
+    let mut hear_reports = |world: &mut World| {
+        world.out.sent.clear();
+        world.advance_ms(8000);
+        let reports: Vec<_> = world.out.sent.drain(..).filter(|(_, to, _)| *to == peer.at).collect();
+        assert!(!reports.is_empty());
+        // Opening fails for an index used twice.
+        reports.iter().for_each(|(_, _, bytes)| drop(peer.hear_rtcp(bytes)));
+    };
+    hear_reports(&mut world);
+    world.put(1, 2, &other);
+    world.put(1, 3, &program);
+    hear_reports(&mut world);
+    assert_eq!(world.feed(rtp_port(1), peer.at, &packet), Fed::Dropped(DropReason::SrtpReplayed), "the key came back");
+
+    let mut held = program.clone();
+    let LegKind::Srtp(srtp) = &mut held.legs[1].kind else { unreachable!("just made") };
+    let nowhere = addr("0.0.0.0:6000");
+    srtp.rtp.remote = Some(RtpRemote { rtp: nowhere, rtcp: nowhere, rtcp_mux: true });
+    world.put(1, 4, &held);
+    let packet = peer.talk(b"x");
+    assert!(matches!(world.feed(rtp_port(1), peer.at, &packet), Fed::Sent(..)));
+    let to_held = world.feed(rtp_port(0), addr(PHONE), &Source::new(0xf0, 0).packet(b"y"));
+    assert_eq!(to_held, Fed::Dropped(DropReason::NoRemote), "a tag does not take a hold back");
     let mut bad = program.clone();
     let LegKind::Srtp(srtp) = &mut bad.legs[1].kind else { unreachable!("just made") };
     srtp.keys.local = Secret::new("c2hvcnQ=".into());
-    let error = world.try_put(1, 2, &bad).unwrap_err();
+    let error = world.try_put(1, 5, &bad).unwrap_err();
     assert_eq!((error.code, error.field.as_str()), (ErrorCode::Invalid, "program.legs[1].keys.local"));
 }

@@ -45,6 +45,8 @@ pub(crate) struct Recorder {
     pub(crate) is_full: bool,
     /// Set to crash the worker at the next DTLS datagram.
     pub(crate) panics: bool,
+    /// Set to crash the worker at the event after so many.
+    pub(crate) events_until_panic: Option<u32>,
 }
 
 impl Output for Recorder {
@@ -61,6 +63,9 @@ impl Output for Recorder {
     }
 
     fn event(&mut self, event: Event) {
+        if let Some(left) = &mut self.events_until_panic {
+            *left = left.checked_sub(1).expect("a crash that a test asked for");
+        }
         self.events.push(event);
     }
 
