@@ -55,16 +55,21 @@ pub struct Connection {
     /// Resumes a kept session.
     pub auth_token: Option<Secret<String>>,
     /// User part of the address of record.
+    #[serde(deserialize_with = "lenient_text")]
     pub sip_login: Option<String>,
     /// Digest user; default: `sipLogin`.
+    #[serde(deserialize_with = "lenient_text")]
     pub sip_authentication_name: Option<String>,
     /// Digest password. Never echoed.
     pub sip_password: Option<Secret<String>>,
     /// Host of the address of record.
+    #[serde(deserialize_with = "lenient_text")]
     pub sip_domain: Option<String>,
     /// Where requests are sent; default: `sipProxy`, then `sipDomain`. May carry a port.
+    #[serde(deserialize_with = "lenient_text")]
     pub sip_outbound_proxy: Option<String>,
     /// Alias of `sipOutboundProxy`.
+    #[serde(deserialize_with = "lenient_text")]
     pub sip_proxy: Option<String>,
     /// Port of the outbound proxy; default 5060.
     #[serde(deserialize_with = "lenient_port")]
@@ -89,10 +94,13 @@ pub struct CallRequest {
     #[serde(rename = "sipSDP")]
     pub sip_sdp: Option<Vec<String>>,
     /// The browser's own login; ours wins.
+    #[serde(deserialize_with = "lenient_text")]
     pub caller: Option<String>,
     /// User part or SIP URI.
+    #[serde(deserialize_with = "lenient_text")]
     pub callee: Option<String>,
     /// Display name for From.
+    #[serde(deserialize_with = "lenient_text")]
     pub visible_name: Option<String>,
     /// Application data, echoed in the call object.
     pub custom: Option<Value>,
@@ -461,6 +469,19 @@ mod tests {
             let error = serde_json::from_value::<Connection>(json!({ "sipPort": bad })).unwrap_err();
             assert!(error.to_string().contains("1 to 65535"), "{error}");
         }
+    }
+
+    #[test]
+    fn names_and_numbers_to_call_may_be_json_numbers() {
+        let call: CallRequest =
+            serde_json::from_value(json!({"callId": "a", "callee": 1002, "caller": 1001, "visibleName": 7})).unwrap();
+        assert_eq!(call.callee.as_deref(), Some("1002"));
+        assert_eq!(call.caller.as_deref(), Some("1001"));
+        assert_eq!(call.visible_name.as_deref(), Some("7"));
+        let connection: Connection =
+            serde_json::from_value(json!({"sipLogin": 1001, "sipAuthenticationName": 1001})).unwrap();
+        assert_eq!(connection.sip_login.as_deref(), Some("1001"));
+        assert_eq!(connection.sip_authentication_name.as_deref(), Some("1001"));
     }
 
     #[test]

@@ -244,11 +244,12 @@ pub enum UaEvent {
         /// The BYE, for its Reason.
         request: Request,
     },
-    /// The caller gave up: 200 to CANCEL and 487 to the INVITE were sent, early dialogs of it are gone.
+    /// The caller gave up: 200 to CANCEL, or to BYE in an early dialog, and 487 to the INVITE were sent, early dialogs of it are gone.
+    /// After a BYE, [`UaEvent::Bye`] follows.
     Cancelled {
         /// The INVITE: done.
         server: ServerId,
-        /// The CANCEL, for its Reason.
+        /// The CANCEL or BYE, for its Reason.
         request: Request,
     },
     /// The ACK for our 2xx arrived.

@@ -293,7 +293,12 @@ impl Ua {
         if let Some(invite) =
             pending.filter(|invite| self.servers.get(invite).is_some_and(|tx| tx.machine.is_pending()))
         {
+            // A dialog that no 2xx confirmed is unknown to the owner: to him this is the end of the INVITE.
+            let initial = self.servers.get(&invite).is_some_and(|tx| !tx.in_dialog);
             self.refuse(now, invite, 487, Headers::new());
+            if initial {
+                self.events.push_back(UaEvent::Cancelled { server: invite, request: request.clone() });
+            }
         }
         if ours_is_on_its_way {
             return;

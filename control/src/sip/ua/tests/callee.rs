@@ -204,6 +204,8 @@ fn bye_in_an_early_dialog_ends_the_invite_with_487() {
     let ringing = bench.sent_response(180);
     bench.receive(&within(&ringing, "BYE", 6, "b"));
     assert_eq!(bench.sent_names(), ["200", "487"]);
+    // The owner knows the call by its INVITE only.
+    assert!(matches!(bench.ua.poll_event(), Some(UaEvent::Cancelled { server: of, .. }) if of == server));
     assert!(matches!(bench.event(), UaEvent::Bye { .. }));
     assert_eq!(bench.ua.respond(bench.now, server, reply(200)), Err(RespondError::Gone));
     bench.ends_empty();
