@@ -48,6 +48,39 @@ fn the_browser_hears_in_the_order_that_the_sdk_needs_and_the_caller_gets_180_the
 }
 
 #[test]
+fn a_challenged_bye_of_an_incoming_call_is_sent_again_with_credentials() {
+    let (mut world, page, uri) = callee();
+    let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.answer(page, &call_id, "0");
+    let answer = world.response(200);
+    world.in_their_dialog(&invite, &answer, &Method::Ack, 1, None);
+    world.hangup(page, &call_id);
+    let bye = world.request(&Method::Bye);
+    let challenge = "Digest realm=\"example.com\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"";
+    world.respond_as(&bye, 407, "t", None, &[(HeaderName::ProxyAuthenticate, challenge)]);
+    let again = world.request(&Method::Bye);
+    let credentials = again.headers.value(&HeaderName::ProxyAuthorization).unwrap();
+    assert!(credentials.contains("username=\"auth1001\"") && credentials.contains("nonce=\"n1\""), "{credentials}");
+    world.assert_clean();
+}
+
+#[test]
+fn a_caller_that_ends_the_ringing_by_bye_is_told_to_the_page_and_leaves_no_relay() {
+    let (mut world, _, uri) = callee();
+    let invite = world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let ringing = world.response(180);
+    world.only_relay();
+    world.forget();
+    world.in_their_dialog(&invite, &ringing, &Method::Bye, 2, None);
+    assert_eq!(world.sip_names(), ["200", "487"]);
+    let call = world.last_call();
+    assert_eq!((call.status, call.info.as_deref()), (CallStatus::Finish, Some("Normal call clearing")));
+    assert_eq!(world.names(), ["finish FINISH"]);
+    world.assert_clean();
+}
+
+#[test]
 fn reject_is_603_and_finish() {
     let (mut world, page, uri) = callee();
     world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));

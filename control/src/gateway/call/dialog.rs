@@ -5,7 +5,7 @@ use crate::{
     gateway::{Gateway, outcome::CallEnd},
     sdp::{Direction, TrunkDescription},
     sip::{
-        dialog::DialogId,
+        dialog::{DialogId, Target},
         message::{HeaderName, Method, Request, Status},
         ua::{Reply, ServerId},
         uri::NameAddr,
@@ -69,7 +69,6 @@ impl Gateway {
 
     /// A re-INVITE without an offer: ours goes into the 200, the answer comes in ACK.
     fn offer_again(&mut self, key: CallKey, server: ServerId) {
-        let contact = self.contact_of(key);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let (Some(agreement), Some(rtp)) = (&call.agreement, call.addresses().map(|addresses| addresses.rtp)) else {
             return self.reply(server, 500);
@@ -79,7 +78,7 @@ impl Gateway {
         call.offered_peer = payloads;
         call.offered_in = Some(server);
         self.servers.insert(server, key);
-        let reply = Reply { contact, content: Some(sdp_content(sdp)), ..Reply::new(Status::literal(200)) };
+        let reply = self.dialog_reply(key, 200, Some(sdp));
         if self.ua.respond(self.now, server, reply).is_err() {
             self.servers.remove(&server);
             if let Some(call) = self.calls.get_mut(&key) {
@@ -100,11 +99,17 @@ impl Gateway {
         self.finish(key, end);
     }
 
-    pub(super) fn contact_of(&self, key: CallKey) -> Option<NameAddr> {
-        let call = self.calls.get(&key)?;
-        let target = call.target?;
-        let session = self.sessions.get(&call.session)?;
-        self.ua.contact(&session.contact_key, target.transport, target.remote).map(NameAddr::new)
+    /// A 101-299 to an INVITE of a call: with our Contact, and with the account whose credentials answer challenges in its dialog.
+    pub(super) fn dialog_reply(&self, key: CallKey, status: u16, description: Option<String>) -> Reply {
+        let mut reply = Reply { content: description.map(sdp_content), ..Reply::new(Status::literal(status)) };
+        if let Some(call) = self.calls.get(&key)
+            && let Some(session) = self.sessions.get(&call.session)
+        {
+            let contact = |target: Target| self.ua.contact(&session.contact_key, target.transport, target.remote);
+            reply.contact = call.target.and_then(contact).map(NameAddr::new);
+            reply.account = session.account.is_some().then_some(session.account_id);
+        }
+        reply
     }
 
     fn reply(&mut self, server: ServerId, status: u16) {

@@ -1,6 +1,6 @@
 //! Incoming calls: INVITE -> may it, relay -> the browser rings -> `answer` -> 200 (wcs-protocol.md 5.4).
 
-use super::{CallKey, NewCall, Phase, Purpose, description, sdp_content};
+use super::{CallKey, NewCall, Phase, Purpose, description};
 use crate::{
     gateway::{
         Gateway,
@@ -143,7 +143,7 @@ impl Gateway {
         let Some(server) = call.server else { return };
         self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + self.config.ring_timeout);
         self.announce(key);
-        let reply = Reply { contact: self.contact_of(key), ..Reply::new(Status::literal(180)) };
+        let reply = self.dialog_reply(key, 180, None);
         if let Err(error) = self.ua.respond(self.now, server, reply) {
             tracing::debug!(%error, "no 180 could be sent");
         }
@@ -220,7 +220,6 @@ impl Gateway {
 
     /// The relay knows the browser: 200 to the caller.
     pub(super) fn send_answer(&mut self, key: CallKey) {
-        let contact = self.contact_of(key);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let (Some(server), Some(rtp)) = (call.server, call.addresses().map(|addresses| addresses.rtp)) else { return };
         let sdp = match (&call.agreement, &call.peer_offer) {
@@ -237,7 +236,7 @@ impl Gateway {
         };
         let Some(sdp) = sdp else { return self.finish(key, CallEnd::BadPeerDescription) };
         let offered = call.agreement.is_none();
-        let reply = Reply { contact, content: Some(sdp_content(sdp)), ..Reply::new(Status::literal(200)) };
+        let reply = self.dialog_reply(key, 200, Some(sdp));
         match self.ua.respond(self.now, server, reply) {
             Ok(dialog) => {
                 let Some(call) = self.calls.get_mut(&key) else { return };

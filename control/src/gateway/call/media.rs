@@ -5,7 +5,7 @@ use gangway_shared::{
     rcp::{DtlsFailure, ErrorCode, Event, PutReply, RelayError, Reply as RelayReply, Request},
 };
 
-use super::{CallKey, Phase, Purpose, sdp_content};
+use super::{CallKey, Phase, Purpose};
 use crate::{
     gateway::{
         Gateway,
@@ -144,8 +144,7 @@ impl Gateway {
             Purpose::Answer => self.send_answer(key),
             Purpose::Reoffer { server, body, .. } => {
                 self.servers.remove(&server);
-                let reply = Reply { content: Some(sdp_content(body)), ..Reply::new(Status::literal(200)) };
-                let reply = Reply { contact: self.contact_of(key), ..reply };
+                let reply = self.dialog_reply(key, 200, Some(body));
                 if let Err(error) = self.ua.respond(self.now, server, reply) {
                     tracing::debug!(%error, "the peer took its re-INVITE back");
                 }

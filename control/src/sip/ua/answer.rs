@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use gangway_shared::time::Time;
 
 use super::{
-    Entry, Reply, RespondError, ServerId, Source, Ua,
+    AccountId, Entry, Reply, RespondError, ServerId, Source, Ua,
     client::transmit,
     outbound::MANAGED,
     server::{Machine, answer_frame, bare_answer, fits_stranger, reply_target, stateless},
@@ -29,7 +29,7 @@ impl Ua {
     /// See [`RespondError`]; nothing was sent.
     pub fn respond(&mut self, now: Time, server: ServerId, reply: Reply) -> Result<Option<DialogId>, RespondError> {
         let tx = self.servers.get(&server).filter(|tx| tx.machine.is_pending()).ok_or(RespondError::Gone)?;
-        let Reply { status, reason, contact, headers, content } = reply;
+        let Reply { status, reason, contact, headers, content, account } = reply;
         let is_invite = tx.request.method == Method::Invite;
         let of_dialog = is_invite && (101..300).contains(&status.code());
         let in_dialog = tx.dialog.as_ref().filter(|_| tx.in_dialog).and_then(|id| self.dialogs.get(id));
@@ -57,7 +57,7 @@ impl Ua {
             response.headers.push(HeaderName::ContentType, content.content_type);
             response.body = content.body;
         }
-        let dialog = if of_dialog { self.dialog_for_answer(server, status, contact) } else { None };
+        let dialog = if of_dialog { self.dialog_for_answer(server, status, contact, account) } else { None };
         if of_dialog {
             self.lift_limits(server);
         }
@@ -83,7 +83,13 @@ impl Ua {
     }
 
     /// The dialog of a 101-299 to INVITE: the one it came in, or one made by the first such answer.
-    fn dialog_for_answer(&mut self, server: ServerId, status: Status, contact: Option<NameAddr>) -> Option<DialogId> {
+    fn dialog_for_answer(
+        &mut self,
+        server: ServerId,
+        status: Status,
+        contact: Option<NameAddr>,
+        account: Option<AccountId>,
+    ) -> Option<DialogId> {
         let tx = self.servers.get_mut(&server)?;
         if tx.dialog.is_none() {
             let dialog = Self::dialog_of_answer(tx, contact?)?;
@@ -93,10 +99,11 @@ impl Ua {
             self.dialogs.insert(entry.dialog.id.clone(), entry);
         }
         let id = tx.dialog.clone()?;
-        if status.is_success()
-            && let Some(entry) = self.dialogs.get_mut(&id).filter(|entry| entry.dialog.state == DialogState::Early)
-        {
-            entry.dialog.state = DialogState::Confirmed;
+        if let Some(Entry { dialog, .. }) = self.dialogs.get_mut(&id) {
+            dialog.account = account.map(|account| account.0).or(dialog.account);
+            if status.is_success() && dialog.state == DialogState::Early {
+                dialog.state = DialogState::Confirmed;
+            }
         }
         Some(id)
     }

@@ -98,13 +98,16 @@ pub struct Reply {
     pub headers: Headers,
     /// The body.
     pub content: Option<Content>,
+    /// Whose credentials answer challenges to our requests in the dialog that a 101-299 to INVITE makes or confirms. Absent: those
+    /// that the dialog has already.
+    pub account: Option<AccountId>,
 }
 
 impl Reply {
     /// A reply of only a status.
     #[must_use]
     pub const fn new(status: Status) -> Self {
-        Reply { status, reason: None, contact: None, headers: Headers::new(), content: None }
+        Reply { status, reason: None, contact: None, headers: Headers::new(), content: None, account: None }
     }
 }
 

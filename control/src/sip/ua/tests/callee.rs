@@ -272,3 +272,66 @@ fn a_peer_of_rfc2543_without_branches_is_served() {
     assert_eq!(bench.sent(), []);
     bench.ends_empty();
 }
+
+#[test]
+fn a_bye_of_ours_in_a_call_of_the_peer_answers_a_challenge_with_the_replys_account() {
+    let mut bench = Bench::new();
+    bench.ua.put_account(AccountId(1), account());
+    let server = ring(&mut bench);
+    let ringing = Reply { account: Some(AccountId(1)), ..reply(180) };
+    let dialog = bench.ua.respond(bench.now, server, ringing).unwrap().unwrap();
+    assert_eq!(bench.ua.dialog(&dialog).unwrap().account, Some(1), "the early dialog has it");
+    bench.ua.respond(bench.now, server, reply(200)).unwrap();
+    let ok = bench.sent().pop().unwrap();
+    let Message::Response(ok) = ok else { panic!("{ok:?}") };
+    bench.receive(&within(&ok, "ACK", 5, "a"));
+    bench.event();
+    // It comes back from the journal too.
+    let json = serde_json::to_string(bench.ua.dialog(&dialog).unwrap()).unwrap();
+    bench.ua.remove_dialog(&dialog);
+    bench.ua.restore_dialog(serde_json::from_str(&json).unwrap());
+    let bye = bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+    let first = bench.sent_request(Method::Bye);
+    bench.receive(&challenge(&first, "n1"));
+    let second = bench.sent_request(Method::Bye);
+    assert!(second.headers.value(&HeaderName::Authorization).unwrap().contains("nonce=\"n1\""));
+    assert_eq!(second.headers.cseq().unwrap().number, first.headers.cseq().unwrap().number + 1);
+    bench.receive(&answer(&second, 200, "", &[]));
+    assert!(matches!(bench.event(), UaEvent::Finished { client, .. } if client == bye));
+    bench.ends_empty();
+}
+
+#[test]
+fn a_reply_to_a_re_invite_may_name_the_account() {
+    let mut bench = Bench::new();
+    bench.ua.put_account(AccountId(1), account());
+    let (_, ok, dialog) = accepted(&mut bench);
+    assert_eq!(bench.ua.dialog(&dialog).unwrap().account, None);
+    bench.receive(&within(&ok, "INVITE", 6, "re"));
+    bench.sent();
+    let UaEvent::DialogRequest { server, .. } = bench.event() else { panic!("a request") };
+    bench.ua.respond(bench.now, server, Reply { account: Some(AccountId(1)), ..reply(200) }).unwrap();
+    assert_eq!(bench.ua.dialog(&dialog).unwrap().account, Some(1));
+}
+
+#[test]
+fn a_challenge_to_a_bye_by_a_caller_that_is_not_the_accounts_target_gets_no_digest() {
+    let mut bench = Bench::new();
+    bench.ua.put_account(AccountId(1), account());
+    let foreign = String::from_utf8(incoming("INVITE", "")).unwrap();
+    bench.receive(foreign.replace("carol@192.0.2.20>", "carol@192.0.2.66:5099>").as_bytes());
+    let UaEvent::Invite { server, .. } = bench.event() else { panic!("an INVITE") };
+    bench.sent();
+    let answered = Reply { account: Some(AccountId(1)), ..reply(200) };
+    let dialog = bench.ua.respond(bench.now, server, answered).unwrap().unwrap();
+    let ok = bench.sent_response(200);
+    bench.receive(&within(&ok, "ACK", 5, "a"));
+    bench.event();
+    bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+    let bye = bench.sent_request(Method::Bye);
+    bench.receive_from("192.0.2.66:5099", &challenge(&bye, "n"));
+    assert_eq!(bench.sent(), []);
+    assert!(matches!(bench.event(), UaEvent::Finished { response, .. } if response.status.code() == 401));
+    assert_eq!(bench.ua.counters().challenges_refused, 1);
+    bench.ends_empty();
+}
