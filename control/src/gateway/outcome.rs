@@ -62,8 +62,10 @@ pub enum CallEnd {
     RelayLost,
     /// Ended by REST.
     Terminated,
-    /// The gateway stops.
+    /// The gateway stops and ends its calls.
     Shutdown,
+    /// The gateway drains and takes no new call: what a SIP peer is told by 503.
+    Draining,
     /// An `answer` for a call that is over or was never there.
     LateAnswer,
 }
@@ -205,6 +207,7 @@ impl Outcome {
             CallEnd::RelayLost => failed(None, I::FailedByError, 500, TEMPORARY),
             CallEnd::Terminated => finish(None, 603, NORMAL),
             CallEnd::Shutdown => finish(None, 503, NORMAL),
+            CallEnd::Draining => failed(Some(503), I::FailedBySessionCreation, 503, NO_RESOURCE),
             CallEnd::LateAnswer => failed(Some(487), I::FailedByError, 487, NORMAL),
         }
     }

@@ -265,7 +265,9 @@ fn draining_refuses_new_calls_with_503_and_keeps_the_old() {
     let refusal = world.response(503);
     assert!(refusal.headers.value(&HeaderName::RetryAfter).is_some());
     world.call(page, "c2", "600");
-    assert_eq!(world.names(), ["fail", "finish FINISH"]);
+    let refused = world.last_call();
+    assert_eq!((refused.sip_status, refused.info.as_deref()), (Some(503), Some("Failed by session creation")));
+    assert_eq!(world.names(), ["fail", "finish FAILED"]);
     assert_eq!(world.gateway.counts().calls_established, 1);
     world.input(Input::EndAll);
     assert_eq!(world.names(), ["finish FINISH"]);

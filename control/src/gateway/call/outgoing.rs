@@ -60,7 +60,7 @@ impl Gateway {
             return Err((CallEnd::Denied, "the session is not established".to_owned()));
         };
         if self.draining {
-            return Err((CallEnd::Shutdown, "the server is shutting down".to_owned()));
+            return Err((CallEnd::Draining, "the server is shutting down".to_owned()));
         }
         if self.calls.len() >= self.config.max_calls || owner.calls.len() >= self.config.max_calls_per_session {
             return Err((CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full), "too many calls".to_owned()));
