@@ -36,7 +36,7 @@ pub(super) enum Timer {
 /// The deadlines of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CallTimer {
-    /// An incoming call rings too long, or an outgoing one has no final answer.
+    /// An incoming call rings too long, or an outgoing one has no final answer to its INVITE or to the re-INVITE that realigns it.
     Answer,
     /// The browser has a description and no keys yet.
     Path,

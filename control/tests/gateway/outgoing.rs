@@ -300,6 +300,30 @@ fn another_codec_in_the_200_than_in_the_183_is_realigned_by_a_reinvite() {
 }
 
 #[test]
+fn a_peer_that_never_answers_the_realigning_reinvite_ends_the_call() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 183, Some(&phone_sdp(4000, "9")));
+    world.keys_ready();
+    world.respond(&invite, 200, Some(&phone_sdp(4000, "0")));
+    let reinvite = world.request(&Method::Invite);
+    world.respond(&reinvite, 100, None);
+    world.forget();
+    world.advance(Duration::from_secs(31));
+    assert!(!world.names().contains(&"finish FAILED".to_owned()));
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.last_call().info.as_deref(), Some("Transcoding required, but disabled"));
+    assert!(world.names().contains(&"finish FAILED".to_owned()));
+    assert_eq!(world.sip_names()[..2], ["CANCEL", "BYE"]);
+    world.assert_clean();
+    // Nothing of it is left with the SIP agent either, though the peer stays silent.
+    world.advance(Duration::from_secs(70));
+    assert_eq!(world.gateway.sip_transactions(), 0);
+}
+
+#[test]
 fn challenges_on_invite_and_bye_are_answered_with_the_accounts_credentials() {
     let mut world = World::new(config());
     let page = world.session();

@@ -234,6 +234,7 @@ impl Gateway {
         let Some(call) = self.calls.get(&key) else { return };
         match timer {
             CallTimer::Answer if call.incoming => self.finish(key, CallEnd::RingTimeout),
+            CallTimer::Answer if call.phase == Phase::Realigning => self.finish(key, CallEnd::TranscodingRequired),
             CallTimer::Answer => self.finish(key, CallEnd::NoAnswer),
             CallTimer::Path if call.path_selected => self.finish(key, CallEnd::DtlsFailed(DtlsFailure::Timeout)),
             CallTimer::Path => self.finish(key, CallEnd::IceFailed),

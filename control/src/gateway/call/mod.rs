@@ -347,11 +347,10 @@ impl Gateway {
 
     /// CANCEL, BYE or a final status: whatever still has to be said. Who learnt of the end from the peer took the id away before.
     fn end_sip_side(&mut self, call: &Call, end: CallEnd, outcome: &Outcome) {
+        // A re-INVITE too: a peer that answers BYE may leave it open, and a proceeding INVITE has no timer of its own.
         if let Some(client) = call.client {
             self.clients.remove(&client);
-            if call.dialog.is_none() {
-                self.ua.cancel(self.now, client, reason_header(outcome.reason));
-            }
+            self.ua.cancel(self.now, client, reason_header(outcome.reason));
         }
         if let Some(dialog) = &call.dialog {
             self.dialogs.remove(dialog);

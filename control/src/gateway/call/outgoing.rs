@@ -291,7 +291,8 @@ impl Gateway {
         agreement.map_err(|error| CallEnd::from(&error))
     }
 
-    /// The 200 names another codec than the 183 that answered the browser: insists on the browser's by a re-INVITE.
+    /// The 200 names another codec than the 183 that answered the browser: insists on the browser's by a re-INVITE. A peer that says
+    /// 100 to it and no more has as long as a whole transaction may take, 64*T1: nobody hears anything meanwhile.
     fn realign(&mut self, key: CallKey) -> bool {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return false };
         let (Some(agreement), Some(dialog)) = (&call.agreement, call.dialog.clone()) else { return false };
@@ -304,6 +305,8 @@ impl Gateway {
                 call.client = Some(client);
                 call.phase = Phase::Realigning;
                 self.clients.insert(client, ClientUse::Reinvite(key));
+                let patience = self.config.ua.timers.t1.saturating_mul(64);
+                self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + patience);
                 true
             }
             Err(_) => false,
@@ -314,6 +317,7 @@ impl Gateway {
     pub(in crate::gateway) fn realigned(&mut self, key: CallKey, response: Option<&Response>) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.client = None;
+        self.timers.clear(Timer::Call(key, CallTimer::Answer));
         match response.filter(|response| response.status.is_success()).map(|response| self.agree(key, response)) {
             Some(Ok(agreement)) => self.establish(key, agreement),
             _ => self.finish(key, CallEnd::TranscodingRequired),
