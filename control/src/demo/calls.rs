@@ -215,6 +215,7 @@ impl Calls {
             }
             UaEvent::TimedOut { client, .. } => self.finished(now, ua, client, status(408)),
             UaEvent::TransportFailed { client, .. } => self.finished(now, ua, client, status(503)),
+            UaEvent::Unusable { client } => self.finished(now, ua, client, status(502)),
             UaEvent::DialogRequest { dialog, server, request } => self.in_dialog(now, ua, &dialog, server, &request),
             UaEvent::Bye { dialog, .. } => self.end(now, ua, |call| call.is_in(&dialog), Some(&dialog)),
             UaEvent::AckMissing { dialog, .. } => self.end(now, ua, |call| call.is_in(&dialog), Some(&dialog)),

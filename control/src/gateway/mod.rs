@@ -305,6 +305,11 @@ impl Gateway {
             UaEvent::TransportFailed { client, .. } => {
                 self.request_ended(client, Err(SessionFailure::RegistrarUnreachable), Err(CallEnd::TransportFailed));
             }
+            UaEvent::Unusable { client } => match self.clients.remove(&client) {
+                Some(ClientUse::Invite(key)) => self.call_refused(key, client, CallEnd::Refused(502)),
+                Some(ClientUse::Reinvite(key)) => self.realigned(key, None),
+                _ => {}
+            },
             UaEvent::CrossedCancel { client } => {
                 self.clients.remove(&client);
             }

@@ -1,6 +1,6 @@
 //! Dialogs, RFC 3261 section 12: plain data that the journal can write and read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ pub struct NextHop {
     pub host: Host,
     /// Its port, when named.
     pub port: Option<u16>,
-    /// Its transport: the `transport` parameter, else what the scheme implies, else the dialog's own.
+    /// Its transport, as [`Dialog::next_hop`] tells it.
     pub transport: Transport,
 }
 
@@ -90,7 +90,7 @@ pub struct Dialog {
     pub local_cseq: u32,
     /// CSeq of the last request that the peer sent in it; `None` before the first.
     pub remote_cseq: Option<u32>,
-    /// Where in-dialog requests are sent. Follows the next hop while that is an IP address.
+    /// Where in-dialog requests are sent. Follows the next hop while that is an IP address that we can reach by its transport.
     pub destination: Target,
     /// The account whose credentials answer challenges.
     pub account: Option<u64>,
@@ -98,11 +98,24 @@ pub struct Dialog {
 
 impl Dialog {
     /// The next hop of in-dialog requests. When it is a name, the caller may resolve it and set [`Dialog::destination`].
+    ///
+    /// Its transport is that of the `transport` parameter. Without one it is TLS for `sips`, and UDP for an address (RFC 3263 section
+    /// 4.1), unless the dialog already talks to that very address over a stream: many PBXs leave the parameter out of the Contact they
+    /// send over TCP, speak nothing else there, and the connection may be the only way through a NAT. A stream that a request of ours
+    /// took for its length alone (RFC 3261 section 18.1.1) is no such sign; whoever makes the dialog gives the target before that. A
+    /// name keeps the dialog's own transport.
     #[must_use]
     pub fn next_hop(&self) -> Option<NextHop> {
         let hop = self.route_set.first().map_or(&self.remote_target, |route| &route.uri);
         let uri = hop.as_sip()?;
-        let implied = if uri.secure { Transport::Tls } else { self.destination.transport };
+        let elsewhere = uri.host.ip().is_some_and(|ip| ip != self.destination.remote.ip());
+        let implied = if uri.secure {
+            Transport::Tls
+        } else if elsewhere {
+            Transport::Udp
+        } else {
+            self.destination.transport
+        };
         Some(NextHop { host: uri.host.clone(), port: uri.port, transport: uri.transport().unwrap_or(implied) })
     }
 
@@ -147,14 +160,20 @@ impl Dialog {
         request
     }
 
-    /// A dialog that `response` to our `request`, which was sent to `target`, makes (RFC 3261 section 12.1.2).
+    /// A dialog that `response` to our `request`, which was sent to `target`, makes (RFC 3261 section 12.1.2). `serves` tells by which
+    /// transport we can send to an address.
     ///
     /// A response without Contact, which no peer should send, leaves the Request-URI as the remote target: so it can still be
     /// acknowledged and ended.
     ///
     /// # Errors
     /// The header without which there is no dialog.
-    pub fn from_response(request: &Request, response: &Response, target: Target) -> Result<Self, HeaderError> {
+    pub fn from_response(
+        request: &Request,
+        response: &Response,
+        target: Target,
+        serves: impl Fn(Transport, IpAddr) -> bool,
+    ) -> Result<Self, HeaderError> {
         let (local, remote) = (response.headers.from()?, response.headers.to()?);
         let mut route_set = response.headers.record_routes()?;
         route_set.reverse();
@@ -176,11 +195,12 @@ impl Dialog {
             destination: target,
             account: None,
         };
-        dialog.follow_next_hop();
+        dialog.follow_next_hop(serves);
         Ok(dialog)
     }
 
-    /// A dialog that our answer to `request`, which came from `source`, makes (RFC 3261 section 12.1.1).
+    /// A dialog that our answer to `request`, which came from `source`, makes (RFC 3261 section 12.1.1). `serves` tells by which
+    /// transport we can send to an address.
     ///
     /// # Errors
     /// The header without which there is no dialog.
@@ -189,6 +209,7 @@ impl Dialog {
         local_tag: &str,
         local_contact: NameAddr,
         source: Target,
+        serves: impl Fn(Transport, IpAddr) -> bool,
     ) -> Result<Self, HeaderError> {
         let (local, remote) = (request.headers.to()?.with_tag(local_tag), request.headers.from()?);
         let mut dialog = Dialog {
@@ -209,12 +230,12 @@ impl Dialog {
             destination: source,
             account: None,
         };
-        dialog.follow_next_hop();
+        dialog.follow_next_hop(serves);
         Ok(dialog)
     }
 
     /// A 2xx to our INVITE confirms the dialog: its route set is taken anew (RFC 3261 section 13.2.2.4), its Contact too.
-    pub(super) fn confirm(&mut self, response: &Response) {
+    pub(super) fn confirm(&mut self, response: &Response, serves: impl Fn(Transport, IpAddr) -> bool) {
         if self.state == DialogState::Early {
             if let Ok(mut route_set) = response.headers.record_routes() {
                 route_set.reverse();
@@ -222,14 +243,14 @@ impl Dialog {
             }
             self.state = DialogState::Confirmed;
         }
-        self.refresh_target(&response.headers);
+        self.refresh_target(&response.headers, serves);
     }
 
     /// Takes the Contact of a target refresh (RFC 3261 sections 12.2.1.2 and 12.2.2).
-    pub(super) fn refresh_target(&mut self, headers: &Headers) {
+    pub(super) fn refresh_target(&mut self, headers: &Headers, serves: impl Fn(Transport, IpAddr) -> bool) {
         if let Ok(contact) = headers.contact() {
             self.remote_target = contact.uri;
-            self.follow_next_hop();
+            self.follow_next_hop(serves);
         }
     }
 
@@ -242,10 +263,11 @@ impl Dialog {
         in_order
     }
 
-    /// A connection is kept while the next hop stays at the peer's address: behind it may be a NAT that nothing else passes.
-    fn follow_next_hop(&mut self) {
+    /// A connection is kept while the next hop stays at the peer's address: behind it may be a NAT that nothing else passes. A next
+    /// hop that we cannot reach leaves the destination: whoever passed the INVITE on passes ACK and BYE on too.
+    fn follow_next_hop(&mut self, serves: impl Fn(Transport, IpAddr) -> bool) {
         let Some(hop) = self.next_hop() else { return };
-        let Some(ip) = hop.host.ip() else { return };
+        let Some(ip) = hop.host.ip().filter(|ip| serves(hop.transport, *ip)) else { return };
         let remote = SocketAddr::new(ip, hop.port.unwrap_or(hop.transport.default_port()));
         let same_peer = hop.transport == self.destination.transport && ip == self.destination.remote.ip();
         let flow = self.destination.flow.filter(|_| same_peer);

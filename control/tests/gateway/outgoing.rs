@@ -300,6 +300,39 @@ fn another_codec_in_the_200_than_in_the_183_is_realigned_by_a_reinvite() {
 }
 
 #[test]
+fn a_200_with_an_unreadable_route_set_ends_the_call_for_page_and_peer() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    world.forget();
+    let routes = [(HeaderName::RecordRoute, "<sip:10.0.0.2")];
+    world.respond_as(&invite, 200, "t", Some(&phone_sdp(4000, "0")), &routes);
+    let call = world.last_call();
+    assert_eq!((call.sip_status, call.info.as_deref()), (Some(502), Some("Failed by session creation")));
+    assert_eq!(world.names(), ["finish FAILED"]);
+    assert_eq!(world.sip_names(), ["ACK", "BYE"]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_200_whose_contact_names_tls_is_acked_and_hung_up_by_the_way_of_the_invite() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    let contact = [(HeaderName::Contact, "<sip:peer@10.0.0.2:5061;transport=tls>")];
+    world.sip.clear();
+    world.respond_as(&invite, 200, "t", Some(&phone_sdp(4000, "0")), &contact);
+    world.respond_as(&invite, 200, "t", Some(&phone_sdp(4000, "0")), &contact);
+    assert_eq!(world.sip_names(), ["ACK", "ACK"]);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    world.hangup(page, "c1");
+    world.request(&Method::Bye);
+    world.assert_clean();
+}
+
+#[test]
 fn a_peer_that_never_answers_the_realigning_reinvite_ends_the_call() {
     let mut world = World::new(config());
     let page = world.session();

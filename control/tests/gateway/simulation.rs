@@ -559,6 +559,7 @@ impl Simulation {
             UaEvent::Finished { client, .. }
             | UaEvent::TimedOut { client, .. }
             | UaEvent::TransportFailed { client, .. }
+            | UaEvent::Unusable { client }
             | UaEvent::CrossedCancel { client } => {
                 self.peer_clients.remove(&client);
             }

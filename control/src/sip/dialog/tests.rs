@@ -45,8 +45,13 @@ fn udp() -> Target {
     target(Transport::Udp, "192.0.2.100:5060", None)
 }
 
+/// A program that can send everything.
+fn all(_: Transport, _: IpAddr) -> bool {
+    true
+}
+
 fn caller(ok: &str) -> Dialog {
-    Dialog::from_response(&request(INVITE), &response(ok), udp()).unwrap()
+    Dialog::from_response(&request(INVITE), &response(ok), udp(), all).unwrap()
 }
 
 #[test]
@@ -71,7 +76,7 @@ fn the_callers_dialog_follows_rfc3261_12_1_2() {
 #[test]
 fn the_callees_dialog_follows_rfc3261_12_1_1() {
     let contact: NameAddr = "<sip:key@192.0.2.7>".parse().unwrap();
-    let mut dialog = Dialog::from_request(&request(INVITE), "mine", contact, udp()).unwrap();
+    let mut dialog = Dialog::from_request(&request(INVITE), "mine", contact, udp(), all).unwrap();
     assert_eq!(dialog.id, DialogId { call_id: "call@h".into(), local_tag: "mine".into(), remote_tag: "at".into() });
     assert_eq!((dialog.state, dialog.role), (DialogState::Early, Role::Callee));
     let info = dialog.request(Method::Info);
@@ -86,7 +91,7 @@ fn the_callees_dialog_follows_rfc3261_12_1_1() {
 #[test]
 fn the_peers_cseq_must_grow() {
     let contact: NameAddr = "<sip:key@192.0.2.7>".parse().unwrap();
-    let mut dialog = Dialog::from_request(&request(INVITE), "mine", contact, udp()).unwrap();
+    let mut dialog = Dialog::from_request(&request(INVITE), "mine", contact, udp(), all).unwrap();
     assert!(!dialog.accept_cseq(6) && !dialog.accept_cseq(7));
     assert!(dialog.accept_cseq(9) && !dialog.accept_cseq(8));
     assert!(caller(OK).accept_cseq(0), "the first may be any");
@@ -117,10 +122,38 @@ fn a_connection_is_kept_while_the_peer_stays_at_its_address() {
     let direct = OK.replace("Record-Route: <sip:192.0.2.9;lr>, <sip:p1.example.com;lr>\n", "");
     let made = |from: &str| {
         let target = target(Transport::Tcp, from, Some(3));
-        Dialog::from_response(&request(INVITE), &response(&direct), target).unwrap().destination.flow
+        Dialog::from_response(&request(INVITE), &response(&direct), target, all).unwrap().destination.flow
     };
     assert_eq!(made("192.0.2.5:40000"), Some(3));
     assert_eq!(made("192.0.2.6:40000"), None);
+}
+
+#[test]
+fn without_a_transport_parameter_the_next_hop_is_udp_unless_it_is_the_peer_of_the_stream() {
+    let bare =
+        OK.replace("Record-Route: <sip:192.0.2.9;lr>, <sip:p1.example.com;lr>\n", "").replace(";transport=tcp", "");
+    let made = |from: Target| Dialog::from_response(&request(INVITE), &response(&bare), from, all).unwrap().destination;
+    let stream = |remote, flow| target(Transport::Tcp, remote, flow);
+    assert_eq!(made(stream("192.0.2.5:5060", Some(3))), stream("192.0.2.5:5080", Some(3)), "the peer left it out");
+    assert_eq!(made(stream("192.0.2.6:5060", Some(3))), target(Transport::Udp, "192.0.2.5:5080", None));
+    assert_eq!(made(udp()), target(Transport::Udp, "192.0.2.5:5080", None));
+}
+
+#[test]
+fn a_next_hop_that_cannot_be_reached_leaves_the_destination() {
+    let direct = OK.replace("Record-Route: <sip:192.0.2.9;lr>, <sip:p1.example.com;lr>\n", "");
+    let by_udp = |transport: Transport, ip: IpAddr| transport == Transport::Udp && ip.is_ipv4();
+    for contact in [
+        "sip:bob@192.0.2.5;transport=tls",
+        "sips:bob@192.0.2.5",
+        "sip:bob@192.0.2.5;transport=ws",
+        "sip:bob@[2001:db8::5]",
+    ] {
+        let ok = direct.replace("sip:bob@192.0.2.5:5080;transport=tcp", contact);
+        let dialog = Dialog::from_response(&request(INVITE), &response(&ok), udp(), by_udp).unwrap();
+        assert_eq!(dialog.destination, udp(), "{contact}");
+        assert_eq!(dialog.ack(7).uri.to_string(), contact, "whoever is there routes by it");
+    }
 }
 
 #[test]
@@ -129,9 +162,9 @@ fn an_early_dialog_takes_the_routes_of_the_2xx_and_a_refresh_its_contact() {
         OK.replace("200 OK", "180 Ringing").replace("Record-Route: <sip:192.0.2.9;lr>, <sip:p1.example.com;lr>\n", "");
     let mut dialog = caller(&early);
     assert_eq!((dialog.state, dialog.route_set.len()), (DialogState::Early, 0));
-    dialog.confirm(&response(OK));
+    dialog.confirm(&response(OK), all);
     assert_eq!((dialog.state, dialog.route_set.len()), (DialogState::Confirmed, 2));
-    dialog.refresh_target(&request(&INVITE.replace("sip:alice@192.0.2.1:5070", "sip:new@192.0.2.1")).headers);
+    dialog.refresh_target(&request(&INVITE.replace("sip:alice@192.0.2.1:5070", "sip:new@192.0.2.1")).headers, all);
     assert_eq!(dialog.remote_target.to_string(), "sip:new@192.0.2.1");
     assert_eq!(dialog.route_set.len(), 2, "routes never change once confirmed");
 }

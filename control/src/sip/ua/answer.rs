@@ -90,15 +90,14 @@ impl Ua {
         contact: Option<NameAddr>,
         account: Option<AccountId>,
     ) -> Option<DialogId> {
-        let tx = self.servers.get_mut(&server)?;
-        if tx.dialog.is_none() {
-            let dialog = Self::dialog_of_answer(tx, contact?)?;
-            tx.dialog = Some(dialog.id.clone());
+        if self.servers.get(&server)?.dialog.is_none() {
+            let dialog = self.dialog_of_answer(server, contact?)?;
+            self.servers.get_mut(&server)?.dialog = Some(dialog.id.clone());
             let mut entry = Entry::new(dialog);
             entry.server_invite = Some(server);
             self.dialogs.insert(entry.dialog.id.clone(), entry);
         }
-        let id = tx.dialog.clone()?;
+        let id = self.servers.get(&server)?.dialog.clone()?;
         if let Some(Entry { dialog, .. }) = self.dialogs.get_mut(&id) {
             dialog.account = account.map(|account| account.0).or(dialog.account);
             if status.is_success() && dialog.state == DialogState::Early {

@@ -102,11 +102,24 @@ pub(super) struct ClientTx {
     pub(super) reported: bool,
     /// Dialogs that answers to this INVITE made.
     pub(super) forks: Vec<DialogId>,
-    /// The ACK of each 2xx, and under no dialog that of a 300-699: sent again with each repeat.
-    pub(super) acks: Vec<(Option<DialogId>, Transmit)>,
+    /// The ACK of each 2xx, and under no dialog that of a 300-699: sent again with each repeat. A dialog that is here was answered;
+    /// without a message, where no ACK can be sent.
+    pub(super) acks: Vec<(Option<DialogId>, Option<Transmit>)>,
     /// Where to send it by UDP after all, when the stream that its length called for fails.
     pub(super) datagram_target: Option<Target>,
     pub(super) armed: Option<Time>,
+}
+
+impl ClientTx {
+    /// Where requests of a dialog that this one makes go at first. What took a stream for its length alone says nothing about them.
+    fn dialog_target(&self) -> Target {
+        self.datagram_target.unwrap_or(self.target)
+    }
+
+    /// A 2xx made or confirmed this dialog.
+    fn has_answered(&self, dialog: &DialogId) -> bool {
+        self.acks.iter().any(|(of, _)| of.as_ref() == Some(dialog))
+    }
 }
 
 impl Ua {
@@ -163,6 +176,11 @@ impl Ua {
     }
 
     fn drop_client(&mut self, id: u64) {
+        // Its owner waits for one event; nothing came that was one.
+        if let Some(tx) = self.clients.get(&id) {
+            let (client, dialog) = (tx.client, tx.dialog.clone());
+            self.report(id, UaEvent::TimedOut { client, dialog });
+        }
         let Some(mut tx) = self.clients.remove(&id) else { return };
         self.rearm(Due::Client(id), &mut tx.armed, None);
         self.client_keys.remove(&tx.key);
@@ -215,7 +233,8 @@ impl Ua {
     fn early_dialog(&mut self, id: u64, response: &Response) -> Option<DialogId> {
         let tx = self.clients.get_mut(&id)?;
         response.headers.to().ok()?.tag()?;
-        let mut dialog = Dialog::from_response(&tx.request, response, tx.target).ok()?;
+        let serves = |transport, ip| self.config.serves(transport, ip);
+        let mut dialog = Dialog::from_response(&tx.request, response, tx.dialog_target(), serves).ok()?;
         dialog.account = tx.account.map(|account| account.0);
         let dialog_id = dialog.id.clone();
         if !tx.forks.contains(&dialog_id) {
@@ -228,7 +247,7 @@ impl Ua {
         } else if response.headers.contact().is_ok()
             && let Some(entry) = self.dialogs.get_mut(&dialog_id)
         {
-            entry.dialog.refresh_target(&response.headers);
+            entry.dialog.refresh_target(&response.headers, serves);
         }
         Some(dialog_id)
     }
@@ -244,51 +263,74 @@ impl Ua {
             }
             if let Some(entry) = self.dialogs.get_mut(&dialog) {
                 entry.client_invite = None;
-                entry.dialog.refresh_target(&response.headers);
+                entry.dialog.refresh_target(&response.headers, |transport, ip| self.config.serves(transport, ip));
             }
-            self.acknowledge(id, &dialog, cseq);
-            self.report(id, UaEvent::Answered { client, dialog, response: response.clone() });
-            return;
+            let event = if self.acknowledge(id, &dialog, cseq) {
+                UaEvent::Answered { client, dialog, response: response.clone() }
+            } else {
+                UaEvent::Unusable { client }
+            };
+            return self.report(id, event);
         }
         // Before the dialog is looked for: it may be gone again, hung up while our ACK was lost.
         if dialog_id(&response.headers, Side::Caller).is_some_and(|dialog| self.repeat_ack_of(id, &dialog)) {
             return;
         }
-        let Some(dialog) = self.confirmed_dialog(id, response) else { return };
-        self.acknowledge(id, &dialog, cseq);
+        let Some((dialog, is_readable)) = self.confirmed_dialog(id, response) else {
+            return self.report(id, UaEvent::Unusable { client });
+        };
+        let is_acknowledged = self.acknowledge(id, &dialog, cseq);
         let Some(tx) = self.clients.get(&id) else { return };
-        if tx.reported {
-            self.send_own_bye(now, &dialog);
-            self.events.push_back(UaEvent::ForkEnded { client, dialog });
-        } else if matches!(tx.cancelling, Cancelling::No) {
-            self.report(id, UaEvent::Answered { client, dialog, response: response.clone() });
+        let outcome = if tx.reported {
+            None
+        } else if !matches!(tx.cancelling, Cancelling::No) {
+            Some(UaEvent::CrossedCancel { client })
+        } else if !is_readable || !is_acknowledged {
+            Some(UaEvent::Unusable { client })
         } else {
-            self.send_own_bye(now, &dialog);
-            self.report(id, UaEvent::CrossedCancel { client });
+            return self.report(id, UaEvent::Answered { client, dialog, response: response.clone() });
+        };
+        self.send_own_bye(now, &dialog);
+        match outcome {
+            Some(outcome) => self.report(id, outcome),
+            None => self.events.push_back(UaEvent::ForkEnded { client, dialog }),
         }
     }
 
-    /// The dialog that a 2xx confirms; made when no provisional answer did.
-    fn confirmed_dialog(&mut self, id: u64, response: &Response) -> Option<DialogId> {
+    /// The dialog that a 2xx confirms; made when no provisional answer did. False when its route set cannot be read: then it is good
+    /// for an ACK and a BYE straight to its Contact, and no more.
+    ///
+    /// Among the forks it takes the place of an early one when there are too many. `None` when all of those have answered.
+    fn confirmed_dialog(&mut self, id: u64, response: &Response) -> Option<(DialogId, bool)> {
+        let serves = |transport, ip| self.config.serves(transport, ip);
         let tx = self.clients.get_mut(&id)?;
-        let mut dialog = Dialog::from_response(&tx.request, response, tx.target).ok()?;
+        let make = |response: &Response| Dialog::from_response(&tx.request, response, tx.dialog_target(), serves);
+        let read = make(response);
+        let is_readable = read.is_ok();
+        let mut dialog = read
+            .or_else(|_| {
+                let mut bare = response.clone();
+                bare.headers.remove(&HeaderName::RecordRoute);
+                make(&bare)
+            })
+            .ok()?;
         dialog.account = tx.account.map(|account| account.0);
         let dialog_id = dialog.id.clone();
-        let known = tx.forks.contains(&dialog_id);
-        if !known && tx.forks.len() >= MAX_FORKS {
-            self.counters.forks_ignored += 1;
-            return None;
-        }
-        if !known {
+        if !tx.forks.contains(&dialog_id) {
+            if tx.forks.len() >= MAX_FORKS {
+                self.counters.forks_ignored += 1;
+                let early = tx.forks.iter().position(|fork| !tx.has_answered(fork))?;
+                self.dialogs.remove(&tx.forks.remove(early));
+            }
             tx.forks.push(dialog_id.clone());
         }
         match self.dialogs.get_mut(&dialog_id) {
-            Some(entry) => entry.dialog.confirm(response),
+            Some(entry) => entry.dialog.confirm(response, serves),
             None => {
                 self.dialogs.insert(dialog_id.clone(), Entry::new(dialog));
             }
         }
-        Some(dialog_id)
+        Some((dialog_id, is_readable))
     }
 
     /// A final answer that ends a request: 300-699 to INVITE, anything to others. Challenges are answered here.
@@ -386,8 +428,6 @@ impl Ua {
             }
         }
         if timed_out {
-            let (client, dialog) = (tx.client, tx.dialog.clone());
-            self.report(id, UaEvent::TimedOut { client, dialog });
             self.drop_client(id);
             return;
         }
@@ -417,6 +457,9 @@ impl Ua {
                 if let Some(entry) = entry.filter(|entry| entry.client_invite == Some(id)) {
                     entry.client_invite = Some(next);
                 }
+                if let Some(tx) = self.clients.get_mut(&id) {
+                    tx.reported = true;
+                }
                 self.drop_client(id);
                 return;
             }
@@ -440,13 +483,24 @@ impl Ua {
         ack.headers.push(HeaderName::CallId, tx.request.headers.value(&HeaderName::CallId).unwrap_or_default());
         ack.headers.push(HeaderName::CSeq, format!("{number} ACK"));
         let transmit = transmit(tx.target, ack.to_bytes());
-        tx.acks.push((None, transmit.clone()));
+        tx.acks.push((None, Some(transmit.clone())));
         self.transmits.push_back(transmit);
     }
 
-    /// ACK for a 2xx: a request of its own in the dialog, with the INVITE's credentials (RFC 3261 section 13.2.2.4).
-    fn acknowledge(&mut self, id: u64, dialog: &DialogId, cseq: u32) {
-        let (Some(entry), Some(tx)) = (self.dialogs.get(dialog), self.clients.get(&id)) else { return };
+    /// ACK for a 2xx: a request of its own in the dialog, with the INVITE's credentials (RFC 3261 section 13.2.2.4). False when none
+    /// can be sent: the dialog is gone, or we have no address for where it leads.
+    fn acknowledge(&mut self, id: u64, dialog: &DialogId, cseq: u32) -> bool {
+        let ack = self.ack_of(id, dialog, cseq);
+        let is_sent = ack.is_some();
+        if let Some(tx) = self.clients.get_mut(&id) {
+            tx.acks.push((Some(dialog.clone()), ack.clone()));
+        }
+        self.transmits.extend(ack);
+        is_sent
+    }
+
+    fn ack_of(&mut self, id: u64, dialog: &DialogId, cseq: u32) -> Option<Transmit> {
+        let (entry, tx) = (self.dialogs.get(dialog)?, self.clients.get(&id)?);
         let mut ack = entry.dialog.ack(cseq);
         let destination = entry.dialog.destination;
         if self.may_show_credentials(tx.account, destination.remote) {
@@ -456,12 +510,7 @@ impl Ua {
                 }
             }
         }
-        if let Some(transmit) = self.stamped(ack, destination)
-            && let Some(tx) = self.clients.get_mut(&id)
-        {
-            tx.acks.push((Some(dialog.clone()), transmit.clone()));
-            self.transmits.push_back(transmit);
-        }
+        self.stamped(ack, destination)
     }
 
     fn may_show_credentials(&self, account: Option<AccountId>, remote: SocketAddr) -> bool {
@@ -469,7 +518,7 @@ impl Ua {
     }
 
     fn repeat_ack_of(&mut self, id: u64, dialog: &DialogId) -> bool {
-        let known = self.clients.get(&id).is_some_and(|tx| tx.acks.iter().any(|(of, _)| of.as_ref() == Some(dialog)));
+        let known = self.clients.get(&id).is_some_and(|tx| tx.has_answered(dialog));
         if known {
             self.repeat_ack(id, Some(dialog));
         }
@@ -480,7 +529,7 @@ impl Ua {
         self.counters.response_repeats_received += 1;
         let acks = self.clients.get(&id).into_iter().flat_map(|tx| &tx.acks);
         let again: Vec<Transmit> =
-            acks.filter(|(of, _)| of.as_ref() == dialog).map(|(_, transmit)| transmit.clone()).collect();
+            acks.filter(|(of, _)| of.as_ref() == dialog).filter_map(|(_, transmit)| transmit.clone()).collect();
         self.transmits.extend(again);
     }
 

@@ -80,6 +80,11 @@ impl UaConfig {
         self.advertised.iter().filter(|ours| ours.transport == transport).find(fits)
     }
 
+    /// Whether we have an address to send from by this transport to `remote`.
+    pub(super) fn serves(&self, transport: Transport, remote: IpAddr) -> bool {
+        self.advertised_to(transport, remote).is_some()
+    }
+
     /// Allow: the owner's methods and those that the agent handles.
     pub(super) fn allow_header(&self) -> String {
         let own = [Method::Ack, Method::Bye, Method::Cancel, Method::Options];
@@ -148,7 +153,7 @@ counters! {
     unverified_silenced,
     /// Challenges that were not answered: foreign peer, changed realm, refused credentials.
     challenges_refused,
-    /// Early dialogs beyond the limit of forks of one INVITE.
+    /// Dialogs beyond the limit of forks of one INVITE: not made, or early ones that a 2xx took the place of.
     forks_ignored,
     /// Messages that could not be sent because we have no address for the peer's transport and family.
     unsendable,

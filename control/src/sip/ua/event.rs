@@ -149,7 +149,7 @@ pub enum RespondError {
 }
 
 /// What happened. Each request that was sent ends with exactly one of `Answered`, `Finished`, `TimedOut`, `TransportFailed`,
-/// `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
+/// `Unusable`, `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UaEvent {
     /// 101-199 to our INVITE. `dialog` is there when the answer has a To tag: several differ for a forked call.
@@ -186,6 +186,12 @@ pub enum UaEvent {
         client: ClientId,
         /// The dialog it was sent in.
         dialog: Option<DialogId>,
+    },
+    /// A 2xx to our INVITE that cannot be kept. Its route set is unreadable: ACK and BYE are on their way, straight to its Contact. Or we
+    /// have no address from which to acknowledge it. Counts as 502.
+    Unusable {
+        /// Our request: done.
+        client: ClientId,
     },
     /// The transport could not deliver. Counts as 503.
     TransportFailed {

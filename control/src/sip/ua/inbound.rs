@@ -238,14 +238,14 @@ impl Ua {
             Method::Invite => {
                 if let Some(entry) = self.dialogs.get_mut(&id) {
                     entry.server_invite = Some(server);
-                    entry.dialog.refresh_target(&request.headers);
+                    entry.dialog.refresh_target(&request.headers, |transport, ip| self.config.serves(transport, ip));
                 }
                 self.send_trying(now, server);
                 self.events.push_back(UaEvent::DialogRequest { dialog: id, server, request });
             }
             _ => {
                 if let Some(entry) = self.dialogs.get_mut(&id).filter(|_| request.method == Method::Update) {
-                    entry.dialog.refresh_target(&request.headers);
+                    entry.dialog.refresh_target(&request.headers, |transport, ip| self.config.serves(transport, ip));
                 }
                 self.events.push_back(UaEvent::DialogRequest { dialog: id, server, request });
             }

@@ -220,7 +220,7 @@ impl Ua {
         let limit = self.config.udp_request_limit_bytes;
         let too_long = target.transport == Transport::Udp
             && limit > 0
-            && self.config.advertised_to(Transport::Tcp, target.remote.ip()).is_some()
+            && self.config.serves(Transport::Tcp, target.remote.ip())
             && request.to_bytes().len() + VIA_BYTES > limit;
         if !too_long {
             return self.launch_datagram(now, client, request, target, fill);

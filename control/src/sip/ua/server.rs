@@ -305,8 +305,10 @@ impl Ua {
     }
 
     /// The dialog that an answer to an INVITE makes, still to be kept.
-    pub(super) fn dialog_of_answer(tx: &ServerTx, contact: crate::sip::uri::NameAddr) -> Option<Dialog> {
-        Dialog::from_request(&tx.request, &tx.tag, contact, tx.peer).ok()
+    pub(super) fn dialog_of_answer(&self, server: ServerId, contact: crate::sip::uri::NameAddr) -> Option<Dialog> {
+        let tx = self.servers.get(&server)?;
+        let serves = |transport, ip| self.config.serves(transport, ip);
+        Dialog::from_request(&tx.request, &tx.tag, contact, tx.peer, serves).ok()
     }
 }
 

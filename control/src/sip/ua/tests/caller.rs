@@ -163,6 +163,102 @@ fn forks_beyond_the_limit_are_counted_and_make_no_dialog() {
 }
 
 #[test]
+fn a_2xx_of_a_fork_beyond_the_limit_takes_the_place_of_an_early_one() {
+    let mut bench = Bench::new();
+    let (client, invite) = call(&mut bench);
+    for number in 0..16 {
+        bench.receive(&answer_with_contact(&invite, 180, &format!("f{number}")));
+        bench.event();
+    }
+    bench.receive(&answer_with_contact(&invite, 200, "late"));
+    bench.sent_request(Method::Ack);
+    let UaEvent::Answered { client: of, dialog, .. } = bench.event() else { panic!("answered") };
+    assert_eq!((of, dialog.remote_tag.as_str()), (client, "late"));
+    assert_eq!(bench.ua.dialogs().count(), 16);
+    // Whatever answers now is ended, up to the limit: a peer that makes up tags gets no BYE for each.
+    for number in 0..20 {
+        bench.receive(&answer_with_contact(&invite, 200, &format!("g{number}")));
+        while bench.ua.poll_event().is_some() {}
+    }
+    let byes = bench.sent_names().into_iter().filter(|name| name == "BYE").count();
+    assert_eq!(byes, 15);
+    bench.ua.remove_dialog(&dialog);
+    bench.ends_empty();
+}
+
+#[test]
+fn a_2xx_with_an_unreadable_route_set_is_acknowledged_ended_and_told() {
+    let mut bench = Bench::new();
+    let (client, invite) = call(&mut bench);
+    let routes = [(HeaderName::Contact, "<sip:bob@192.0.2.20>"), (HeaderName::RecordRoute, "<sip:192.0.2.30")];
+    bench.receive(&answer(&invite, 200, "bt", &routes));
+    let sent = bench.sent();
+    let [Message::Request(ack), Message::Request(bye)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((&ack.method, &bye.method), (&Method::Ack, &Method::Bye));
+    assert_eq!(bye.uri.to_string(), "sip:bob@192.0.2.20");
+    assert_eq!(bench.event(), UaEvent::Unusable { client });
+    bench.receive(&answer(&invite, 200, "bt", &routes));
+    assert_eq!(bench.sent_names(), ["ACK"]);
+    bench.no_event();
+    bench.ends_empty();
+}
+
+#[test]
+fn a_2xx_whose_contact_names_a_transport_that_we_lack_is_acknowledged_where_the_invite_went() {
+    for contact in ["<sip:bob@192.0.2.66;transport=tls>", "<sips:bob@192.0.2.66>", "<sip:bob@192.0.2.66;transport=ws>"]
+    {
+        let mut bench = Bench::new();
+        let (_, invite) = call(&mut bench);
+        let ok = answer(&invite, 200, "bt", &[(HeaderName::Contact, contact)]);
+        bench.receive(&ok);
+        let transmit = bench.ua.poll_transmit().expect("an ACK");
+        assert_eq!((transmit.transport, transmit.remote), (Transport::Udp, PEER.parse().unwrap()), "{contact}");
+        let UaEvent::Answered { dialog, .. } = bench.event() else { panic!("answered") };
+        bench.receive(&ok);
+        assert_eq!(bench.sent_names(), ["ACK"], "a repeat is no second fork");
+        bench.no_event();
+        bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+        assert_eq!(bench.ua.poll_transmit().unwrap().remote, PEER.parse().unwrap());
+        bench.ends_empty();
+    }
+}
+
+#[test]
+fn a_2xx_that_cannot_be_acknowledged_fails_the_request_once() {
+    let mut bench = Bench::new();
+    let (client, invite) = call(&mut bench);
+    bench.receive(&answer_with_contact(&invite, 180, "bt"));
+    let UaEvent::Progress { dialog: Some(early), .. } = bench.event() else { panic!("ringing") };
+    let lost = Target { transport: Transport::Tls, ..bench.target() };
+    assert!(bench.ua.set_destination(&early, lost));
+    for _ in 0..2 {
+        bench.receive(&answer(&invite, 200, "bt", &[]));
+        assert_eq!(bench.sent(), []);
+    }
+    assert_eq!(bench.event(), UaEvent::Unusable { client });
+    assert!(bench.ua.dialog(&early).is_none());
+    bench.ends_empty();
+}
+
+#[test]
+fn a_dialog_of_an_invite_that_took_tcp_for_its_length_goes_on_by_udp() {
+    let mut config = config();
+    config.advertised.push(ours(Transport::Tcp));
+    let mut bench = Bench::with(config);
+    let mut long = outgoing(&bench, Method::Invite);
+    long.content = Some(Content { content_type: "application/sdp".into(), body: vec![b'x'; 1_200] });
+    bench.ua.send_request(bench.now, long).unwrap();
+    let transmit = bench.ua.poll_transmit().unwrap();
+    assert_eq!(transmit.transport, Transport::Tcp);
+    let Ok(Message::Request(invite)) = parser::parse(&transmit.bytes) else { panic!("an INVITE") };
+    bench.receive(&answer_with_contact(&invite, 200, "bt"));
+    assert_eq!(bench.ua.poll_transmit().unwrap().transport, Transport::Udp, "ACK");
+    let UaEvent::Answered { dialog, .. } = bench.event() else { panic!("answered") };
+    bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
+    assert_eq!(bench.ua.poll_transmit().unwrap().transport, Transport::Udp, "BYE");
+}
+
+#[test]
 fn cancel_waits_for_a_provisional_answer() {
     let mut bench = Bench::new();
     let (client, invite) = call(&mut bench);
