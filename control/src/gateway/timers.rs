@@ -25,7 +25,7 @@ pub(super) enum Timer {
     OldToken(SessionKey),
     /// A departed session's credentials are no longer needed.
     Linger(SessionKey),
-    /// A `Delete` was refused: look for what is left of it.
+    /// A `Delete` or a `List` was refused: look for what nobody owns.
     Relist,
     /// Look for detached sessions that are too old.
     Sweep,

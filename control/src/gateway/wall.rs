@@ -11,6 +11,7 @@ use super::{
     Gateway,
     call::{CallKey, Purpose},
     effects::{Output, RelayRequestId},
+    timers::Timer,
 };
 
 /// The state of the wall.
@@ -78,9 +79,15 @@ impl Gateway {
         self.wall.listing = None;
         match result {
             Ok(Reply::List { relays, more }) => self.listed(&relays, more),
-            Ok(_) => tracing::warn!("the dataplane answered List with something else"),
-            Err(error) => tracing::warn!(%error, "the dataplane refused List"),
+            Ok(_) => self.list_later("it answered with something else"),
+            Err(error) => self.list_later(&error.to_string()),
         }
+    }
+
+    /// What the dataplane holds is not known yet, so relays that nobody owns would stay.
+    fn list_later(&mut self, reason: &str) {
+        tracing::warn!(reason, "the dataplane refused List");
+        self.timers.set(Timer::Relist, self.now + self.config.relay_timeout);
     }
 
     fn listed(&mut self, relays: &[ListEntry], more: bool) {

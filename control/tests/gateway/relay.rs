@@ -6,7 +6,7 @@ use gangway_control::{
 };
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{Event, ReapReason, RelayProgram, Request},
+    rcp::{ErrorCode, Event, ReapReason, RelayError, RelayProgram, Request},
 };
 
 use crate::world::{World, config, phone_sdp};
@@ -124,4 +124,20 @@ fn a_relay_that_is_missing_after_a_gap_in_the_events_is_lost() {
         world.input(Input::RelayGap);
         assert_eq!(world.gateway.counts().calls_established, usize::from(!missing));
     }
+}
+
+#[test]
+fn a_list_that_the_dataplane_refuses_is_asked_again() {
+    let mut world = World::new(config());
+    let stranger = RelayId::new(0, 0, 99);
+    world.relay.relays.insert(stranger, (Generation(1), RelayProgram::default()));
+    world.hold_requests = true;
+    world.input(Input::RelayGap);
+    let (id, list) = world.requests.pop_front().unwrap();
+    assert!(matches!(list, Request::List { .. }), "{list:?}");
+    world.input(Input::RelayReply { id, result: Err(RelayError::new(ErrorCode::Full, "", "scripted")) });
+    assert!(world.requests.is_empty(), "not at once");
+    world.hold_requests = false;
+    world.advance(std::time::Duration::from_secs(6));
+    assert!(world.relay.relays.is_empty());
 }
