@@ -333,3 +333,18 @@ fn a_reinvite_without_an_offer_gets_ours_and_its_ack_moves_the_media() {
     assert_eq!(rtp.remote.unwrap().rtp.port(), 4666);
     assert!(world.names().is_empty());
 }
+#[test]
+fn a_reinvite_that_meets_a_dataplane_that_started_anew_is_answered_and_the_call_over() {
+    let (mut world, page, _) = callee();
+    let invite = world.established(page, "c1");
+    world.hold_requests = true;
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4444, "0 101")));
+    world.relay.relays.clear();
+    world.relay.incarnation += 1;
+    world.hold_requests = false;
+    world.answer_request();
+    assert_eq!(world.sip_names(), ["100", "BYE", "487"]);
+    assert_eq!(world.names(), ["finish FAILED"]);
+    world.assert_clean();
+}
+

@@ -121,15 +121,17 @@ impl Gateway {
             call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))
         else {
             return;
+        let is_same = |reply: &RelayReply| matches!(reply, RelayReply::Put(reply) if Self::same_addresses(relay.addresses.as_ref(), reply));
+        // A dataplane that started anew has other ports and keys: the browser cannot follow (R7). The purpose stays with the call until
+        // then, so that a re-INVITE that waits for it is answered.
+        if result.as_ref().is_ok_and(|reply| !is_same(reply)) {
+            return self.finish(key, CallEnd::RelayLost);
+        }
         };
         let Some((_, purpose)) = relay.pending.take() else { return };
         self.timers.clear(Timer::Call(key, CallTimer::Put));
         match result {
-            Ok(RelayReply::Put(reply)) if Self::same_addresses(relay.addresses.as_ref(), &reply) => {
-                self.put_done(key, purpose);
-            }
-            // A dataplane that started anew has other ports and keys: the browser cannot follow (R7).
-            Ok(_) => self.finish(key, CallEnd::RelayLost),
+            Ok(_) => self.put_done(key, purpose),
             Err(error) => self.put_refused(key, purpose, &error),
         }
     }
