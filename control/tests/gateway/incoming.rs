@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use gangway_control::{
-    gateway::{effects::Input, messages::CallStatus},
+    gateway::{
+        effects::Input,
+        messages::{AnswerRequest, CallStatus, ClientMessage},
+    },
     sip::message::{HeaderName, Method},
 };
 use gangway_shared::rcp::LegKind;
 
-use crate::world::{World, config, phone_sdp};
+use crate::world::{World, browser_answer, config, phone_sdp};
 
 /// A session with its opaque key, ready to be called.
 fn callee() -> (World, gangway_control::gateway::effects::SocketId, String) {
@@ -208,6 +211,46 @@ fn a_browser_that_refuses_audio_is_488_for_the_caller() {
 }
 
 #[test]
+fn an_answer_whose_audio_has_no_transport_of_its_own_ends_the_call_at_once() {
+    let (mut world, page, uri) = callee();
+    world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.forget();
+    // RFC 9143 section 6: a bundle-only section is carried by another one, and there is none.
+    let sdp = browser_answer("0").replace("m=audio 9 ", "m=audio 0 ").replace("a=mid:0", "a=bundle-only\r\na=mid:0");
+    let request = AnswerRequest { call_id, sdp: Some(sdp), ..AnswerRequest::default() };
+    world.say(page, ClientMessage::Answer(Box::new(request)));
+    assert_eq!(world.sip_names(), ["480"]);
+    assert_eq!(world.last_call().info.as_deref(), Some("Failed by session creation"));
+    assert_eq!(world.names(), ["finish FAILED"]);
+    world.assert_clean();
+}
+
+#[test]
+fn every_program_of_a_call_names_the_browser_once_it_is_known() {
+    let (mut world, page, uri) = callee();
+    let named = |world: &World| {
+        let (_, program) = &world.relay.relays[&world.only_relay()];
+        let LegKind::IceDtls(ice) = &program.legs[0].kind else { panic!("leg 0 is the browser") };
+        ice.remote.clone()
+    };
+    let invite = world.invite(&uri, "in1", None);
+    let call_id = world.last_call().call_id;
+    assert_eq!(named(&world), None);
+    world.answer(page, &call_id, "0");
+    let browser = named(&world);
+    assert!(browser.is_some());
+    let answer = world.response(200);
+    world.in_their_dialog(&invite, &answer, &Method::Ack, 1, Some(&phone_sdp(4000, "0")));
+    assert_eq!(named(&world), browser);
+    world.in_their_dialog(&invite, &answer, &Method::Invite, 2, Some(&phone_sdp(4444, "0")));
+    assert_eq!(named(&world), browser);
+    world.input(Input::RelayDown);
+    world.input(Input::RelayUp { epoch: 2 });
+    assert_eq!(named(&world), browser);
+}
+
+#[test]
 fn an_invite_without_an_offer_gets_ours_in_the_200_and_talks_after_the_ack() {
     let (mut world, page, uri) = callee();
     let invite = world.invite(&uri, "in1", None);
@@ -321,19 +364,6 @@ fn a_reinvite_that_the_relay_refuses_changes_nothing() {
 }
 
 #[test]
-fn a_reinvite_without_an_offer_gets_ours_and_its_ack_moves_the_media() {
-    let (mut world, page, _) = callee();
-    let invite = world.established(page, "c1");
-    world.in_our_dialog(&invite, &Method::Invite, 2, None);
-    let answer = world.response(200);
-    assert!(String::from_utf8(answer.body).unwrap().contains("m=audio"));
-    world.in_our_dialog(&invite, &Method::Ack, 2, Some(&phone_sdp(4666, "0")));
-    let (_, program) = &world.relay.relays[&world.only_relay()];
-    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
-    assert_eq!(rtp.remote.unwrap().rtp.port(), 4666);
-    assert!(world.names().is_empty());
-}
-#[test]
 fn a_reinvite_that_meets_a_dataplane_that_started_anew_is_answered_and_the_call_over() {
     let (mut world, page, _) = callee();
     let invite = world.established(page, "c1");
@@ -348,3 +378,16 @@ fn a_reinvite_that_meets_a_dataplane_that_started_anew_is_answered_and_the_call_
     world.assert_clean();
 }
 
+#[test]
+fn a_reinvite_without_an_offer_gets_ours_and_its_ack_moves_the_media() {
+    let (mut world, page, _) = callee();
+    let invite = world.established(page, "c1");
+    world.in_our_dialog(&invite, &Method::Invite, 2, None);
+    let answer = world.response(200);
+    assert!(String::from_utf8(answer.body).unwrap().contains("m=audio"));
+    world.in_our_dialog(&invite, &Method::Ack, 2, Some(&phone_sdp(4666, "0")));
+    let (_, program) = &world.relay.relays[&world.only_relay()];
+    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
+    assert_eq!(rtp.remote.unwrap().rtp.port(), 4666);
+    assert!(world.names().is_empty());
+}

@@ -197,10 +197,11 @@ impl Gateway {
     fn try_answer(&mut self, key: CallKey, sdp: &str, lines: SipSdpLines) -> Result<(), CallEnd> {
         let session_id = self.entropy.next_u64();
         let call = self.calls.get_mut(&key).ok_or(CallEnd::LateAnswer)?;
-        let browser = BrowserDescription::parse_answer(sdp).map_err(|error| {
+        let unusable = |error| {
             tracing::debug!(%error, "answer of a browser is not usable");
             CallEnd::BadBrowserDescription
-        })?;
+        };
+        let browser = BrowserDescription::parse_answer(sdp).map_err(unusable)?;
         let side = browser.side_of_answer(&call.offered_browser).map_err(|_| CallEnd::NoCommonCodecs)?;
         if side.payloads.iter().all(|payload| payload.codec.is_telephone_event()) {
             return Err(CallEnd::NoCommonCodecs);
@@ -214,6 +215,7 @@ impl Gateway {
         call.phase = Phase::Answering;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
         self.await_path(key);
+        call.browser_remote = Some(browser.transport().map_err(unusable)?.to_remote());
         self.connect_media(key, Purpose::Answer);
         Ok(())
     }
@@ -348,8 +350,7 @@ impl Gateway {
             media_timeout_ms: None,
             consent_timeout_ms: None,
         };
-        let remote = call.browser.as_ref().and_then(|browser| browser.transport().ok()).map(|ice| ice.to_remote());
-        let program = plan::opening(&media, remote.as_ref());
+        let program = plan::opening(&media, call.browser_remote.as_ref());
         call.relay = Some(super::CallRelay {
             id: relay,
             generation: gangway_shared::ids::Generation(1),

@@ -49,11 +49,10 @@ impl Gateway {
     /// Puts what the call agreed on.
     pub(super) fn connect_media(&mut self, key: CallKey, purpose: Purpose) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let remote = call.browser.as_ref().and_then(|browser| browser.transport().ok()).map(|ice| ice.to_remote());
         let Some(relay) = &mut call.relay else { return };
         let program = match &call.agreement {
-            Some(agreement) => plan::connected(&relay.media, remote.as_ref(), agreement),
-            None => plan::opening(&relay.media, remote.as_ref()),
+            Some(agreement) => plan::connected(&relay.media, call.browser_remote.as_ref(), agreement),
+            None => plan::opening(&relay.media, call.browser_remote.as_ref()),
         };
         if program != relay.program {
             relay.generation = Generation(relay.generation.0 + 1);
@@ -121,13 +120,13 @@ impl Gateway {
             call.relay.as_mut().filter(|relay| matches!(relay.pending, Some((Some(now), _)) if now == id))
         else {
             return;
+        };
         let is_same = |reply: &RelayReply| matches!(reply, RelayReply::Put(reply) if Self::same_addresses(relay.addresses.as_ref(), reply));
         // A dataplane that started anew has other ports and keys: the browser cannot follow (R7). The purpose stays with the call until
         // then, so that a re-INVITE that waits for it is answered.
         if result.as_ref().is_ok_and(|reply| !is_same(reply)) {
             return self.finish(key, CallEnd::RelayLost);
         }
-        };
         let Some((_, purpose)) = relay.pending.take() else { return };
         self.timers.clear(Timer::Call(key, CallTimer::Put));
         match result {

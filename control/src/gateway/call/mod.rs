@@ -10,7 +10,7 @@ mod outgoing;
 
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{RelayProgram, Request},
+    rcp::{IceRemote, RelayProgram, Request},
 };
 use serde_json::Value;
 
@@ -106,6 +106,8 @@ pub(super) struct Call {
     /// The browser's offer, or its answer.
     pub(super) browser: Option<BrowserDescription>,
     /// What we offered the browser.
+    /// The browser's ICE and DTLS. Once known it stands in every program: the dataplane lets a browser be replaced, not taken away.
+    pub(super) browser_remote: Option<IceRemote>,
     pub(super) offered_browser: Vec<Payload>,
     /// The peer's offer.
     pub(super) peer_offer: Option<TrunkDescription>,
@@ -195,6 +197,7 @@ impl Gateway {
             peer_offer: None,
             offered_peer: Vec::new(),
             trunk: new.trunk,
+            browser_remote: None,
             agreement: None,
             relay: None,
             uri: None,

@@ -12,7 +12,7 @@ use crate::{
         timers::{CallTimer, Timer},
     },
     sdp::{
-        Agreement, BrowserDescription, BrowserLocal, Direction, NegotiateError, SipSdpLines, TrunkDescription,
+        Agreement, BrowserDescription, BrowserLocal, Direction, IceDtls, NegotiateError, SipSdpLines, TrunkDescription,
         TrunkSession, browser,
     },
     sip::{
@@ -149,6 +149,8 @@ impl Gateway {
         tracing::info!(call = %call.id, caller = %call.caller, callee = %call.callee, "outgoing call");
         self.tell(key, CallMessage::Trying);
         let Some(call) = self.calls.get(&key) else { return };
+        let transport = call.browser.as_ref().and_then(|browser| browser.transport().ok());
+        call.browser_remote = transport.map(IceDtls::to_remote);
         let session_id = self.sessions.get(&session).map(|s| s.session_id.clone()).unwrap_or_default();
         let what = Ask::Authorize(Authorize::Call { session_id, call: Box::new(self.view(call)) });
         self.ask_for_call(key, what, Phase::Authorizing);
