@@ -24,6 +24,7 @@ mod registration;
 mod rest;
 mod session;
 mod settings;
+mod targets;
 mod timers;
 mod wall;
 
@@ -41,7 +42,7 @@ use gangway_shared::{
 
 use crate::sip::{
     dialog::DialogId,
-    message::Method,
+    message::{Method, Response},
     ua::{ClientId, Counters, ServerId, Ua, UaEvent},
 };
 use call::{Call, CallKey, Phase};
@@ -296,14 +297,14 @@ impl Gateway {
             },
             UaEvent::Finished { client, response, .. } => {
                 let status = response.status.code();
-                let result = if status == 408 { Err(CallEnd::RequestTimeout) } else { Err(CallEnd::Refused(status)) };
-                self.request_ended(client, Ok(&response), result);
+                let end = if status == 408 { CallEnd::RequestTimeout } else { CallEnd::Refused(status) };
+                self.request_ended(client, Ok(&response), end);
             }
             UaEvent::TimedOut { client, .. } => {
-                self.request_ended(client, Err(SessionFailure::RegistrarSilent), Err(CallEnd::RequestTimeout));
+                self.request_ended(client, Err(SessionFailure::RegistrarSilent), CallEnd::RequestTimeout);
             }
             UaEvent::TransportFailed { client, .. } => {
-                self.request_ended(client, Err(SessionFailure::RegistrarUnreachable), Err(CallEnd::TransportFailed));
+                self.request_ended(client, Err(SessionFailure::RegistrarUnreachable), CallEnd::TransportFailed);
             }
             UaEvent::Unusable { client } => match self.clients.remove(&client) {
                 Some(ClientUse::Invite(key)) => self.call_refused(key, client, CallEnd::Refused(502)),
@@ -331,18 +332,12 @@ impl Gateway {
     }
 
     /// A SIP request of ours has its final answer, or none.
-    fn request_ended(
-        &mut self,
-        client: ClientId,
-        response: Result<&crate::sip::message::Response, SessionFailure>,
-        end: Result<(), CallEnd>,
-    ) {
+    fn request_ended(&mut self, client: ClientId, result: Result<&Response, SessionFailure>, end: CallEnd) {
         match self.clients.remove(&client) {
-            Some(ClientUse::Register(key)) => self.register_answered(key, response),
-            Some(ClientUse::Invite(key)) => {
-                self.call_refused(key, client, end.err().unwrap_or(CallEnd::RequestTimeout));
-            }
-            Some(ClientUse::Reinvite(key)) => self.realigned(key, response.ok()),
+            Some(ClientUse::Register(key)) => self.register_answered(key, result),
+            Some(ClientUse::Invite(key)) if is_failure_of_address(&result) => self.call_undelivered(key, client, end),
+            Some(ClientUse::Invite(key)) => self.call_refused(key, client, end),
+            Some(ClientUse::Reinvite(key)) => self.realigned(key, result.ok()),
             Some(ClientUse::Bye) | None => {}
         }
     }
@@ -381,7 +376,7 @@ impl Gateway {
     fn call_ask_answered(&mut self, key: CallKey, answer: Option<Answer>) {
         let Some(call) = self.calls.get(&key) else { return };
         let incoming = call.incoming;
-        let peer = call.target.map(|target| target.remote.ip());
+        let peer = call.targets.current().map(|target| target.remote.ip());
         match call.phase {
             Phase::Authorizing(_) if answer != Some(Answer::Authorized) => self.finish(key, CallEnd::Denied),
             Phase::Authorizing(_) if incoming => self.allocate(key, peer),
@@ -423,6 +418,12 @@ impl Gateway {
 
 fn is_about_authorization(answer: &Answer) -> bool {
     matches!(answer, Answer::Authorized | Answer::Denied { .. })
+}
+
+/// Whether a request failed for the address it went to, so that another of the same name is to be tried: silence, a broken transport,
+/// 503 (RFC 3263 section 4.3).
+fn is_failure_of_address(result: &Result<&Response, SessionFailure>) -> bool {
+    result.as_ref().map_or(true, |response| response.status.code() == 503)
 }
 
 /// The answer to a `Resolve`; an empty list, silence and nonsense count as not found.

@@ -11,6 +11,7 @@ use super::{
     messages::ServerMessage,
     outcome::{SessionFailure, SessionNotice},
     session::{SessionKey, SessionState},
+    targets::Targets,
     timers::Timer,
 };
 use crate::sip::{
@@ -56,11 +57,11 @@ pub(super) struct Registration {
     state: State,
     call_id: Option<String>,
     cseq: u32,
-    target: Option<Target>,
+    targets: Targets,
     /// Asked by a registrar's 423.
     min_expires_s: Option<u32>,
-    /// A binding may be in force there.
-    bound: bool,
+    /// Where a binding may be in force.
+    binding: Option<Target>,
     /// The browser has seen `registered`.
     announced: bool,
     failures: u32,
@@ -69,7 +70,7 @@ pub(super) struct Registration {
 impl Registration {
     /// Whether the binding is in force.
     pub(super) fn is_registered(&self) -> bool {
-        self.bound && self.state != State::Off
+        self.binding.is_some() && self.state != State::Off
     }
 
     /// Whether nothing is under way.
@@ -96,11 +97,12 @@ impl Gateway {
         if !matches!(session.registration.state, State::Resolving(_)) {
             return;
         }
-        let Answer::Resolved(targets) = answer else {
+        let Answer::Resolved(found) = answer else {
             return self.registration_failed(key, &SessionFailure::RegistrarUnreachable);
         };
-        session.registration.target = targets.first().copied();
-        self.keep_account(key, &targets);
+        let reachable = found.iter().copied().filter(|target| self.ua.reaches(*target));
+        session.registration.targets = Targets::new(reachable, session.proxy);
+        self.keep_account(key, &found);
         self.send_register(key, self.config.register_expires_s);
     }
 
@@ -124,11 +126,16 @@ impl Gateway {
 
     fn send_register(&mut self, key: SessionKey, expires_s: u32) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let (Some(account), Some(target)) = (&session.account, session.registration.target) else { return };
+        let Some(account) = &session.account else { return };
         let registration = &session.registration;
-        let expires_s = if expires_s == 0 { 0 } else { expires_s.max(registration.min_expires_s.unwrap_or(0)) };
+        let (target, expires_s) = if expires_s == 0 {
+            (registration.binding, 0)
+        } else {
+            (registration.targets.current(), expires_s.max(registration.min_expires_s.unwrap_or(0)))
+        };
         // Without a Contact it would only ask for the bindings there are.
-        let Some(contact) = self.ua.contact(&session.contact_key, target.transport, target.remote) else {
+        let contact = |target: Target| self.ua.contact(&session.contact_key, target.transport, target.remote);
+        let Some((target, contact)) = target.and_then(|target| Some((target, contact(target)?))) else {
             return self.registration_failed(key, &SessionFailure::RegistrarUnreachable);
         };
         let mut headers = Headers::new();
@@ -178,13 +185,21 @@ impl Gateway {
         }
         if unregistering {
             session.registration.state = State::Off;
-            session.registration.bound = false;
+            session.registration.binding = None;
             return self.remove_departed(key);
         }
         let departing = session.state == SessionState::Departing;
+        if !departing
+            && super::is_failure_of_address(&result)
+            && let Some(next) = session.registration.targets.advance()
+        {
+            tracing::info!(session = %session.contact_key, remote = %next.remote, "the registrar's next address is tried");
+            return self.send_register(key, self.config.register_expires_s);
+        }
         match result {
             Ok(response) if response.status.is_success() => {
-                session.registration.bound = true;
+                session.registration.binding = session.registration.targets.current();
+                session.proxy = session.registration.binding;
                 if departing {
                     self.send_register(key, 0);
                 } else {
@@ -274,7 +289,7 @@ impl Gateway {
         let warn = registration.failures == self.config.register_attempts_before_warning;
         self.timers.set(Timer::Register(key), self.now + wait);
         if warn {
-            registration.bound = false;
+            registration.binding = None;
             let entry = JournalEntry::Unregistered { session: session.contact_key.clone() };
             self.journal(entry);
             self.end_session_with(key, SessionNotice::of(&SessionFailure::RegistrationLost));
@@ -296,7 +311,7 @@ impl Gateway {
     pub(super) fn end_registration(&mut self, key: SessionKey) {
         self.timers.clear(Timer::Register(key));
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let bound = session.registration.bound;
+        let bound = session.registration.binding.is_some();
         match session.registration.state {
             State::Off | State::Unregistering(_) | State::Registering(_) => {}
             State::Resolving(ask) => {

@@ -18,7 +18,7 @@ use super::{
     registration::Registration,
     timers::Timer,
 };
-use crate::sip::ua::AccountId;
+use crate::sip::{dialog::Target, ua::AccountId};
 
 /// A session within this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +75,8 @@ pub(super) struct Session {
     /// Since when it has no socket.
     detached_at: Option<gangway_shared::time::Time>,
     pub(super) registration: Registration,
+    /// The address of its proxy that answered last: tried first next time.
+    pub(super) proxy: Option<Target>,
     pub(super) calls: BTreeSet<CallKey>,
     /// It has sent INVITE or BYE: its credentials may be needed a while after its end.
     pub(super) had_calls: bool,
@@ -225,6 +227,7 @@ impl Gateway {
                 old_token: None,
                 detached_at: None,
                 registration: Registration::default(),
+                proxy: None,
                 calls: BTreeSet::new(),
                 had_calls: false,
             },

@@ -257,6 +257,12 @@ impl Ua {
         Some(uri)
     }
 
+    /// Whether we have an address to send from to this target.
+    #[must_use]
+    pub fn reaches(&self, target: Target) -> bool {
+        self.config.serves(target.transport, target.remote.ip())
+    }
+
     /// What was dropped, refused and repeated so far.
     #[must_use]
     pub const fn counters(&self) -> &Counters {

@@ -7,14 +7,18 @@ use gangway_control::{
         effects::{Answer, Input},
         messages::{CallRequest, CallStatus, ClientMessage},
     },
-    sip::message::{HeaderName, Method},
+    sip::{
+        Transport,
+        message::{HeaderName, Method, Request},
+        ua::Advertised,
+    },
 };
 use gangway_shared::{
     ids::{LegId, RelayId},
     rcp::{DtlsFailure, ErrorCode, Event, LegKind},
 };
 
-use crate::world::{BROWSER_OFFER, World, config, phone_sdp};
+use crate::world::{BROWSER_OFFER, PEER, SILENT, World, config, phone_sdp};
 
 #[test]
 fn a_call_goes_through_trying_ring_established_finish_with_one_description() {
@@ -516,6 +520,115 @@ fn sip_sdp_lines_stand_between_c_and_t() {
         sip_sdp: Some(vec!["b=AS:3000".to_owned(), "a=x:1".to_owned()]),
         ..CallRequest::default()
     };
+
+#[test]
+fn an_invite_whose_address_fails_goes_to_the_next_as_the_same_request() {
+    let failures: [fn(&mut World, &Request); 3] = [
+        |world, _| world.advance(Duration::from_secs(32)),
+        |world, _| world.refuse_transport(SILENT),
+        |world, request| world.respond(request, 503, None),
+    ];
+    for fail in failures {
+        let mut world = World::new(config()).with_a_silent_address();
+        let page = world.session();
+        world.call(page, "c1", "600");
+        let first = world.request(&Method::Invite);
+        assert!(world.sent_to(SILENT));
+        fail(&mut world, &first);
+        let second = world.last_request(&Method::Invite);
+        assert!(world.sent_to(PEER));
+        // RFC 3263 section 4.3: the same but for its branch, so that a callee reached by both rings once.
+        assert_ne!(second.headers.top_via(), first.headers.top_via());
+        for name in [HeaderName::CallId, HeaderName::From, HeaderName::CSeq, HeaderName::Contact] {
+            assert_eq!(second.headers.value(&name), first.headers.value(&name));
+        }
+        assert_eq!(second.uri, first.uri);
+        world.respond(&second, 180, None);
+        world.respond(&second, 200, Some(&phone_sdp(4000, "0")));
+        assert_eq!(world.names(), ["notifyTryingResponse", "ring", "setRemoteSDP", "talk"]);
+        world.hangup(page, "c1");
+        world.sip.clear();
+        // The next call begins where this one was answered.
+        world.call(page, "c2", "600");
+        world.request(&Method::Invite);
+        assert!(world.sent_to(PEER));
+        world.hangup(page, "c2");
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_call_that_fails_at_every_address_ends_with_the_last_failure() {
+    let mut world = World::new(config()).with_a_silent_address();
+    let page = world.session();
+    world.call(page, "c1", "600");
+    world.refuse_transport(SILENT);
+    world.advance(Duration::from_secs(33));
+    assert_eq!(world.last_call().info.as_deref(), Some("Failed by request timeout"));
+    assert_eq!(world.names(), ["notifyTryingResponse", "finish FAILED"]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_refusal_and_a_callee_that_rings_are_not_tried_elsewhere() {
+    for (rings, refusal) in [(false, 486), (false, 408), (false, 500), (true, 503)] {
+        let mut world = World::new(config()).with_a_silent_address();
+        let page = world.session();
+        world.call(page, "c1", "600");
+        let invite = world.request(&Method::Invite);
+        if rings {
+            world.respond(&invite, 180, None);
+        }
+        world.respond(&invite, refusal, None);
+        assert_eq!(world.last_call().sip_status, Some(refusal));
+        assert_eq!(world.sip_names(), ["ACK"]);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn all_addresses_of_a_call_share_its_patience() {
+    let mut settings = config();
+    settings.invite_timeout = Duration::from_secs(40);
+    let mut world = World::new(settings).with_a_silent_address();
+    let page = world.session();
+    world.call(page, "c1", "600");
+    world.advance(Duration::from_secs(33));
+    let invite = world.last_request(&Method::Invite);
+    world.respond(&invite, 180, None);
+    world.forget();
+    world.advance(Duration::from_secs(8));
+    assert_eq!(world.last_call().status, CallStatus::Failed);
+    world.request(&Method::Cancel);
+    world.assert_clean();
+}
+
+#[test]
+fn the_next_address_of_another_family_gets_a_relay_of_that_family() {
+    let mut settings = config();
+    let v6 = Advertised { transport: Transport::Udp, host: "[2001:db8::1]".parse().unwrap(), port: 5060 };
+    settings.ua.advertised.push(v6);
+    settings.media_ips = vec!["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let mut world = World::new(settings).with_a_silent_address();
+    let six = "[2001:db8::2]:5060";
+    world.addresses[1] = six.parse().unwrap();
+    let page = world.session();
+    let local_ip = |world: &World| {
+        let (_, program) = &world.relay.relays[&world.only_relay()];
+        let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!("leg 1 is the SIP side") };
+        rtp.local_ip
+    };
+    world.call(page, "c1", "600");
+    assert_eq!(local_ip(&world), Some("10.0.0.1".parse().unwrap()));
+    world.sip.clear();
+    world.refuse_transport(SILENT);
+    let invite = world.request(&Method::Invite);
+    assert!(world.sent_to(six));
+    assert_eq!(local_ip(&world), Some("2001:db8::1".parse().unwrap()), "the first relay is gone");
+    assert!(invite.headers.value(&HeaderName::Contact).unwrap().contains("[2001:db8::1]"));
+    world.hangup(page, "c1");
+    world.assert_clean();
+}
     world.say(page, ClientMessage::Call(Box::new(request)));
     let body = String::from_utf8(world.request(&Method::Invite).body).unwrap();
     let at = |text: &str| body.find(text).unwrap_or_else(|| panic!("{text} is not in {body}"));

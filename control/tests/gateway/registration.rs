@@ -10,7 +10,7 @@ use gangway_control::{
     sip::message::{HeaderName, Method, Request},
 };
 
-use crate::world::{World, account, config};
+use crate::world::{PEER, SILENT, World, account, config};
 
 const CHALLENGE: &str = "Digest realm=\"example.com\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"";
 
@@ -188,4 +188,85 @@ fn without_register_required_no_register_is_sent() {
     world.connect(account(false));
     assert_eq!(world.names(), ["getUserData"]);
     assert!(world.sip.is_empty());
+}
+
+/// How an address fails.
+const FAILURES: [fn(&mut World, &Request); 3] = [
+    |world, _| world.advance(Duration::from_secs(32)),
+    |world, _| world.refuse_transport(SILENT),
+    |world, request| world.respond(request, 503, None),
+];
+
+#[test]
+fn a_registrar_address_that_fails_gives_way_to_the_next_and_the_one_that_serves_is_kept() {
+    for fail in FAILURES {
+        let mut world = World::new(config()).with_a_silent_address();
+        let page = world.connect(account(true));
+        let first = world.request(&Method::Register);
+        assert!(world.sent_to(SILENT));
+        fail(&mut world, &first);
+        let second = world.last_request(&Method::Register);
+        assert!(world.sent_to(PEER));
+        assert_eq!(second.headers.call_id(), first.headers.call_id());
+        assert!(second.headers.cseq().unwrap().number > first.headers.cseq().unwrap().number);
+        accept(&mut world, &second, "3600");
+        assert_eq!(world.names(), ["getUserData", "registered"]);
+        assert_eq!(world.gateway.counts().registrations_failed_total, 0);
+        // The refresh and the end go where the binding is.
+        world.sip.clear();
+        world.advance(Duration::from_secs(2701));
+        let refresh = world.last_request(&Method::Register);
+        assert!(world.sent_to(PEER));
+        accept(&mut world, &refresh, "3600");
+        world.input(Input::SocketClosed { socket: page });
+        assert_eq!(expires(&world.last_request(&Method::Register)), 0);
+        assert!(world.sent_to(PEER));
+    }
+}
+
+#[test]
+fn a_registrar_that_fails_at_every_address_is_told_once_with_the_last_failure() {
+    let mut world = World::new(config()).with_a_silent_address();
+    let page = world.connect(account(true));
+    world.advance(Duration::from_secs(32));
+    world.refuse_transport(PEER);
+    assert_eq!(world.names(), ["getUserData", "fail"]);
+    assert_eq!(world.closed, [(page, 1000)]);
+    assert_eq!(world.gateway.counts().registrations_failed_total, 1);
+}
+
+#[test]
+fn a_refusal_is_the_registrars_and_no_other_address_is_asked() {
+    let mut world = World::new(config()).with_a_silent_address();
+    world.connect(account(true));
+    let register = world.request(&Method::Register);
+    world.respond(&register, 403, None);
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED AUTHENTICATION_FAIL");
+    assert!(world.sip.is_empty());
+}
+
+#[test]
+fn an_address_of_a_family_that_we_lack_is_left_out() {
+    let mut world = World::new(config());
+    world.addresses.insert(0, "[2001:db8::2]:5060".parse().unwrap());
+    world.connect(account(true));
+    world.request(&Method::Register);
+    assert!(world.sent_to(PEER));
+}
+
+#[test]
+fn an_un_register_goes_where_the_binding_is_though_a_refresh_failed_elsewhere() {
+    let mut world = World::new(config()).with_a_silent_address();
+    world.addresses.reverse();
+    let page = world.connect(account(true));
+    let register = world.request(&Method::Register);
+    accept(&mut world, &register, "3600");
+    world.advance(Duration::from_secs(2701));
+    world.refuse_transport(PEER);
+    assert!(world.sent_to(SILENT));
+    world.refuse_transport(SILENT);
+    world.sip.clear();
+    world.input(Input::SocketClosed { socket: page });
+    assert_eq!(expires(&world.last_request(&Method::Register)), 0);
+    assert!(world.sent_to(PEER));
 }

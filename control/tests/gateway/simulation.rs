@@ -33,7 +33,7 @@ use gangway_shared::{
     time::Time,
 };
 
-use crate::world::{BROWSER_OFFER, OURS, PEER, Relay, account, browser_answer, phone_sdp};
+use crate::world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp};
 
 /// Seeds of one run.
 const SEEDS: u64 = 256;
@@ -298,8 +298,12 @@ impl Simulation {
             Ask::Authorize(_) => Answer::Authorized,
             Ask::Resolve { .. } if moody => Answer::Unresolved { reason: "scripted".to_owned() },
             Ask::Resolve { .. } => {
-                let remote = PEER.parse().unwrap();
-                Answer::Resolved(vec![Target { transport: Transport::Udp, remote, flow: None }])
+                let silent = self.chance(20).then_some(SILENT);
+                let target = |text: &str| {
+                    let remote = text.parse().unwrap();
+                    Target { transport: Transport::Udp, remote, flow: None }
+                };
+                Answer::Resolved(silent.into_iter().chain([PEER]).map(target).collect())
             }
             Ask::AllocateRelay { .. } if moody || !self.wall_up => {
                 Answer::NotAllocated(RelayError::new(ErrorCode::NoPorts, "", "scripted"))
@@ -316,6 +320,7 @@ impl Simulation {
         let first = String::from_utf8_lossy(&transmit.bytes).lines().next().unwrap_or_default().to_owned();
         self.note(format_args!("{} {first}", if to_peer { "->" } else { "<-" }));
         let copies = match self.dice.below(100) {
+            _ if to_peer && transmit.remote != PEER.parse().unwrap() => 0,
             _ if self.quiet => 1,
             0..=9 => 0,
             10..=14 => 2,

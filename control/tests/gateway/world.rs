@@ -40,6 +40,8 @@ use gangway_shared::{
 pub(crate) const OURS: &str = "10.0.0.1:5060";
 /// The peer's: registrar, proxy and phone in one.
 pub(crate) const PEER: &str = "10.0.0.2:5060";
+/// Another address of the peer's name: nobody answers from there.
+pub(crate) const SILENT: &str = "10.0.0.3:5060";
 
 /// A Chromium offer cut to what signalling looks at.
 pub(crate) const BROWSER_OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=msid-semantic: WMS s\r\n\
@@ -156,6 +158,10 @@ pub(crate) struct World {
     pub(crate) closed: Vec<(SocketId, u16)>,
     /// SIP messages to the peer, in order.
     pub(crate) sip: VecDeque<Message>,
+    /// The peer's name has these addresses, best first.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Where the last SIP message went.
+    pub(crate) sent_to: Option<SocketAddr>,
     pub(crate) journal: Vec<JournalEntry>,
     pub(crate) rest: Vec<gangway_control::gateway::effects::RestReply>,
     /// Asks that wait for the test, when it said so.
@@ -181,6 +187,8 @@ impl World {
             sent: VecDeque::new(),
             closed: Vec::new(),
             sip: VecDeque::new(),
+            addresses: vec![PEER.parse().unwrap()],
+            sent_to: None,
             journal: Vec::new(),
             rest: Vec::new(),
             asks: VecDeque::new(),
@@ -214,7 +222,8 @@ impl World {
                 Output::SocketClose { socket, code } => self.closed.push((socket, code)),
                 Output::RestReply { reply, .. } => self.rest.push(reply),
                 Output::SipTransmit(transmit) => {
-                    assert_eq!(transmit.remote, PEER.parse().unwrap());
+                    assert!(self.addresses.contains(&transmit.remote), "{}", transmit.remote);
+                    self.sent_to = Some(transmit.remote);
                     self.sip.push_back(parser::parse(&transmit.bytes).expect("what we print can be read"));
                 }
                 Output::Relay { id, request } if self.hold_requests => self.requests.push_back((id, request)),
@@ -242,7 +251,8 @@ impl World {
         match what {
             Ask::Authorize(_) => Answer::Authorized,
             Ask::Resolve { .. } => {
-                Answer::Resolved(vec![Target { transport: Transport::Udp, remote: PEER.parse().unwrap(), flow: None }])
+                let target = |remote: &SocketAddr| Target { transport: Transport::Udp, remote: *remote, flow: None };
+                Answer::Resolved(self.addresses.iter().map(target).collect())
             }
             Ask::AllocateRelay { relay, program } => match self.relay.put(relay, Generation(1), program) {
                 Ok(reply) => Answer::Allocated(reply),
@@ -424,6 +434,15 @@ impl World {
         panic!("no {method} was sent");
     }
 
+    /// Takes the last request of this method, dropping all others: no repeat to an address that fell silent.
+    pub(crate) fn last_request(&mut self, method: &Method) -> Request {
+        let requests = self.sip.drain(..).rev().filter_map(|message| match message {
+            Message::Request(request) if request.method == *method => Some(request),
+            _ => None,
+        });
+        requests.into_iter().next().unwrap_or_else(|| panic!("no {method} was sent"))
+    }
+
     /// Takes the next response to the peer with this status.
     pub(crate) fn response(&mut self, status: u16) -> Response {
         let mut seen = Vec::new();
@@ -486,6 +505,23 @@ impl World {
             response.body = sdp.as_bytes().to_vec();
         }
         self.receive(response.to_bytes());
+    }
+
+    /// The transport could not deliver to this address.
+    pub(crate) fn refuse_transport(&mut self, remote: &str) {
+        let remote = remote.parse().unwrap();
+        self.input(Input::SipFailed { transport: Transport::Udp, remote, flow: None });
+    }
+
+    /// The peer's name has a silent address before the one that answers.
+    pub(crate) fn with_a_silent_address(mut self) -> Self {
+        self.addresses = [SILENT, PEER].map(|text| text.parse().unwrap()).to_vec();
+        self
+    }
+
+    /// Whether the last SIP message went to this address.
+    pub(crate) fn sent_to(&self, address: &str) -> bool {
+        self.sent_to == Some(address.parse().unwrap())
     }
 
     /// A request of the peer outside of a dialog.

@@ -106,7 +106,7 @@ impl Gateway {
             && let Some(session) = self.sessions.get(&call.session)
         {
             let contact = |target: Target| self.ua.contact(&session.contact_key, target.transport, target.remote);
-            reply.contact = call.target.and_then(contact).map(NameAddr::new);
+            reply.contact = call.targets.current().and_then(contact).map(NameAddr::new);
             reply.account = session.account.is_some().then_some(session.account_id);
         }
         reply

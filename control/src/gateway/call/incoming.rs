@@ -1,5 +1,7 @@
 //! Incoming calls: INVITE -> may it, relay -> the browser rings -> `answer` -> 200 (wcs-protocol.md 5.4).
 
+use std::net::IpAddr;
+
 use super::{CallKey, NewCall, Phase, Purpose, description};
 use crate::{
     gateway::{
@@ -9,6 +11,7 @@ use crate::{
         outcome::{CallEnd, Outcome},
         plan,
         session::SessionKey,
+        targets::Targets,
         timers::{CallTimer, Timer},
     },
     sdp::{
@@ -130,7 +133,8 @@ impl Gateway {
         self.servers.insert(server, key);
         if let Some(call) = self.calls.get_mut(&key) {
             call.server = Some(server);
-            call.target = Some(Target { transport: source.transport, remote: source.remote, flow: source.flow });
+            let target = Target { transport: source.transport, remote: source.remote, flow: source.flow };
+            call.targets = Targets::new([target], None);
             tracing::info!(call = %call.id, caller = %call.caller, callee = %call.callee, "incoming call");
         }
         key
@@ -211,11 +215,11 @@ impl Gateway {
             call.agreement = Some(agreement.map_err(|error| CallEnd::from(&error))?);
         }
         call.trunk = TrunkSession::new(&self.config.sdp_origin, &self.config.sdp_session_name, session_id, lines);
+        call.browser_remote = Some(browser.transport().map_err(unusable)?.to_remote());
         call.browser = Some(browser);
         call.phase = Phase::Answering;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
         self.await_path(key);
-        call.browser_remote = Some(browser.transport().map_err(unusable)?.to_remote());
         self.connect_media(key, Purpose::Answer);
         Ok(())
     }
@@ -332,14 +336,13 @@ impl Gateway {
     }
 
     /// Generation 1 of a call's relay.
-    pub(in crate::gateway) fn allocate(&mut self, key: CallKey, peer: Option<std::net::IpAddr>) {
+    pub(in crate::gateway) fn allocate(&mut self, key: CallKey, peer: Option<IpAddr>) {
         let Some(relay) = self.mint_relay() else {
             return self.finish(key, CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Internal));
         };
         let (browser_ssrc, sip_ssrc) = (self.ssrc(), self.ssrc());
         let cname = self.entropy.hex(8);
-        let same_family = |ip: &&std::net::IpAddr| peer.is_some_and(|peer| peer.is_ipv4() == ip.is_ipv4());
-        let sip_local_ip = self.config.media_ips.iter().find(same_family).copied();
+        let sip_local_ip = self.media_ip_towards(peer);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let media = plan::CallMedia {
             label: call.id.clone(),
@@ -361,6 +364,12 @@ impl Gateway {
         });
         self.relays.insert(relay, key);
         self.ask_for_call(key, Ask::AllocateRelay { relay, program }, Phase::Allocating);
+    }
+
+    /// Our address for media towards a SIP peer; `None` leaves it to the dataplane.
+    pub(super) fn media_ip_towards(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
+        let same_family = |ip: &&IpAddr| peer.is_some_and(|peer| peer.is_ipv4() == ip.is_ipv4());
+        self.config.media_ips.iter().find(same_family).copied()
     }
 
     fn ssrc(&mut self) -> u32 {

@@ -22,12 +22,13 @@ use super::{
     outcome::{CallEnd, Outcome, Reason},
     plan::{CallAddresses, CallMedia},
     session::SessionKey,
+    targets::Targets,
     timers::{CallTimer, Timer},
 };
 use crate::{
     sdp::{Agreement, BrowserDescription, Payload, TrunkDescription, TrunkSession},
     sip::{
-        dialog::{DialogId, Target},
+        dialog::DialogId,
         message::{HeaderName, Headers, Method, Status},
         ua::{ClientId, Content, Reply, ServerId},
         uri::SipUri,
@@ -105,9 +106,9 @@ pub(super) struct Call {
     pub(super) phase: Phase,
     /// The browser's offer, or its answer.
     pub(super) browser: Option<BrowserDescription>,
-    /// What we offered the browser.
     /// The browser's ICE and DTLS. Once known it stands in every program: the dataplane lets a browser be replaced, not taken away.
     pub(super) browser_remote: Option<IceRemote>,
+    /// What we offered the browser.
     pub(super) offered_browser: Vec<Payload>,
     /// The peer's offer.
     pub(super) peer_offer: Option<TrunkDescription>,
@@ -120,7 +121,10 @@ pub(super) struct Call {
     pub(super) uri: Option<SipUri>,
     pub(super) sip_headers: Headers,
     /// Where SIP goes.
-    pub(super) target: Option<Target>,
+    pub(super) targets: Targets,
+    /// Outgoing: Call-ID and From tag, the same at each address that is tried, so that a callee whom two of them reach rings once
+    /// (RFC 3263 section 4.3, RFC 3261 section 8.2.2.2).
+    pub(super) identity: Option<(String, String)>,
     /// Our INVITE without a final answer.
     pub(super) client: Option<ClientId>,
     /// The peer's INVITE without a final answer.
@@ -193,16 +197,17 @@ impl Gateway {
             // Replaced by the first ask, before anybody looks.
             phase: Phase::Inviting,
             browser: None,
+            browser_remote: None,
             offered_browser: Vec::new(),
             peer_offer: None,
             offered_peer: Vec::new(),
             trunk: new.trunk,
-            browser_remote: None,
             agreement: None,
             relay: None,
             uri: None,
             sip_headers: Headers::new(),
-            target: None,
+            targets: Targets::default(),
+            identity: None,
             client: None,
             server: None,
             dialog: None,
@@ -308,7 +313,7 @@ impl Gateway {
 
     /// Ends a call, whatever it waits for: tells the page once, the peer what fits the state, and deletes the relay.
     pub(super) fn finish(&mut self, key: CallKey, end: CallEnd) {
-        let Some(call) = self.calls.remove(&key) else { return };
+        let Some(mut call) = self.calls.remove(&key) else { return };
         self.call_ids.remove(&call.id);
         let outcome = Outcome::of(end, self.config.busy_status);
         self.end_sip_side(&call, end, &outcome);
@@ -318,7 +323,9 @@ impl Gateway {
         for timer in [CallTimer::Answer, CallTimer::Path, CallTimer::Put, CallTimer::Closed] {
             self.timers.clear(Timer::Call(key, timer));
         }
-        self.end_relay(&call);
+        if let Some(relay) = call.relay.take() {
+            self.end_relay(relay);
+        }
         self.tell_end(&call, &outcome);
         match outcome.status {
             CallStatus::Failed => self.totals.calls_failed += 1,
@@ -389,8 +396,7 @@ impl Gateway {
         }
     }
 
-    fn end_relay(&mut self, call: &Call) {
-        let Some(relay) = &call.relay else { return };
+    fn end_relay(&mut self, relay: CallRelay) {
         self.relays.remove(&relay.id);
         if let Some((Some(request), _)) = relay.pending {
             self.puts.remove(&request);

@@ -9,6 +9,7 @@ use crate::{
         outcome::{CallEnd, Outcome},
         plan::CallAddresses,
         session::SessionKey,
+        targets::Targets,
         timers::{CallTimer, Timer},
     },
     sdp::{
@@ -16,7 +17,7 @@ use crate::{
         TrunkSession, browser,
     },
     sip::{
-        dialog::{DialogId, Target},
+        dialog::DialogId,
         message::{HeaderName, Headers, Method, Response},
         ua::{ClientId, Outgoing, SendError},
         uri::NameAddr,
@@ -28,6 +29,9 @@ pub(super) const CALL_ID_MAX_BYTES: usize = 128;
 /// Most `sipHeaders` lines taken, and the longest of them in bytes.
 const SIP_HEADERS_MAX: usize = 16;
 const SIP_HEADER_MAX_BYTES: usize = 512;
+/// Random bytes of an INVITE's Call-ID, and of our tag in it, which proves to who shows it that he has seen our messages.
+const SIP_CALL_ID_BYTES: usize = 16;
+const FROM_TAG_BYTES: usize = 8;
 
 impl Gateway {
     /// `call`: refuses what cannot be, answers TRYING at once (R4), then asks whether it may be.
@@ -145,12 +149,12 @@ impl Gateway {
         call.custom = request.custom;
         call.uri = uri;
         call.browser = request.sdp.and_then(|sdp| BrowserDescription::parse_offer(&sdp).ok());
+        let transport = call.browser.as_ref().and_then(|browser| browser.transport().ok());
+        call.browser_remote = transport.map(IceDtls::to_remote);
         call.sip_headers = extra_headers(&headers).unwrap_or_default();
         tracing::info!(call = %call.id, caller = %call.caller, callee = %call.callee, "outgoing call");
         self.tell(key, CallMessage::Trying);
         let Some(call) = self.calls.get(&key) else { return };
-        let transport = call.browser.as_ref().and_then(|browser| browser.transport().ok());
-        call.browser_remote = transport.map(IceDtls::to_remote);
         let session_id = self.sessions.get(&session).map(|s| s.session_id.clone()).unwrap_or_default();
         let what = Ask::Authorize(Authorize::Call { session_id, call: Box::new(self.view(call)) });
         self.ask_for_call(key, what, Phase::Authorizing);
@@ -168,15 +172,13 @@ impl Gateway {
 
     /// Found: take a relay.
     pub(in crate::gateway) fn call_resolved(&mut self, key: CallKey, answer: Answer) {
-        let Answer::Resolved(targets) = answer else { return self.finish(key, CallEnd::TransportFailed) };
+        let Answer::Resolved(found) = answer else { return self.finish(key, CallEnd::TransportFailed) };
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let reachable = |target: &&Target| self.ua.contact("probe", target.transport, target.remote).is_some();
-        let Some(target) = targets.iter().find(reachable).copied() else {
-            return self.finish(key, CallEnd::TransportFailed);
-        };
-        call.target = Some(target);
         let session = call.session;
-        self.keep_account(session, &targets);
+        let preferred = self.sessions.get(&session).and_then(|session| session.proxy);
+        call.targets = Targets::new(found.iter().copied().filter(|target| self.ua.reaches(*target)), preferred);
+        let Some(target) = call.targets.current() else { return self.finish(key, CallEnd::TransportFailed) };
+        self.keep_account(session, &found);
         self.allocate(key, Some(target.remote.ip()));
     }
 
@@ -191,7 +193,8 @@ impl Gateway {
         let call = self.calls.get_mut(&key).ok_or(CallEnd::BadTarget)?;
         let session = self.sessions.get_mut(&call.session).ok_or(CallEnd::SessionClosed)?;
         let account = session.account.as_ref().ok_or(CallEnd::BadTarget)?;
-        let (target, uri) = (call.target.ok_or(CallEnd::TransportFailed)?, call.uri.clone().ok_or(CallEnd::BadTarget)?);
+        let target = call.targets.current().ok_or(CallEnd::TransportFailed)?;
+        let uri = call.uri.clone().ok_or(CallEnd::BadTarget)?;
         let offer = call.browser.as_ref().ok_or(CallEnd::BadBrowserDescription)?;
         let side = offer.side_of_offer().map_err(|_| CallEnd::BadBrowserDescription)?;
         let payloads = self.config.codecs.sip_offer(&side.payloads);
@@ -200,16 +203,20 @@ impl Gateway {
         }
         let sdp = call.trunk.offer(addresses.rtp, &payloads, Direction::SendRecv);
         let contact = self.ua.contact(&session.contact_key, target.transport, target.remote);
+        let (call_id, tag) = call
+            .identity
+            .get_or_insert_with(|| (self.entropy.hex(SIP_CALL_ID_BYTES), self.entropy.hex(FROM_TAG_BYTES)))
+            .clone();
         let outgoing = Outgoing {
             method: Method::Invite,
             uri: uri.clone().into(),
-            from: account.from(&call.visible_name),
+            from: account.from(&call.visible_name).with_tag(&tag),
             to: NameAddr::new(uri),
-            call_id: None,
+            call_id: Some(call_id),
             cseq: None,
             contact: Some(NameAddr::new(contact.ok_or(CallEnd::TransportFailed)?)),
             routes: Vec::new(),
-            headers: std::mem::take(&mut call.sip_headers),
+            headers: call.sip_headers.clone(),
             content: Some(sdp_content(sdp)),
             target,
             account: Some(session.account_id),
@@ -223,7 +230,11 @@ impl Gateway {
         call.client = Some(client);
         call.phase = Phase::Inviting;
         self.clients.insert(client, ClientUse::Invite(key));
-        self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + self.config.invite_timeout);
+        // One patience for all addresses that are tried.
+        let patience = Timer::Call(key, CallTimer::Answer);
+        if !self.timers.is_set(patience) {
+            self.timers.set(patience, self.now + self.config.invite_timeout);
+        }
         Ok(())
     }
 
@@ -231,6 +242,7 @@ impl Gateway {
     pub(in crate::gateway) fn call_progress(&mut self, key: CallKey, response: &Response) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return };
         call.sip_status = Some(response.status.code());
+        self.proxy_answered(key);
         if (180..=189).contains(&response.status.code()) {
             self.change_status(key, CallStatus::Ring, CallMessage::Ring);
         }
@@ -262,6 +274,7 @@ impl Gateway {
         call.sip_status = Some(response.status.code());
         call.dialog = Some(dialog.clone());
         self.dialogs.insert(dialog, key);
+        self.proxy_answered(key);
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
         self.journal_dialog(key);
         match self.agree(key, response) {
@@ -373,11 +386,42 @@ impl Gateway {
         })
     }
 
-    /// A final answer other than 2xx to INVITE, or none.
+    /// A final answer other than 2xx to INVITE.
     pub(in crate::gateway) fn call_refused(&mut self, key: CallKey, client: ClientId, end: CallEnd) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.client == Some(client)) else { return };
         call.client = None;
+        self.proxy_answered(key);
         self.finish(key, end);
+    }
+
+    /// The INVITE failed for the address it went to: the proxy's next one gets it. Not once the callee rings, whom another address
+    /// would ring again, nor after the browser was answered, which happens once.
+    pub(in crate::gateway) fn call_undelivered(&mut self, key: CallKey, client: ClientId, end: CallEnd) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.client == Some(client)) else { return };
+        call.client = None;
+        let untouched = call.status == CallStatus::Trying && call.agreement.is_none();
+        let next = if untouched { call.targets.advance() } else { None };
+        let Some(next) = next else { return self.finish(key, end) };
+        tracing::info!(call = %call.id, ?end, remote = %next.remote, "the proxy's next address is tried");
+        let media_ip = self.media_ip_towards(Some(next.remote.ip()));
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(relay) = call.relay.take_if(|relay| relay.media.sip_local_ip != media_ip) else {
+            let Some(addresses) = call.addresses().cloned() else { return self.finish(key, end) };
+            return self.invite(key, &addresses);
+        };
+        // Of the other family: the description must name an address of that one, so the relay is made anew.
+        self.timers.clear(Timer::Call(key, CallTimer::Put));
+        self.end_relay(relay);
+        self.allocate(key, Some(next.remote.ip()));
+    }
+
+    /// The address in use has answered.
+    fn proxy_answered(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let target = call.targets.current();
+        if let Some(session) = self.sessions.get_mut(&call.session) {
+            session.proxy = target;
+        }
     }
 }
 
