@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gangway_control::{
     gateway::{
-        effects::{Answer, Input},
+        effects::{Answer, Input, SocketId},
         messages::{CallRequest, CallStatus, ClientMessage},
     },
     sip::{
@@ -20,10 +20,24 @@ use gangway_shared::{
 
 use crate::world::{BROWSER_OFFER, PEER, SILENT, World, config, phone_sdp};
 
-#[test]
-fn a_call_goes_through_trying_ring_established_finish_with_one_description() {
+/// A world with a session that can call.
+fn ready() -> (World, SocketId) {
     let mut world = World::new(config());
     let page = world.session();
+    (world, page)
+}
+
+/// A session whose call `c1` to 600 waits for an answer to its INVITE.
+fn calling() -> (World, SocketId, Request) {
+    let (mut world, page) = ready();
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    (world, page, invite)
+}
+
+#[test]
+fn a_call_goes_through_trying_ring_established_finish_with_one_description() {
+    let (mut world, page) = ready();
     world.call(page, "c1", "600");
     assert_eq!(world.names(), ["notifyTryingResponse"]);
     let invite = world.request(&Method::Invite);
@@ -65,8 +79,7 @@ fn a_call_goes_through_trying_ring_established_finish_with_one_description() {
 #[test]
 fn trying_is_sent_before_the_world_is_asked_and_each_wait_can_be_hung_up() {
     for answered in 0..3 {
-        let mut world = World::new(config());
-        let page = world.session();
+        let (mut world, page) = ready();
         world.hold_asks = true;
         world.call(page, "c1", "600");
         assert_eq!(world.names(), ["notifyTryingResponse"]);
@@ -93,8 +106,7 @@ fn a_silent_ask_ends_the_call() {
     for (answered, info) in
         [(0, "Failed by session creation"), (1, "Failed by session creation"), (2, "Failed by session creation")]
     {
-        let mut world = World::new(config());
-        let page = world.session();
+        let (mut world, page) = ready();
         world.hold_asks = true;
         world.call(page, "c1", "600");
         for _ in 0..answered {
@@ -115,8 +127,7 @@ fn denied_unresolved_and_relayless_calls_fail() {
         (1, Answer::Unresolved { reason: "NXDOMAIN".to_owned() }, 503),
     ];
     for (answered, answer, status) in denials {
-        let mut world = World::new(config());
-        let page = world.session();
+        let (mut world, page) = ready();
         world.hold_asks = true;
         world.call(page, "c1", "600");
         for _ in 0..answered {
@@ -129,8 +140,7 @@ fn denied_unresolved_and_relayless_calls_fail() {
         assert_eq!((call.status, call.sip_status), (CallStatus::Failed, Some(status)));
         world.assert_clean();
     }
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.relay.refuses = Some(ErrorCode::NoPorts);
     world.call(page, "c1", "600");
     assert_eq!(world.last_call().sip_status, Some(503));
@@ -153,8 +163,7 @@ fn every_refusal_has_its_row() {
         (408, &["finish FAILED"], "Failed by request timeout"),
         (488, &["finish FAILED"], "No common codecs"),
     ];
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     for (status, names, info) in rows {
         world.call(page, &format!("c{status}"), "600");
         let invite = world.request(&Method::Invite);
@@ -170,8 +179,7 @@ fn every_refusal_has_its_row() {
 
 #[test]
 fn no_answer_at_all_is_a_request_timeout() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.call(page, "c1", "600");
     world.advance(Duration::from_secs(33));
     assert_eq!(world.last_call().info.as_deref(), Some("Failed by request timeout"));
@@ -180,10 +188,7 @@ fn no_answer_at_all_is_a_request_timeout() {
 
 #[test]
 fn a_phone_that_rings_for_ever_is_cancelled() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, _, invite) = calling();
     world.respond(&invite, 180, None);
     world.forget();
     world.advance(Duration::from_secs(181));
@@ -196,10 +201,7 @@ fn a_phone_that_rings_for_ever_is_cancelled() {
 
 #[test]
 fn hangup_while_ringing_cancels_and_before_a_provisional_waits_for_one() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, page, invite) = calling();
     world.forget();
     world.hangup(page, "c1");
     assert_eq!(world.names(), ["finish FINISH"]);
@@ -215,10 +217,7 @@ fn hangup_while_ringing_cancels_and_before_a_provisional_waits_for_one() {
 
 #[test]
 fn a_200_that_crosses_the_cancel_is_acked_and_ended() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, page, invite) = calling();
     world.respond(&invite, 180, None);
     world.hangup(page, "c1");
     world.forget();
@@ -230,10 +229,7 @@ fn a_200_that_crosses_the_cancel_is_acked_and_ended() {
 
 #[test]
 fn an_answer_without_a_common_codec_is_acked_and_ended() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, _, invite) = calling();
     world.forget();
     world.respond(&invite, 200, Some(&phone_sdp(4000, "18")));
     assert_eq!(world.last_call().info.as_deref(), Some("No common codecs"));
@@ -244,10 +240,7 @@ fn an_answer_without_a_common_codec_is_acked_and_ended() {
 
 #[test]
 fn early_media_answers_the_browser_once_and_the_200_keeps_the_codec() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, _, invite) = calling();
     world.forget();
     world.respond(&invite, 183, Some(&phone_sdp(4000, "8 101")));
     assert_eq!(world.names(), ["ring", "setRemoteSDP"]);
@@ -279,10 +272,7 @@ fn early_media_off_leaves_the_answer_to_the_200() {
 #[test]
 fn another_codec_in_the_200_than_in_the_183_is_realigned_by_a_reinvite() {
     for accepted in [true, false] {
-        let mut world = World::new(config());
-        let page = world.session();
-        world.call(page, "c1", "600");
-        let invite = world.request(&Method::Invite);
+        let (mut world, _, invite) = calling();
         world.respond(&invite, 183, Some(&phone_sdp(4000, "9")));
         world.forget();
         world.respond(&invite, 200, Some(&phone_sdp(4000, "0")));
@@ -305,10 +295,7 @@ fn another_codec_in_the_200_than_in_the_183_is_realigned_by_a_reinvite() {
 
 #[test]
 fn a_200_with_an_unreadable_route_set_ends_the_call_for_page_and_peer() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, _, invite) = calling();
     world.forget();
     let routes = [(HeaderName::RecordRoute, "<sip:10.0.0.2")];
     world.respond_as(&invite, 200, "t", Some(&phone_sdp(4000, "0")), &routes);
@@ -321,10 +308,7 @@ fn a_200_with_an_unreadable_route_set_ends_the_call_for_page_and_peer() {
 
 #[test]
 fn a_200_whose_contact_names_tls_is_acked_and_hung_up_by_the_way_of_the_invite() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, page, invite) = calling();
     let contact = [(HeaderName::Contact, "<sip:peer@10.0.0.2:5061;transport=tls>")];
     world.sip.clear();
     world.respond_as(&invite, 200, "t", Some(&phone_sdp(4000, "0")), &contact);
@@ -338,10 +322,7 @@ fn a_200_whose_contact_names_tls_is_acked_and_hung_up_by_the_way_of_the_invite()
 
 #[test]
 fn a_peer_that_never_answers_the_realigning_reinvite_ends_the_call() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
+    let (mut world, _, invite) = calling();
     world.respond(&invite, 183, Some(&phone_sdp(4000, "9")));
     world.keys_ready();
     world.respond(&invite, 200, Some(&phone_sdp(4000, "0")));
@@ -362,10 +343,7 @@ fn a_peer_that_never_answers_the_realigning_reinvite_ends_the_call() {
 
 #[test]
 fn challenges_on_invite_and_bye_are_answered_with_the_accounts_credentials() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let first = world.request(&Method::Invite);
+    let (mut world, page, first) = calling();
     let challenge =
         [(HeaderName::ProxyAuthenticate, "Digest realm=\"example.com\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"")];
     world.respond_as(&first, 407, "t", None, &challenge);
@@ -386,8 +364,7 @@ fn challenges_on_invite_and_bye_are_answered_with_the_accounts_credentials() {
 
 #[test]
 fn a_browser_that_never_connects_ends_the_call_by_its_timeout() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.established(page, "c1");
     world.advance(Duration::from_secs(31));
     assert_eq!(world.last_call().info.as_deref(), Some("Failed by ICE error"));
@@ -397,8 +374,7 @@ fn a_browser_that_never_connects_ends_the_call_by_its_timeout() {
 
 #[test]
 fn a_browser_with_a_path_and_no_keys_failed_by_dtls() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.established(page, "c1");
     let (relay, leg) = (world.only_relay(), LegId(0));
     let remote = "192.0.2.9:5000".parse().unwrap();
@@ -420,8 +396,7 @@ fn media_failures_end_the_call_with_their_text_and_bye() {
         (|relay| Event::MediaTimeout { relay, leg: LegId(1) }, "Failed by RTP activity"),
     ];
     for (event, info) in rows {
-        let mut world = World::new(config());
-        let page = world.session();
+        let (mut world, page) = ready();
         world.established(page, "c1");
         world.keys_ready();
         let event = event(world.only_relay());
@@ -444,8 +419,7 @@ fn media_may_be_silent_for_ever_when_the_operator_says_so() {
     world.established(page, "c1");
     let (_, program) = &world.relay.relays[&world.only_relay()];
     assert!(program.legs.iter().all(|leg| leg.media_timeout_ms.is_none()));
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.established(page, "c1");
     let (_, program) = &world.relay.relays[&world.only_relay()];
     assert!(program.legs.iter().all(|leg| leg.media_timeout_ms == Some(60_000)));
@@ -453,8 +427,7 @@ fn media_may_be_silent_for_ever_when_the_operator_says_so() {
 
 #[test]
 fn closed_dtls_waits_for_the_hangup_that_usually_follows() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     world.established(page, "c1");
     world.keys_ready();
     let event = Event::DtlsClosed { relay: world.only_relay(), leg: LegId(0) };
@@ -481,8 +454,7 @@ fn a_call_id_in_use_is_refused_and_the_first_call_goes_on() {
 
 #[test]
 fn bad_requests_get_a_reason_and_a_finish() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     let good = CallRequest {
         call_id: "c1".to_owned(),
         callee: Some("600".to_owned()),
@@ -511,8 +483,7 @@ fn bad_requests_get_a_reason_and_a_finish() {
 
 #[test]
 fn sip_sdp_lines_stand_between_c_and_t() {
-    let mut world = World::new(config());
-    let page = world.session();
+    let (mut world, page) = ready();
     let request = CallRequest {
         call_id: "c1".to_owned(),
         callee: Some("600".to_owned()),
@@ -520,6 +491,35 @@ fn sip_sdp_lines_stand_between_c_and_t() {
         sip_sdp: Some(vec!["b=AS:3000".to_owned(), "a=x:1".to_owned()]),
         ..CallRequest::default()
     };
+    world.say(page, ClientMessage::Call(Box::new(request)));
+    let body = String::from_utf8(world.request(&Method::Invite).body).unwrap();
+    let at = |text: &str| body.find(text).unwrap_or_else(|| panic!("{text} is not in {body}"));
+    assert!(at("c=") < at("b=AS:3000") && at("b=AS:3000") < at("a=x:1") && at("a=x:1") < at("t=0 0"), "{body}");
+}
+
+#[test]
+fn two_calls_of_a_session_live_apart() {
+    let (mut world, page) = ready();
+    let first = world.established(page, "c1");
+    world.established(page, "c2");
+    world.in_our_dialog(&first, &Method::Bye, 2, None);
+    assert_eq!(world.last_call().call_id, "c1");
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    assert_eq!(world.relay.relays.len(), 1);
+    world.hangup(page, "c2");
+    world.assert_clean();
+}
+
+#[test]
+fn a_second_fork_that_answers_is_ended() {
+    let (mut world, _, invite) = calling();
+    world.respond_as(&invite, 200, "fork-a", Some(&phone_sdp(4000, "0")), &[]);
+    world.forget();
+    world.respond_as(&invite, 200, "fork-b", Some(&phone_sdp(4002, "0")), &[]);
+    assert_eq!(world.sip_names(), ["ACK", "BYE"]);
+    assert!(world.names().is_empty());
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}
 
 #[test]
 fn an_invite_whose_address_fails_goes_to_the_next_as_the_same_request() {
@@ -628,37 +628,4 @@ fn the_next_address_of_another_family_gets_a_relay_of_that_family() {
     assert!(invite.headers.value(&HeaderName::Contact).unwrap().contains("[2001:db8::1]"));
     world.hangup(page, "c1");
     world.assert_clean();
-}
-    world.say(page, ClientMessage::Call(Box::new(request)));
-    let body = String::from_utf8(world.request(&Method::Invite).body).unwrap();
-    let at = |text: &str| body.find(text).unwrap_or_else(|| panic!("{text} is not in {body}"));
-    assert!(at("c=") < at("b=AS:3000") && at("b=AS:3000") < at("a=x:1") && at("a=x:1") < at("t=0 0"), "{body}");
-}
-
-#[test]
-fn two_calls_of_a_session_live_apart() {
-    let mut world = World::new(config());
-    let page = world.session();
-    let first = world.established(page, "c1");
-    world.established(page, "c2");
-    world.in_our_dialog(&first, &Method::Bye, 2, None);
-    assert_eq!(world.last_call().call_id, "c1");
-    assert_eq!(world.gateway.counts().calls_established, 1);
-    assert_eq!(world.relay.relays.len(), 1);
-    world.hangup(page, "c2");
-    world.assert_clean();
-}
-
-#[test]
-fn a_second_fork_that_answers_is_ended() {
-    let mut world = World::new(config());
-    let page = world.session();
-    world.call(page, "c1", "600");
-    let invite = world.request(&Method::Invite);
-    world.respond_as(&invite, 200, "fork-a", Some(&phone_sdp(4000, "0")), &[]);
-    world.forget();
-    world.respond_as(&invite, 200, "fork-b", Some(&phone_sdp(4002, "0")), &[]);
-    assert_eq!(world.sip_names(), ["ACK", "BYE"]);
-    assert!(world.names().is_empty());
-    assert_eq!(world.gateway.counts().calls_established, 1);
 }
