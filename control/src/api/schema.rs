@@ -7,7 +7,24 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::gateway::messages::{ClientMessage, ServerMessage};
+use crate::gateway::messages::{CallReference, ClientMessage, ServerMessage, Subject};
+
+/// A frame that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{problem}")]
+pub struct BadFrame {
+    /// What it was about.
+    pub subject: Subject,
+    /// What is wrong with it.
+    pub problem: FrameProblem,
+}
+
+impl From<FrameProblem> for BadFrame {
+    /// For a frame that does not even tell what it is about.
+    fn from(problem: FrameProblem) -> Self {
+        BadFrame { subject: Subject::Unknown, problem }
+    }
+}
 
 /// What is wrong with a frame: a sentence for the `fail` that the browser gets.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -39,8 +56,10 @@ pub enum FrameProblem {
     Binary,
 }
 
-/// Longest name of a message that is repeated in an answer.
+/// Longest name of a message or field that is repeated in an answer.
 const NAME_MAX_BYTES: usize = 64;
+/// Longest reason, which may repeat a value: the sender of a long one must not get it all back.
+const REASON_MAX_BYTES: usize = 256;
 
 /// Messages about streams, refused so that the stream fails at once in the page.
 const STREAMING: &[&str] =
@@ -49,71 +68,92 @@ const STREAMING: &[&str] =
 /// Reads one text frame.
 ///
 /// # Errors
-/// What is wrong, naming field and reason.
-pub fn decode(text: &str) -> Result<ClientMessage, FrameProblem> {
+/// What is wrong, naming field and reason, and what the frame was about.
+pub fn decode(text: &str) -> Result<ClientMessage, BadFrame> {
     let value: Value = serde_json::from_str(text).map_err(|error| FrameProblem::NotJson(error.to_string()))?;
-    let Value::Object(mut object) = value else { return Err(FrameProblem::NotObject(kind(&value))) };
+    let Value::Object(mut object) = value else { return Err(FrameProblem::NotObject(kind(&value)).into()) };
     let name = match object.remove("message") {
         Some(Value::String(name)) => name,
-        other => return Err(FrameProblem::Message(other.as_ref().map_or("absent", kind))),
+        other => return Err(FrameProblem::Message(other.as_ref().map_or("absent", kind)).into()),
     };
     // Clients send null for messages without fields; the SDK always sends an array of one.
     let data = match object.remove("data") {
         None | Some(Value::Null) => Value::Null,
         Some(Value::Array(mut items)) if items.len() <= 1 => items.pop().unwrap_or(Value::Null),
-        Some(Value::Array(_)) => return Err(FrameProblem::Data("an array of several")),
-        Some(other) => return Err(FrameProblem::Data(kind(&other))),
+        Some(other) => {
+            let what = if other.is_array() { "an array of several" } else { kind(&other) };
+            let subject = subject(&name, other.get(0).unwrap_or(&Value::Null));
+            return Err(BadFrame { subject, problem: FrameProblem::Data(what) });
+        }
     };
-    message(name, data)
+    message(&name, &data).map_err(|problem| BadFrame { subject: subject(&name, &data), problem })
 }
 
-fn message(name: String, data: Value) -> Result<ClientMessage, FrameProblem> {
-    Ok(match name.as_str() {
-        "connection" => ClientMessage::Connection(Box::new(fields(&name, data)?)),
+fn message(name: &str, data: &Value) -> Result<ClientMessage, FrameProblem> {
+    Ok(match name {
+        "connection" => ClientMessage::Connection(Box::new(fields(name, data)?)),
         "ping" => ClientMessage::Ping,
         "pong" => ClientMessage::Pong,
-        "call" => ClientMessage::Call(Box::new(fields_of_call(&name, data)?)),
-        "answer" => ClientMessage::Answer(Box::new(fields_of_call(&name, data)?)),
-        "hangup" => ClientMessage::Hangup(fields_of_call(&name, data)?),
-        "hold" => ClientMessage::Hold(fields_of_call(&name, data)?),
-        "unhold" => ClientMessage::Unhold(fields_of_call(&name, data)?),
-        "sendDtmf" => ClientMessage::SendDtmf(fields_of_call(&name, data)?),
-        "transfer" => ClientMessage::Transfer(fields_of_call(&name, data)?),
-        "sendData" => ClientMessage::SendData(fields(&name, data)?),
-        "sessionDebug" => ClientMessage::SessionDebug(fields(&name, data)?),
-        stream if STREAMING.contains(&stream) => ClientMessage::Stream(fields(&name, data)?),
-        _ => ClientMessage::Ignored { message: shorten(&name) },
+        "call" => ClientMessage::Call(Box::new(fields_of_call(name, data)?)),
+        "answer" => ClientMessage::Answer(Box::new(fields_of_call(name, data)?)),
+        // Nothing but its id is needed, so nothing else can stand in the way of a hangup.
+        "hangup" => ClientMessage::Hangup(CallReference { call_id: call_id(name, data)?, hold_for_transfer: None }),
+        "hold" => ClientMessage::Hold(fields_of_call(name, data)?),
+        "unhold" => ClientMessage::Unhold(fields_of_call(name, data)?),
+        "sendDtmf" => ClientMessage::SendDtmf(fields_of_call(name, data)?),
+        "transfer" => ClientMessage::Transfer(fields_of_call(name, data)?),
+        "sendData" => ClientMessage::SendData(fields(name, data)?),
+        "sessionDebug" => ClientMessage::SessionDebug(fields(name, data)?),
+        stream if STREAMING.contains(&stream) => ClientMessage::Stream(fields(name, data)?),
+        _ => ClientMessage::Ignored { message: shorten(name, NAME_MAX_BYTES) },
     })
 }
 
-fn fields<T: DeserializeOwned>(name: &str, data: Value) -> Result<T, FrameProblem> {
-    if !data.is_object() {
-        return Err(problem(name, "data[0]", format!("must be an object, not {}", kind(&data))));
-    }
-    // The fields are read one at a time first only where reading the whole fails: the error then names the field at fault.
-    serde_json::from_value(data.clone()).map_err(|error| match culprit::<T>(&data) {
+/// What a message is about, whatever is wrong with its other fields.
+fn subject(name: &str, data: &Value) -> Subject {
+    let of_call = match name {
+        "connection" => return Subject::Connection,
+        "call" => Subject::Call,
+        "answer" => Subject::Answer,
+        "hold" | "unhold" => Subject::Hold,
+        "hangup" | "sendDtmf" | "transfer" => Subject::OfCall,
+        _ => return Subject::Unknown,
+    };
+    call_id(name, data).map_or(Subject::Unknown, of_call)
+}
+
+fn fields<T: DeserializeOwned>(name: &str, data: &Value) -> Result<T, FrameProblem> {
+    must_be_object(name, data)?;
+    // The fields are read one at a time only where reading the whole fails: the error then names the field at fault.
+    T::deserialize(data).map_err(|error| match culprit::<T>(data) {
         Some((field, reason)) => problem(name, &field, reason),
         None => problem(name, "data[0]", error.to_string()),
     })
 }
 
-/// Fields of a message about one call: `callId` must be there.
-fn fields_of_call<T: DeserializeOwned>(name: &str, data: Value) -> Result<T, FrameProblem> {
-    match data.get("callId") {
-        _ if !data.is_object() => {}
-        Some(Value::String(id)) if !id.is_empty() && id.len() <= CALL_ID_MAX_BYTES => {}
-        Some(Value::String(id)) if id.is_empty() => {
-            return Err(problem(name, "callId", "must not be empty".to_owned()));
-        }
-        Some(Value::String(_)) => {
-            return Err(problem(name, "callId", format!("must be at most {CALL_ID_MAX_BYTES} bytes long")));
-        }
-        other => {
-            let reason = format!("must be text, not {}", other.map_or("absent", kind));
-            return Err(problem(name, "callId", reason));
-        }
+fn must_be_object(name: &str, data: &Value) -> Result<(), FrameProblem> {
+    match data {
+        Value::Object(_) => Ok(()),
+        other => Err(problem(name, "data[0]", format!("must be an object, not {}", kind(other)))),
     }
+}
+
+/// Fields of a message about one call: `callId` must be there.
+fn fields_of_call<T: DeserializeOwned>(name: &str, data: &Value) -> Result<T, FrameProblem> {
+    call_id(name, data)?;
     fields(name, data)
+}
+
+fn call_id(name: &str, data: &Value) -> Result<String, FrameProblem> {
+    must_be_object(name, data)?;
+    match data.get("callId") {
+        Some(Value::String(id)) if id.is_empty() => Err(problem(name, "callId", "must not be empty".to_owned())),
+        Some(Value::String(id)) if id.len() > CALL_ID_MAX_BYTES => {
+            Err(problem(name, "callId", format!("must be at most {CALL_ID_MAX_BYTES} bytes long")))
+        }
+        Some(Value::String(id)) => Ok(id.clone()),
+        other => Err(problem(name, "callId", format!("must be text, not {}", other.map_or("absent", kind)))),
+    }
 }
 
 /// Longest `callId`. The SDK's are UUIDs of 36.
@@ -124,11 +164,12 @@ fn culprit<T: DeserializeOwned>(data: &Value) -> Option<(String, String)> {
     let object = data.as_object()?;
     object.iter().find_map(|(field, value)| {
         let alone = Value::Object([(field.clone(), value.clone())].into_iter().collect());
-        serde_json::from_value::<T>(alone).err().map(|error| (shorten(field), error.to_string()))
+        serde_json::from_value::<T>(alone).err().map(|error| (shorten(field, NAME_MAX_BYTES), error.to_string()))
     })
 }
 
 fn problem(message: &str, field: &str, reason: String) -> FrameProblem {
+    let reason = shorten(&reason, REASON_MAX_BYTES);
     FrameProblem::Field { message: message.to_owned(), field: field.to_owned(), reason }
 }
 
@@ -155,8 +196,8 @@ const fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn shorten(text: &str) -> String {
-    let mut end = text.len().min(NAME_MAX_BYTES);
+fn shorten(text: &str, max_bytes: usize) -> String {
+    let mut end = text.len().min(max_bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -233,6 +274,33 @@ mod tests {
         assert!(wrong.starts_with("message connection: field sipPort: must be a port from 1 to 65535"), "{wrong}");
         let wrong = problem_of(r#"{"message":"call","data":[{"callId":"c","sipSDP":[1]}]}"#);
         assert!(wrong.starts_with("message call: field sipSDP: "), "{wrong}");
+    }
+
+    #[test]
+    fn a_bad_frame_tells_what_it_was_about() {
+        let id = || "c".to_owned();
+        for (text, subject) in [
+            (r#"{"message":"connection","data":[{"sipPort":"x"}]}"#, Subject::Connection),
+            (r#"{"message":"connection","data":7}"#, Subject::Connection),
+            (r#"{"message":"call","data":[{"callId":"c","callee":[]}]}"#, Subject::Call(id())),
+            (r#"{"message":"call","data":[{"callId":"c"},{}]}"#, Subject::Call(id())),
+            (r#"{"message":"answer","data":[{"callId":"c","sdp":1}]}"#, Subject::Answer(id())),
+            (r#"{"message":"hold","data":[{"callId":"c","holdForTransfer":1}]}"#, Subject::Hold(id())),
+            (r#"{"message":"transfer","data":[{"callId":"c","target":1}]}"#, Subject::OfCall(id())),
+            (r#"{"message":"call","data":[{"callId":7}]}"#, Subject::Unknown),
+            (r#"{"message":"sendData","data":[7]}"#, Subject::Unknown),
+            ("[]", Subject::Unknown),
+        ] {
+            assert_eq!(decode(text).expect_err(text).subject, subject, "{text}");
+        }
+        let hangup = decode(r#"{"message":"hangup","data":[{"callId":"c","holdForTransfer":[]}]}"#);
+        assert!(matches!(hangup, Ok(ClientMessage::Hangup(_))), "{hangup:?}");
+    }
+
+    #[test]
+    fn a_long_value_is_not_repeated_to_its_sender() {
+        let long = format!(r#"{{"message":"call","data":[{{"callId":"c","callee":["{}"]}}]}}"#, "x".repeat(100_000));
+        assert!(problem_of(&long).len() < 512);
     }
 
     #[test]

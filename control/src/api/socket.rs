@@ -193,9 +193,11 @@ impl Session {
             return Some(End::Close(code::TOO_BIG));
         }
         let socket = self.socket;
-        let input = match frame.to_str().map_err(|()| schema::FrameProblem::Binary).and_then(schema::decode) {
+        let input = match frame.to_str().map_err(|()| schema::FrameProblem::Binary.into()).and_then(schema::decode) {
             Ok(message) => Input::SocketMessage { socket, message },
-            Err(problem) => Input::SocketRefused { socket, problem: problem.to_string() },
+            Err(schema::BadFrame { subject, problem }) => {
+                Input::SocketRefused { socket, subject, problem: problem.to_string() }
+            }
         };
         context.hub.offer(input).err().map(|_| End::Close(code::TRY_AGAIN_LATER))
     }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     journal::JournalEntry,
-    messages::{CallStatus, CallView, ClientMessage, ServerMessage},
+    messages::{CallStatus, CallView, ClientMessage, ServerMessage, Subject},
 };
 use crate::sip::{
     Transport,
@@ -56,10 +56,12 @@ pub enum Input {
         /// The message.
         message: ClientMessage,
     },
-    /// A malformed frame came: the browser gets a `fail` with this text, nothing else changes.
+    /// A malformed frame came: the browser gets a `fail` with this text, and what it waits for ends.
     SocketRefused {
         /// From which socket.
         socket: SocketId,
+        /// What it was about.
+        subject: Subject,
         /// Field and reason.
         problem: String,
     },

@@ -43,6 +43,23 @@ pub enum ClientMessage {
     },
 }
 
+/// What a frame that cannot be read was about, as far as that can be told: it decides who must not be left waiting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// `connection`
+    Connection,
+    /// `call` with this id.
+    Call(String),
+    /// `answer` for the call of this id.
+    Answer(String),
+    /// `hold` or `unhold` of the call of this id.
+    Hold(String),
+    /// Another message about the call of this id.
+    OfCall(String),
+    /// Anything else.
+    Unknown,
+}
+
 /// Fields of `connection`. What is not named here is kept in `rest` and echoed.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -170,7 +187,8 @@ pub struct TransferRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DataRequest {
-    /// Repeated in the status event.
+    /// Repeated in the status event; at most 256 bytes.
+    #[serde(deserialize_with = "short_text")]
     pub operation_id: String,
 }
 
@@ -186,9 +204,11 @@ pub struct DebugRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StreamRequest {
-    /// The stream's id.
+    /// The stream's id; at most 256 bytes.
+    #[serde(deserialize_with = "optional_short_text")]
     pub media_session_id: Option<String>,
-    /// The stream's id in `sendStreamEvent` and others.
+    /// The stream's id in `sendStreamEvent` and others; at most 256 bytes.
+    #[serde(deserialize_with = "optional_short_text")]
     pub id: Option<String>,
 }
 
@@ -444,6 +464,23 @@ fn lenient_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
         Value::Number(number) => Ok(Some(number.to_string())),
         other => Err(serde::de::Error::custom(format!("must be text or a number, not {other}"))),
     }
+}
+
+/// Longest id that is repeated in an answer, in bytes; the SDK's are UUIDs.
+const ECHOED_ID_MAX_BYTES: usize = 256;
+
+fn short_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > ECHOED_ID_MAX_BYTES {
+        return Err(serde::de::Error::custom(format!("must be at most {ECHOED_ID_MAX_BYTES} bytes long")));
+    }
+    Ok(text)
+}
+
+fn optional_short_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Short(#[serde(deserialize_with = "short_text")] String);
+    Ok(Option::<Short>::deserialize(deserializer)?.map(|short| short.0))
 }
 
 #[cfg(test)]

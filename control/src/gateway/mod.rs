@@ -48,7 +48,7 @@ use crate::sip::{
 use call::{Call, CallKey, Phase};
 use effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId};
 use journal::JournalEntry;
-use messages::{ClientMessage, Fail, ServerMessage};
+use messages::{ClientMessage, Fail, ServerMessage, Subject};
 use outcome::{CallEnd, SessionFailure};
 use session::{Session, SessionKey, Socket};
 pub use settings::{BusyStatus, GatewayConfig};
@@ -166,10 +166,7 @@ impl Gateway {
         match input {
             Input::SocketOpened { socket, peer } => self.socket_opened(socket, peer),
             Input::SocketMessage { socket, message } => self.socket_message(socket, message),
-            Input::SocketRefused { socket, problem } => {
-                self.totals.frames_refused += 1;
-                self.send(socket, ServerMessage::Fail(Fail::connection(problem)));
-            }
+            Input::SocketRefused { socket, subject, problem } => self.frame_refused(socket, subject, problem),
             Input::SocketClosed { socket } => self.socket_closed(socket),
             Input::Rest { request, call } => self.rest(request, call),
             Input::SipReceived { source, bytes } => self.ua.handle_message(now, source, &bytes),
@@ -273,13 +270,31 @@ impl Gateway {
             (ClientMessage::Answer(request), Some(session)) => self.answer(socket, session, &request),
             (ClientMessage::Hangup(reference), Some(session)) => self.hangup(session, &reference),
             (ClientMessage::Hold(reference), Some(session)) => {
-                self.hold_or_unhold(socket, session, &reference.call_id, "hold");
+                self.refuse_hold(socket, session, &reference.call_id, "hold: this server does not support it yet");
             }
             (ClientMessage::Unhold(reference), Some(session)) => {
-                self.hold_or_unhold(socket, session, &reference.call_id, "unhold");
+                self.refuse_hold(socket, session, &reference.call_id, "unhold: this server does not support it yet");
             }
             (ClientMessage::SendDtmf(request), Some(session)) => self.dtmf(socket, session, &request),
             (ClientMessage::Transfer(request), Some(session)) => self.transfer(socket, session, &request),
+        }
+    }
+
+    /// A frame that cannot be read: the page is told, and is not left waiting for what will not come.
+    fn frame_refused(&mut self, socket: SocketId, subject: Subject, problem: String) {
+        self.totals.frames_refused += 1;
+        let Some(session) = self.sockets.get(&socket).map(|state| state.session) else { return };
+        match (subject, session) {
+            (Subject::Connection, None) => self.refuse_socket(socket, Fail::connection(problem)),
+            (Subject::Call(call_id), Some(session)) => self.refuse_unread_call(socket, session, call_id, problem),
+            (Subject::Answer(call_id), Some(session)) => self.refuse_unread_answer(socket, session, &call_id, problem),
+            (Subject::Hold(call_id), Some(session)) => self.refuse_hold(socket, session, &call_id, &problem),
+            (Subject::OfCall(call_id), Some(_)) => {
+                self.send(socket, ServerMessage::Fail(Fail::call(&call_id, problem)));
+            }
+            (_, None) | (Subject::Connection | Subject::Unknown, Some(_)) => {
+                self.send(socket, ServerMessage::Fail(Fail::connection(problem)));
+            }
         }
     }
 

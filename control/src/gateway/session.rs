@@ -134,8 +134,7 @@ impl Gateway {
     pub(super) fn hello_timeout(&mut self, socket: SocketId) {
         let waiting = self.sockets.get(&socket).is_some_and(|socket| socket.session.is_none());
         if waiting {
-            self.send(socket, ServerMessage::Fail(Fail::connection("no connection message came in time")));
-            self.close_socket(socket, CLOSE_NORMAL);
+            self.refuse_socket(socket, Fail::connection("no connection message came in time"));
         }
     }
 
@@ -174,19 +173,17 @@ impl Gateway {
         if let Some(token) = connection.auth_token.as_ref().filter(|token| !token.expose().is_empty()) {
             match self.session_of_token(token.expose()) {
                 Some(key) => self.resume(socket, key),
-                None => self.refuse_socket(socket, &SessionFailure::UnknownToken),
+                None => self.refuse_socket(socket, SessionNotice::of(&SessionFailure::UnknownToken).fail),
             }
             return;
         }
         let account = match SipAccount::of(&connection) {
             Ok(account) => account,
-            Err(failure) => return self.refuse_socket(socket, &failure),
+            Err(failure) => return self.refuse_socket(socket, SessionNotice::of(&failure).fail),
         };
         let living = self.sessions.values().filter(|session| session.state != SessionState::Departing).count();
         if living >= self.config.max_sessions {
-            self.send(socket, ServerMessage::Fail(Fail::connection("too many sessions")));
-            self.close_socket(socket, CLOSE_NORMAL);
-            return;
+            return self.refuse_socket(socket, Fail::connection("too many sessions"));
         }
         self.begin_session(socket, connection, account);
     }
@@ -380,13 +377,10 @@ impl Gateway {
         }
     }
 
-    /// Refuses a socket that has no session yet.
-    fn refuse_socket(&mut self, socket: SocketId, failure: &SessionFailure) {
-        let notice = SessionNotice::of(failure);
-        self.send(socket, ServerMessage::Fail(notice.fail));
-        if notice.close {
-            self.close_socket(socket, CLOSE_NORMAL);
-        }
+    /// Refuses a socket that has no session yet: told and closed at once (wcs-protocol.md 5.8).
+    pub(super) fn refuse_socket(&mut self, socket: SocketId, fail: Fail) {
+        self.send(socket, ServerMessage::Fail(fail));
+        self.close_socket(socket, CLOSE_NORMAL);
     }
 
     /// Tells the browser and, where the notice says so, ends the session.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use gangway_control::{
+    api::schema,
     gateway::{
         Gateway, GatewayConfig,
         effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId, SocketPeer},
@@ -338,6 +339,14 @@ impl World {
 
     pub(crate) fn say(&mut self, socket: SocketId, message: ClientMessage) {
         self.input(Input::SocketMessage { socket, message });
+    }
+
+    /// A text frame, read as the adapter reads it.
+    pub(crate) fn frame(&mut self, socket: SocketId, frame: &serde_json::Value) {
+        self.input(match schema::decode(&frame.to_string()) {
+            Ok(message) => Input::SocketMessage { socket, message },
+            Err(bad) => Input::SocketRefused { socket, subject: bad.subject, problem: bad.problem.to_string() },
+        });
     }
 
     /// `connection` with these fields.

@@ -176,26 +176,44 @@ impl Gateway {
 
     /// `answer`: the relay learns of the browser, then 200 goes out.
     pub(in crate::gateway) fn answer(&mut self, socket: SocketId, session: SessionKey, request: &AnswerRequest) {
-        let Some(key) = self.call_of(session, &request.call_id) else {
-            // The caller gave up while the page answered (5.4).
-            let outcome = Outcome::of(CallEnd::LateAnswer, self.config.busy_status);
-            let nobody = (String::new(), String::new());
-            return self.finish_unknown(socket, &request.call_id, true, nobody, &outcome);
-        };
-        if self.calls.get(&key).is_none_or(|call| call.phase != Phase::Ringing || call.described_to != Some(socket)) {
-            let info = "answer: the call does not wait for one";
-            return self.send(socket, ServerMessage::Fail(Fail::call(&request.call_id, info)));
-        }
         let lines = match SipSdpLines::new(request.sip_sdp.as_deref().unwrap_or_default()) {
             Ok(lines) => lines,
-            Err(error) => {
-                self.send(socket, ServerMessage::Fail(Fail::call(&request.call_id, error.to_string())));
-                return self.finish(key, CallEnd::BadBrowserDescription);
-            }
+            Err(error) => return self.refuse_unread_answer(socket, session, &request.call_id, error.to_string()),
         };
+        let Some(key) = self.call_to_answer(socket, session, &request.call_id) else { return };
         if let Err(end) = self.try_answer(key, request.sdp.as_deref().unwrap_or_default(), lines) {
             self.finish(key, end);
         }
+    }
+
+    /// `answer` with a field that cannot be read: the call ends, because the page has answered and will not do so again.
+    pub(in crate::gateway) fn refuse_unread_answer(
+        &mut self,
+        socket: SocketId,
+        session: SessionKey,
+        call_id: &str,
+        problem: String,
+    ) {
+        let Some(key) = self.call_to_answer(socket, session, call_id) else { return };
+        self.send(socket, ServerMessage::Fail(Fail::call(call_id, problem)));
+        self.finish(key, CallEnd::BadBrowserDescription);
+    }
+
+    /// The call that waits for this page's `answer`; the page is told when there is none.
+    fn call_to_answer(&mut self, socket: SocketId, session: SessionKey, call_id: &str) -> Option<CallKey> {
+        let Some(key) = self.call_of(session, call_id) else {
+            // The caller gave up while the page answered (5.4).
+            let outcome = Outcome::of(CallEnd::LateAnswer, self.config.busy_status);
+            let nobody = (String::new(), String::new());
+            self.finish_unknown(socket, call_id, true, nobody, &outcome);
+            return None;
+        };
+        let call = self.calls.get(&key)?;
+        if call.phase != Phase::Ringing || call.described_to != Some(socket) {
+            self.send(socket, ServerMessage::Fail(Fail::call(call_id, "answer: the call does not wait for one")));
+            return None;
+        }
+        Some(key)
     }
 
     fn try_answer(&mut self, key: CallKey, sdp: &str, lines: SipSdpLines) -> Result<(), CallEnd> {

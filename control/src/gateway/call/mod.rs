@@ -285,12 +285,9 @@ impl Gateway {
     }
 
     /// `hold` and `unhold` are not done yet. The page has disabled its button and only the current status enables it (5.6).
-    pub(super) fn hold_or_unhold(&mut self, socket: SocketId, session: SessionKey, call_id: &str, method: &str) {
+    pub(super) fn refuse_hold(&mut self, socket: SocketId, session: SessionKey, call_id: &str, info: &str) {
         let Some(key) = self.call_of(session, call_id) else { return };
-        self.send(
-            socket,
-            ServerMessage::Fail(Fail::call(call_id, format!("{method}: this server does not support it yet"))),
-        );
+        self.send(socket, ServerMessage::Fail(Fail::call(call_id, info)));
         if self.calls.get(&key).is_some_and(|call| call.status == CallStatus::Established) {
             self.tell(key, CallMessage::Talk);
         }

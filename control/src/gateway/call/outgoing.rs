@@ -57,6 +57,22 @@ impl Gateway {
         self.begin_call(session, request);
     }
 
+    /// `call` with a field that cannot be read. The page waits for its end (R10), unless it has another call of that id.
+    pub(in crate::gateway) fn refuse_unread_call(
+        &mut self,
+        socket: SocketId,
+        session: SessionKey,
+        call_id: String,
+        problem: String,
+    ) {
+        self.totals.calls_refused += 1;
+        if self.call_of(session, &call_id).is_some() {
+            return self.send(socket, ServerMessage::Fail(Fail::call(&call_id, problem)));
+        }
+        let request = CallRequest { call_id, ..CallRequest::default() };
+        self.refuse_call(socket, &request, CallEnd::BadTarget, Some(problem));
+    }
+
     /// Everything that can be known before TRYING.
     fn check_call(&self, session: SessionKey, request: &CallRequest) -> Result<(), (CallEnd, String)> {
         let owner = self.sessions.get(&session).filter(|session| session.is_established());
