@@ -5,6 +5,7 @@
 pub mod api;
 pub mod config;
 pub mod demo;
+pub mod fairness;
 pub mod gateway;
 pub mod house;
 pub mod hub;

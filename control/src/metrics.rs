@@ -97,6 +97,7 @@ impl Metrics {
         }
         page.gauge("gangway_sessions", "browser sessions", counts.sessions);
         page.gauge("gangway_sessions_detached", "browser sessions without a websocket", counts.sessions_detached);
+        page.gauge("gangway_kept_bytes", "bytes of JSON kept to give it back to browsers", counts.kept_bytes);
         page.gauge("gangway_sockets", "websockets", counts.sockets);
         page.gauge("gangway_registrations", "registrations in force", counts.registrations);
         page.gauge("gangway_relays", "relays that control owns", counts.relays);
@@ -140,6 +141,7 @@ impl Metrics {
         for (reason, value) in [
             ("hub_queue_full", snapshot.hub_refused),
             ("connection_limit", snapshot.connections_refused),
+            ("session_displaced", snapshot.numbers.counts.sessions_displaced_total),
             ("socket_slow", self.sockets_slow.value()),
             ("socket_over_rate", self.sockets_over_rate.value()),
             ("socket_oversize", self.sockets_oversize.value()),

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use crate::fairness::counted_as;
+
 /// Counts connections and refuses those beyond the limits. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Admission {
@@ -47,6 +49,7 @@ impl Admission {
     /// Admits a connection from `ip`, or counts a refusal.
     #[must_use]
     pub fn admit(&self, ip: IpAddr) -> Option<Admitted> {
+        let ip = counted_as(ip);
         let mut table = self.shared.lock();
         let of_ip = table.by_ip.get(&ip).copied().unwrap_or(0);
         if table.total >= self.shared.total_max || of_ip >= self.shared.per_ip_max {

@@ -69,6 +69,8 @@ impl Config {
             ask_timeout: self.millis("ask_timeout_ms"),
             relay_timeout: self.millis("rcp_timeout_ms"),
             max_sessions: self.count("sessions_max"),
+            max_sessions_per_ip: self.count("sessions_per_ip_max"),
+            max_detached_sessions: self.count("sessions_detached_max"),
             max_calls: self.count("calls_max"),
             max_calls_per_session: self.count("calls_per_session_max"),
             retry_after_s: number32("sip_retry_after_s"),

@@ -10,6 +10,8 @@ use crate::sip::{
 
 /// Longest login, name or host taken, in bytes: far above any real one, far below what would hurt a datagram.
 const FIELD_MAX_BYTES: usize = 255;
+/// Longest password taken, in bytes: some services take a signed token for one.
+const PASSWORD_MAX_BYTES: usize = 4096;
 
 /// Who a session is towards SIP.
 #[derive(Clone, Debug)]
@@ -33,11 +35,14 @@ pub(super) struct SipAccount {
 }
 
 impl SipAccount {
-    /// Reads the fields; `None` when there is no login, hence no account.
+    /// Checks the fields; `None` when there is no login, hence no account.
     ///
     /// # Errors
     /// The first field that cannot be used.
     pub(super) fn of(connection: &Connection) -> Result<Option<Self>, SessionFailure> {
+        if connection.app_key.as_ref().is_some_and(|key| key.len() > FIELD_MAX_BYTES) {
+            return Err(invalid("appKey", "it is longer than 255 bytes"));
+        }
         let text =
             |field: &Option<String>| field.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         let proxy_text = text(&connection.sip_outbound_proxy).or_else(|| text(&connection.sip_proxy));
@@ -52,6 +57,9 @@ impl SipAccount {
         let authentication_name =
             connection.sip_authentication_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| login.clone());
         check_login("sipAuthenticationName", &authentication_name)?;
+        if connection.sip_password.as_ref().is_some_and(|password| password.expose().len() > PASSWORD_MAX_BYTES) {
+            return Err(invalid("sipPassword", "it is longer than 4096 bytes"));
+        }
         let domain_text = text(&connection.sip_domain).or_else(|| proxy_text.clone());
         let Some(domain_text) = domain_text else {
             return Err(invalid("sipDomain", "it is missing, and so is sipOutboundProxy"));

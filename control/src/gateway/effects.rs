@@ -347,6 +347,10 @@ pub struct Counts {
     pub frames_refused_total: u64,
     /// REGISTER attempts that failed.
     pub registrations_failed_total: u64,
+    /// Detached sessions that ended because there were too many.
+    pub sessions_displaced_total: u64,
+    /// Bytes of JSON that sessions and calls keep to give it back.
+    pub kept_bytes: usize,
 }
 
 /// How long the core waits at most for the answer to an ask by default.

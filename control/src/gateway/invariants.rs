@@ -1,6 +1,11 @@
 //! What is always true of the core, for simulations: checked after each step.
 
-use super::{AskOwner, ClientUse, Gateway, call::Phase, session::SessionState, timers::Timer};
+use super::{
+    AskOwner, ClientUse, Gateway,
+    call::Phase,
+    session::{Session, SessionState},
+    timers::Timer,
+};
 
 impl Gateway {
     /// Checks that nothing is owned by nobody.
@@ -72,6 +77,18 @@ impl Gateway {
                 ensure(waits, || format!("{key:?} departs and waits for nothing"))?;
             }
         }
+        for (worth, at, key) in &self.detached {
+            let back = self.sessions.get(key).and_then(Session::detached);
+            ensure(back == Some((*worth, *at)), || format!("{key:?} is not detached"))?;
+        }
+        for (key, session) in self.sessions.iter().filter(|(_, session)| session.detached().is_some()) {
+            let alone = session.socket.is_none() && session.is_established();
+            ensure(alone, || format!("{key:?} is detached and has a socket or is over"))?;
+        }
+        let detached = self.sessions.values().filter(|session| session.detached().is_some()).count();
+        ensure(detached == self.detached.len(), || "a detached session has no place".to_owned())?;
+        let (few, most) = (self.detached.len(), self.config.max_detached_sessions);
+        ensure(few <= most, || format!("{few} detached sessions, {most} are allowed"))?;
         for (name, key) in self.contacts.iter().chain(&self.tokens) {
             ensure(self.sessions.contains_key(key), || format!("{name} names no session"))?;
         }

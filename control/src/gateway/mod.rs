@@ -17,6 +17,7 @@ mod call;
 pub mod effects;
 mod invariants;
 pub mod journal;
+mod kept;
 pub mod messages;
 pub mod outcome;
 pub mod plan;
@@ -29,7 +30,7 @@ mod timers;
 mod wall;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
 };
 
@@ -50,7 +51,7 @@ use effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId};
 use journal::JournalEntry;
 use messages::{ClientMessage, Fail, ServerMessage, Subject};
 use outcome::{CallEnd, SessionFailure};
-use session::{Session, SessionKey, Socket};
+use session::{Session, SessionKey, Socket, Worth};
 pub use settings::{BusyStatus, GatewayConfig};
 use timers::{Timer, Timers};
 use wall::Wall;
@@ -80,6 +81,7 @@ struct Totals {
     calls_refused: u64,
     frames_refused: u64,
     registrations_failed: u64,
+    sessions_displaced: u64,
 }
 
 /// The call core.
@@ -99,6 +101,8 @@ pub struct Gateway {
     tokens: BTreeMap<String, SessionKey>,
     /// Addresses that the SIP agent may show a session's credentials.
     account_targets: BTreeMap<SessionKey, Vec<SocketAddr>>,
+    /// Sessions without a socket, in the order in which they make room for others.
+    detached: BTreeSet<(Worth, Time, SessionKey)>,
     calls: BTreeMap<CallKey, Call>,
     call_ids: BTreeMap<String, CallKey>,
     asks: BTreeMap<AskId, AskOwner>,
@@ -143,6 +147,7 @@ impl Gateway {
             contacts: BTreeMap::new(),
             tokens: BTreeMap::new(),
             account_targets: BTreeMap::new(),
+            detached: BTreeSet::new(),
             calls: BTreeMap::new(),
             call_ids: BTreeMap::new(),
             asks: BTreeMap::new(),

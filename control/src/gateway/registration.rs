@@ -262,8 +262,8 @@ impl Gateway {
         let Some(socket) = session.socket else { return };
         let mut fields = serde_json::Map::new();
         fields.insert("status".to_owned(), json!("REGISTERED"));
-        if let Some(login) = session.fields().get("sipLogin") {
-            fields.insert("sipLogin".to_owned(), login.clone());
+        if let Some(account) = &session.account {
+            fields.insert("sipLogin".to_owned(), json!(account.login));
         }
         self.send(socket, ServerMessage::Registered(fields));
     }

@@ -4,10 +4,11 @@ use serde_json::json;
 
 use super::{
     Gateway,
+    call::Call,
     effects::{CallFilter, ConnectionView, Counts, Output, RestCall, RestId, RestReply},
     messages::CallStatus,
     outcome::CallEnd,
-    session::SessionState,
+    session::{Session, SessionState},
 };
 
 impl Gateway {
@@ -40,7 +41,7 @@ impl Gateway {
     fn find_connections(&self) -> RestReply {
         let established = self.sessions.values().filter(|session| session.is_established());
         let views = established.map(|session| {
-            let mut fields = session.fields().clone();
+            let mut fields = session.view(self.config.node);
             let status = match (session.registration.is_registered(), session.socket) {
                 (true, _) => "REGISTERED",
                 (false, Some(_)) => "ESTABLISHED",
@@ -60,7 +61,7 @@ impl Gateway {
         Counts {
             sockets: self.sockets.len(),
             sessions: living().count(),
-            sessions_detached: living().filter(|session| session.socket.is_none()).count(),
+            sessions_detached: self.detached.len(),
             sessions_departing: self.sessions.len() - living().count(),
             registrations: living().filter(|session| session.registration.is_registered()).count(),
             calls_trying: in_status(CallStatus::Trying),
@@ -74,6 +75,9 @@ impl Gateway {
             calls_refused_total: self.totals.calls_refused,
             frames_refused_total: self.totals.frames_refused,
             registrations_failed_total: self.totals.registrations_failed,
+            sessions_displaced_total: self.totals.sessions_displaced,
+            kept_bytes: self.sessions.values().map(Session::kept_bytes).sum::<usize>()
+                + self.calls.values().map(Call::kept_bytes).sum::<usize>(),
         }
     }
 

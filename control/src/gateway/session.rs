@@ -1,11 +1,11 @@
 //! Sockets and sessions: `connection`, tokens, pings, and what becomes of a session when its socket goes away.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 
-use gangway_shared::secret::Secret;
+use gangway_shared::{secret::Secret, time::Time};
 
 use super::{
     Gateway,
@@ -13,12 +13,16 @@ use super::{
     call::CallKey,
     effects::{Answer, Ask, AskId, Authorize, Output, SocketId, SocketPeer},
     journal::JournalEntry,
+    kept::{KEPT_MAX_BYTES, KeptJson},
     messages::{Connection, Fail, ServerMessage},
     outcome::{CallEnd, SessionFailure, SessionNotice},
     registration::Registration,
     timers::Timer,
 };
-use crate::sip::{dialog::Target, ua::AccountId};
+use crate::{
+    fairness::counted_as,
+    sip::{dialog::Target, ua::AccountId},
+};
 
 /// A session within this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +35,8 @@ const TOKEN_FINDER_BYTES: usize = 8;
 const TOKEN_SECRET_BYTES: usize = 16;
 /// A token that was renewed at resume stays good for so long, or until the first pong of the new socket.
 const OLD_TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Longest part of a field's name that is repeated to whom sent it.
+const SHOWN_FIELD_MAX_CHARS: usize = 64;
 /// Close codes: normal, and going away.
 pub(super) const CLOSE_NORMAL: u16 = 1000;
 pub(super) const CLOSE_GOING_AWAY: u16 = 1001;
@@ -55,6 +61,17 @@ pub(super) enum SessionState {
     Departing,
 }
 
+/// What is lost when a detached session has to make room: least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Worth {
+    /// It neither registered nor called: its page gives its credentials again.
+    Nothing,
+    /// Its account is, or was about to be, known to a registrar or a peer.
+    Account,
+    /// Its calls.
+    Calls,
+}
+
 /// A session.
 pub(super) struct Session {
     pub(super) state: SessionState,
@@ -65,15 +82,17 @@ pub(super) struct Session {
     pub(super) session_id: String,
     pub(super) app_key: String,
     /// Fields of `connection` without password and token, for echoes.
-    fields: Map<String, Value>,
+    fields: KeptJson,
+    /// Whom it counts for in the limit of one address.
+    remote: IpAddr,
     pub(super) account: Option<SipAccount>,
     pub(super) account_id: AccountId,
     pub(super) keep_alive: bool,
     token: Option<Secret<String>>,
     /// The token before the last resume.
     old_token: Option<Secret<String>>,
-    /// Since when it has no socket.
-    detached_at: Option<gangway_shared::time::Time>,
+    /// Its place among the sessions without a socket: what it is worth, and since when it has none.
+    detached: Option<(Worth, Time)>,
     pub(super) registration: Registration,
     /// The address of its proxy that answered last: tried first next time.
     pub(super) proxy: Option<Target>,
@@ -88,9 +107,19 @@ impl Session {
         self.state == SessionState::Established
     }
 
-    /// What `registered` carries, and REST.
-    pub(super) fn fields(&self) -> &Map<String, Value> {
-        &self.fields
+    /// The connection as its page and REST see it.
+    pub(super) fn view(&self, node: u16) -> Map<String, Value> {
+        shown(&self.fields, &self.session_id, node)
+    }
+
+    /// Bytes of JSON kept for echoes.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.fields.len_bytes()
+    }
+
+    /// Its place among the sessions without a socket.
+    pub(super) fn detached(&self) -> Option<(Worth, Time)> {
+        self.detached
     }
 }
 
@@ -177,25 +206,38 @@ impl Gateway {
             }
             return;
         }
+        let remote = counted_as(state.peer.remote.ip());
         let account = match SipAccount::of(&connection) {
             Ok(account) => account,
             Err(failure) => return self.refuse_socket(socket, SessionNotice::of(&failure).fail),
         };
-        let living = self.sessions.values().filter(|session| session.state != SessionState::Departing).count();
-        if living >= self.config.max_sessions {
+        let fields = match kept_fields(&connection) {
+            Ok(fields) => fields,
+            Err(problem) => return self.refuse_socket(socket, Fail::connection(problem)),
+        };
+        let living = || self.sessions.values().filter(|session| session.state != SessionState::Departing);
+        if living().count() >= self.config.max_sessions {
             return self.refuse_socket(socket, Fail::connection("too many sessions"));
         }
-        self.begin_session(socket, connection, account);
+        if living().filter(|session| session.remote == remote).count() >= self.config.max_sessions_per_ip {
+            return self.refuse_socket(socket, Fail::connection("too many sessions from this address"));
+        }
+        self.begin_session(socket, &connection, fields, account);
     }
 
-    fn begin_session(&mut self, socket: SocketId, connection: Connection, account: Option<SipAccount>) {
+    fn begin_session(
+        &mut self,
+        socket: SocketId,
+        connection: &Connection,
+        fields: KeptJson,
+        account: Option<SipAccount>,
+    ) {
         let Some(state) = self.sockets.get_mut(&socket) else { return };
         self.next_session += 1;
         let key = SessionKey(self.next_session);
         state.session = Some(key);
         let peer = state.peer.clone();
         let session_id = format!("/{}/{}", peer.remote, peer.local);
-        let fields = echo(&connection, &session_id, self.config.node);
         let contact_key = self.entropy.hex(CONTACT_KEY_BYTES);
         let app_key = connection.app_key.clone().unwrap_or_else(|| "defaultApp".to_owned());
         let ask = self.ask(
@@ -204,7 +246,7 @@ impl Gateway {
                 session_id: session_id.clone(),
                 remote: peer.remote,
                 origin: peer.origin,
-                connection: fields.clone(),
+                connection: shown(&fields, &session_id, self.config.node),
             }),
         );
         self.contacts.insert(contact_key.clone(), key);
@@ -217,12 +259,13 @@ impl Gateway {
                 session_id,
                 app_key,
                 fields,
+                remote: counted_as(peer.remote.ip()),
                 account,
                 account_id: AccountId(key.0),
                 keep_alive: connection.keep_alive.unwrap_or(false),
                 token: None,
                 old_token: None,
-                detached_at: None,
+                detached: None,
                 registration: Registration::default(),
                 proxy: None,
                 calls: BTreeSet::new(),
@@ -261,7 +304,7 @@ impl Gateway {
     fn greet(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(&key) else { return };
         let Some(socket) = session.socket else { return };
-        let mut fields = session.fields.clone();
+        let mut fields = session.view(self.config.node);
         if let Some(token) = &session.token {
             fields.insert("authToken".to_owned(), json!(token.expose()));
         }
@@ -307,11 +350,12 @@ impl Gateway {
 
     /// A kept session gets a new socket; an open old one is closed, the newest wins.
     fn resume(&mut self, socket: SocketId, key: SessionKey) {
+        self.undetach(key);
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let former = session.socket.replace(socket);
-        session.detached_at = None;
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.session = Some(key);
+            session.remote = counted_as(state.peer.remote.ip());
         }
         if let Some(former) = former {
             if let Some(state) = self.sockets.get_mut(&former) {
@@ -338,13 +382,41 @@ impl Gateway {
         };
         session.socket = None;
         if session.is_established() && session.keep_alive && !self.draining {
-            session.detached_at = Some(self.now);
-            if !self.timers.is_set(Timer::Sweep) {
-                self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
-            }
             self.end_calls_of_lost_page(key);
+            self.detach(key);
         } else {
             self.end_session(key, CallEnd::SessionClosed);
+        }
+    }
+
+    /// Keeps a session without its socket. Beyond the limit the one of the least worth ends, of those the oldest.
+    fn detach(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let worth = if !session.calls.is_empty() {
+            Worth::Calls
+        } else if session.had_calls || !session.registration.is_over() {
+            Worth::Account
+        } else {
+            Worth::Nothing
+        };
+        session.detached = Some((worth, self.now));
+        self.detached.insert((worth, self.now, key));
+        if !self.timers.is_set(Timer::Sweep) {
+            self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
+        }
+        if self.detached.len() > self.config.max_detached_sessions
+            && let Some(&(_, _, least)) = self.detached.first()
+        {
+            self.totals.sessions_displaced += 1;
+            self.end_session(least, CallEnd::SessionClosed);
+        }
+    }
+
+    /// A session has a socket again, or ends.
+    fn undetach(&mut self, key: SessionKey) {
+        let place = self.sessions.get_mut(&key).and_then(|session| session.detached.take());
+        if let Some((worth, at)) = place {
+            self.detached.remove(&(worth, at, key));
         }
     }
 
@@ -361,18 +433,13 @@ impl Gateway {
 
     /// Ends detached sessions that are too old; runs only while there are detached ones.
     pub(super) fn sweep(&mut self) {
-        let old: Vec<SessionKey> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| {
-                session.detached_at.is_some_and(|at| self.now.since(at) >= self.config.client_timeout)
-            })
-            .map(|(key, _)| *key)
-            .collect();
+        let too_old = |at: Time| self.now.since(at) >= self.config.client_timeout;
+        let old: Vec<SessionKey> =
+            self.detached.iter().filter(|(_, at, _)| too_old(*at)).map(|(_, _, key)| *key).collect();
         for key in old {
             self.end_session(key, CallEnd::SessionClosed);
         }
-        if self.sessions.values().any(|session| session.detached_at.is_some()) {
+        if !self.detached.is_empty() {
             self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
         }
     }
@@ -403,10 +470,11 @@ impl Gateway {
         for call in session.calls.clone() {
             self.finish(call, cause);
         }
+        self.undetach(key);
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let was = std::mem::replace(&mut session.state, SessionState::Departing);
         let socket = session.socket.take();
-        session.detached_at = None;
+        session.fields = KeptJson::default();
         let tokens = [session.token.take(), session.old_token.take()];
         let contact_key = session.contact_key.clone();
         for token in tokens.into_iter().flatten() {
@@ -451,8 +519,22 @@ fn finder_of(token: &str) -> Option<&str> {
     token.split('-').nth(1)
 }
 
-/// The connection as it is echoed: everything received but the password and the token, and what section 6.3 adds.
-fn echo(connection: &Connection, session_id: &str, node: u16) -> Map<String, Value> {
+/// What of `connection` is kept for echoes.
+///
+/// # Errors
+/// It is too much: a sentence that names the longest field.
+fn kept_fields(connection: &Connection) -> Result<KeptJson, String> {
+    let fields = received(connection);
+    KeptJson::of(&fields).ok_or_else(|| {
+        let longest = fields.iter().max_by_key(|(name, value)| name.len() + value.to_string().len());
+        let name: String =
+            longest.map(|(name, _)| name.chars().take(SHOWN_FIELD_MAX_CHARS).collect()).unwrap_or_default();
+        format!("{name}: it is too long; all fields together may have {KEPT_MAX_BYTES} bytes")
+    })
+}
+
+/// Everything received but the password and the token.
+fn received(connection: &Connection) -> Map<String, Value> {
     let mut fields = connection.rest.clone();
     let texts = [
         ("appKey", &connection.app_key),
@@ -478,6 +560,12 @@ fn echo(connection: &Connection, session_id: &str, node: u16) -> Map<String, Val
     }
     fields.remove("sipPassword");
     fields.remove("authToken");
+    fields
+}
+
+/// The connection as it is echoed: what was received, and what section 6.3 adds.
+fn shown(kept: &KeptJson, session_id: &str, node: u16) -> Map<String, Value> {
+    let Value::Object(mut fields) = kept.value() else { return Map::new() };
     fields.insert("status".to_owned(), json!("ESTABLISHED"));
     fields.insert("sessionId".to_owned(), json!(session_id));
     fields.insert("nodeId".to_owned(), json!(super::node_id(node)));

@@ -69,6 +69,10 @@ pub struct GatewayConfig {
     pub relay_timeout: Duration,
     /// Most sessions, detached ones included; beyond, `connection` gets `fail`.
     pub max_sessions: usize,
+    /// Most sessions of one address (an IPv6 /64), detached ones included; beyond, `connection` gets `fail`.
+    pub max_sessions_per_ip: usize,
+    /// Most detached sessions; one more ends the one that is needed least.
+    pub max_detached_sessions: usize,
     /// Most calls; beyond, calls fail and INVITEs get 503.
     pub max_calls: usize,
     /// Most calls of one session; beyond, calls fail and INVITEs get 486.
@@ -107,6 +111,8 @@ impl GatewayConfig {
             ask_timeout: super::effects::ASK_TIMEOUT,
             relay_timeout: Duration::from_secs(5),
             max_sessions: 10_000,
+            max_sessions_per_ip: 1000,
+            max_detached_sessions: 5000,
             max_calls: 5_000,
             max_calls_per_session: 10,
             retry_after_s: 10,

@@ -4,6 +4,7 @@
 
 mod frames;
 mod incoming;
+mod limits;
 mod outgoing;
 mod registration;
 mod relay;

@@ -325,10 +325,15 @@ impl World {
     // ---- browsers ----
 
     pub(crate) fn open(&mut self) -> SocketId {
+        self.open_from("192.0.2.9:40000")
+    }
+
+    /// A socket of a browser at this address.
+    pub(crate) fn open_from(&mut self, remote: &str) -> SocketId {
         self.next_socket += 1;
         let socket = SocketId(self.next_socket);
         let peer = SocketPeer {
-            remote: "192.0.2.9:40000".parse().unwrap(),
+            remote: remote.parse().unwrap(),
             local: "192.0.2.1:8080".parse().unwrap(),
             secure: false,
             origin: Some("http://example.com".to_owned()),
@@ -540,7 +545,7 @@ impl World {
         let body = sdp.unwrap_or_default();
         let kind = if sdp.is_some() { "Content-Type: application/sdp\r\n" } else { "" };
         let text = format!(
-            "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.2:5060;branch=z9hG4bKp{branch};rport\r\nMax-Forwards: 70\r\n\
+            "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/{} 10.0.0.2:5060;branch=z9hG4bKp{branch};rport\r\nMax-Forwards: 70\r\n\
              From: \"Bob\" <sip:bob@example.com>;tag=bob\r\nTo: <sip:1001@example.com>\r\nCall-ID: {call_id}\r\nCSeq: 1 INVITE\r\n\
              Contact: <sip:bob@10.0.0.2:5060>\r\n{kind}Content-Length: {}\r\n\r\n{body}",
             body.len()

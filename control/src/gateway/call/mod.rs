@@ -12,12 +12,12 @@ use gangway_shared::{
     ids::{Generation, RelayId},
     rcp::{IceRemote, RelayProgram, Request},
 };
-use serde_json::Value;
 
 use super::{
     AskOwner, ClientUse, Gateway,
     effects::{Ask, AskId, Output, RelayRequestId, SocketId},
     journal::JournalEntry,
+    kept::KeptJson,
     messages::{CallMessage, CallReference, CallStatus, CallView, DtmfRequest, Fail, ServerMessage, TransferRequest},
     outcome::{CallEnd, Outcome, Reason},
     plan::{CallAddresses, CallMedia},
@@ -100,7 +100,7 @@ pub(super) struct Call {
     pub(super) caller: String,
     pub(super) callee: String,
     pub(super) visible_name: String,
-    pub(super) custom: Option<Value>,
+    pub(super) custom: Option<KeptJson>,
     pub(super) status: CallStatus,
     pub(super) sip_status: Option<u16>,
     pub(super) phase: Phase,
@@ -150,6 +150,11 @@ impl Call {
             Phase::Authorizing(_) | Phase::Resolving(_) | Phase::Allocating(_) => !self.incoming,
             Phase::Inviting => true,
         }
+    }
+
+    /// Bytes of JSON kept for echoes.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.custom.as_ref().map_or(0, KeptJson::len_bytes)
     }
 
     /// The relay's addresses, once it is there.
@@ -241,7 +246,7 @@ impl Gateway {
             has_audio: true,
             has_video: false,
             media_provider: "WebRTC",
-            custom: call.custom.clone(),
+            custom: call.custom.as_ref().map(KeptJson::value),
             node_id: super::node_id(self.config.node),
             app_key: session.map(|session| session.app_key.clone()).unwrap_or_default(),
             session_id: session.map(|session| session.session_id.clone()).unwrap_or_default(),

@@ -5,6 +5,7 @@ use crate::{
     gateway::{
         ClientUse, Gateway,
         effects::{Answer, Ask, Authorize, SocketId},
+        kept::{KEPT_MAX_BYTES, KeptJson},
         messages::{CallMessage, CallRequest, CallStatus, CallView, Fail, ServerMessage},
         outcome::{CallEnd, Outcome},
         plan::CallAddresses,
@@ -26,6 +27,8 @@ use crate::{
 
 /// Longest call id taken, in bytes; a UUID has 36.
 pub(super) const CALL_ID_MAX_BYTES: usize = 128;
+/// Longest `visibleName` taken, in bytes: it goes into each INVITE's From.
+const VISIBLE_NAME_MAX_BYTES: usize = 255;
 /// Most `sipHeaders` lines taken, and the longest of them in bytes.
 const SIP_HEADERS_MAX: usize = 16;
 const SIP_HEADER_MAX_BYTES: usize = 512;
@@ -87,6 +90,12 @@ impl Gateway {
         }
         if request.media_provider.as_deref().is_some_and(|provider| provider != "WebRTC") {
             return Err((CallEnd::BadBrowserDescription, "mediaProvider: only WebRTC is supported".to_owned()));
+        }
+        if request.custom.as_ref().is_some_and(|custom| KeptJson::of(custom).is_none()) {
+            return Err((CallEnd::BadTarget, format!("custom: it is longer than {KEPT_MAX_BYTES} bytes")));
+        }
+        if request.visible_name.as_ref().is_some_and(|name| name.len() > VISIBLE_NAME_MAX_BYTES) {
+            return Err((CallEnd::BadTarget, format!("visibleName: it is longer than {VISIBLE_NAME_MAX_BYTES} bytes")));
         }
         let Some(account) = &owner.account else {
             return Err((CallEnd::BadTarget, "sipLogin: the session has no SIP account to call with".to_owned()));
@@ -162,7 +171,7 @@ impl Gateway {
         let key = self.insert_call(NewCall { session, id, incoming: false, caller, callee, visible_name, trunk });
         let headers = request.sip_headers.filter(|_| self.config.allow_sip_headers).unwrap_or_default();
         let Some(call) = self.calls.get_mut(&key) else { return };
-        call.custom = request.custom;
+        call.custom = request.custom.as_ref().and_then(KeptJson::of);
         call.uri = uri;
         call.browser = request.sdp.and_then(|sdp| BrowserDescription::parse_offer(&sdp).ok());
         let transport = call.browser.as_ref().and_then(|browser| browser.transport().ok());
