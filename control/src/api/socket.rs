@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use futures_util::{Sink, SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use warp::ws::{Message, WebSocket};
 
@@ -17,11 +17,21 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The hub's way to one socket: a bounded queue that is never waited for.
-#[derive(Clone, Debug)]
+/// The hub's way to one socket: a bounded queue that is never waited for. Once it is closed or dropped the socket has
+/// `ws_close_timeout_ms` left, whatever its browser does.
+#[derive(Debug)]
 pub struct Outbox {
     queue: mpsc::Sender<Command>,
-    ended: Arc<Notify>,
+    signals: Arc<Signals>,
+}
+
+/// What must reach a socket's task also while it waits for its browser.
+#[derive(Debug, Default)]
+struct Signals {
+    /// The queue is full.
+    full: Notify,
+    /// Nothing more will be queued.
+    closing: Notify,
 }
 
 #[derive(Debug)]
@@ -37,7 +47,7 @@ pub struct OutboxClosed;
 impl Outbox {
     fn new(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
         let (queue, commands) = mpsc::channel(capacity);
-        (Outbox { queue, ended: Arc::new(Notify::new()) }, commands)
+        (Outbox { queue, signals: Arc::default() }, commands)
     }
 
     /// Queues a text frame. A full queue ends the socket: the browser does not read.
@@ -49,15 +59,21 @@ impl Outbox {
     }
 
     /// Queues the end: what was queued before goes out first, then a close frame with `code`.
-    pub fn close(&self, code: u16) {
+    pub fn close(self, code: u16) {
         let _ = self.command(Command::Close(code));
     }
 
     fn command(&self, command: Command) -> Result<(), OutboxClosed> {
         self.queue.try_send(command).map_err(|_| {
-            self.ended.notify_one();
+            self.signals.full.notify_one();
             OutboxClosed
         })
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.signals.closing.notify_one();
     }
 }
 
@@ -69,6 +85,7 @@ pub(crate) struct SocketContext {
     queue_max: usize,
     message_max_bytes: usize,
     messages_per_s: u32,
+    send_timeout: Duration,
     close_timeout: Duration,
 }
 
@@ -80,6 +97,7 @@ impl SocketContext {
             queue_max: config.count("ws_send_queue_max"),
             message_max_bytes: config.count("ws_message_max_bytes"),
             messages_per_s: u32::try_from(config.number("ws_messages_per_s")).expect("the table bounds it"),
+            send_timeout: config.millis("tcp_user_timeout_ms"),
             close_timeout: config.millis("ws_close_timeout_ms"),
         }
     }
@@ -111,32 +129,30 @@ enum End {
 /// Serves one websocket until it ends; then tells the hub.
 pub(crate) async fn run(ws: WebSocket, info: ConnInfo, origin: Option<String>, context: Arc<SocketContext>) {
     let (outbox, commands) = Outbox::new(context.queue_max);
-    let ended = Arc::clone(&outbox.ended);
+    let signals = Arc::clone(&outbox.signals);
     let peer = SocketPeer { remote: info.remote, local: info.local, secure: info.secure, origin };
     let (sink, stream) = ws.split();
     let Ok(socket) = context.hub.open_socket(peer, outbox) else {
         close(sink, stream, code::TRY_AGAIN_LATER, &context).await;
         return;
     };
-    let mut session =
-        Session { socket, sink, stream, commands, rate: Rate::new(context.messages_per_s, Instant::now()) };
-    let end = tokio::select! {
-        // First, because the hub lets go of the outbox in the same moment, which alone looks like an ordinary end.
+    let rate = Rate::new(context.messages_per_s, Instant::now());
+    let session = Session { socket, sink, stream, commands, rate };
+    tokio::select! {
+        // In this order, because the hub lets go of a full outbox in the same moment, which alone looks like an ordinary end.
         biased;
-        () = ended.notified() => {
-            context.metrics.sockets_slow.add(1);
-            End::Gone
-        }
-        end = session.serve(&context) => end,
-    };
-    if let End::Close(code) = end {
-        tokio::select! {
-            () = close(session.sink, session.stream, code, &context) => {}
-            () = ended.notified() => {}
-        }
+        () = signals.full.notified() => context.metrics.sockets_slow.add(1),
+        () = overdue(&signals, context.close_timeout) => {}
+        () = session.run(&context) => {}
     }
     context.hub.deliver(Input::SocketClosed { socket }).await;
     drop(info.admitted);
+}
+
+/// The hub has closed the socket, and its time is over.
+async fn overdue(signals: &Signals, close_timeout: Duration) {
+    signals.closing.notified().await;
+    tokio::time::sleep(close_timeout).await;
 }
 
 struct Session {
@@ -148,6 +164,13 @@ struct Session {
 }
 
 impl Session {
+    /// Serves the socket and ends it in good order where it still can be.
+    async fn run(mut self, context: &SocketContext) {
+        if let End::Close(code) = self.serve(context).await {
+            close(self.sink, self.stream, code, context).await;
+        }
+    }
+
     async fn serve(&mut self, context: &SocketContext) -> End {
         loop {
             tokio::select! {
@@ -155,8 +178,8 @@ impl Session {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Text(text)) => {
-                        if self.sink.send(Message::text(text)).await.is_err() {
-                            return End::Gone;
+                        if let Err(end) = send(&mut self.sink, text, context).await {
+                            return end;
                         }
                     }
                     Some(Command::Close(code)) => return End::Close(code),
@@ -200,6 +223,18 @@ impl Session {
             }
         };
         context.hub.offer(input).err().map(|_| End::Close(code::TRY_AGAIN_LATER))
+    }
+}
+
+/// Sends one text frame. A browser that takes nothing must not hold the task: the kernel's own timeout (`TCP_USER_TIMEOUT`) starts
+/// anew with each byte that is taken.
+async fn send(sink: &mut (impl Sink<Message> + Unpin), text: String, context: &SocketContext) -> Result<(), End> {
+    match timeout(context.send_timeout, sink.send(Message::text(text))).await {
+        Ok(sent) => sent.map_err(|_| End::Gone),
+        Err(_) => {
+            context.metrics.sockets_slow.add(1);
+            Err(End::Gone)
+        }
     }
 }
 
@@ -249,7 +284,13 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{self, Poll},
+    };
+
     use super::*;
+    use crate::config::Sources;
 
     #[test]
     fn a_burst_is_taken_and_a_flood_is_not() {
@@ -258,6 +299,54 @@ mod tests {
         assert_eq!((0..100).filter(|_| rate.take(start)).count(), 50);
         let later = start + Duration::from_secs(1);
         assert_eq!((0..100).filter(|_| rate.take(later)).count(), 10);
+    }
+
+    /// A browser that takes nothing.
+    struct Stuck;
+
+    impl Sink<Message> for Stuck {
+        type Error = ();
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
+            Poll::Pending
+        }
+
+        fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Result<(), ()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_not_taken_in_time_ends_the_socket() {
+        let config = Config::parse("", "tcp_user_timeout_ms=100\n", Sources::default()).unwrap();
+        let (hub, _queue) = crate::hub::queue(1);
+        let context = SocketContext::new(&config, hub, Arc::default());
+        let sent = timeout(Duration::from_secs(20), send(&mut Stuck, "x".to_owned(), &context)).await;
+        assert!(matches!(sent, Ok(Err(End::Gone))));
+        assert_eq!(context.metrics.sockets_slow.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn closing_and_dropping_both_start_the_last_wait() {
+        for close in [true, false] {
+            let (outbox, _commands) = Outbox::new(2);
+            let signals = Arc::clone(&outbox.signals);
+            if close {
+                outbox.close(1000);
+            } else {
+                drop(outbox);
+            }
+            let waited = timeout(Duration::from_secs(20), overdue(&signals, Duration::from_millis(1))).await;
+            assert!(waited.is_ok(), "close: {close}");
+        }
     }
 
     #[test]

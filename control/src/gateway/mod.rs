@@ -254,22 +254,22 @@ impl Gateway {
             (ClientMessage::Ping, _) => self.send(socket, ServerMessage::Pong),
             (ClientMessage::Pong, _) => self.pong(socket),
             (ClientMessage::Ignored { message }, _) => tracing::debug!(message, "message is ignored"),
-            (ClientMessage::SendData(data), _) => {
+            (_, None) => {
+                let fail = Fail::connection("the first message must be connection");
+                self.send(socket, ServerMessage::Fail(fail));
+            }
+            (ClientMessage::SendData(data), Some(_)) => {
                 let message = ServerMessage::DataStatus { operation_id: data.operation_id, accepted: true };
                 self.send(socket, message);
             }
-            (ClientMessage::SessionDebug(_), _) => {
+            (ClientMessage::SessionDebug(_), Some(_)) => {
                 self.send(socket, ServerMessage::SessionDebug { status: "DISABLED" });
             }
-            (ClientMessage::Stream(stream), _) => {
+            (ClientMessage::Stream(stream), Some(_)) => {
                 if let Some(media_session_id) = stream.media_session_id.or(stream.id) {
                     let info = "this server does calls only, no streams".to_owned();
                     self.send(socket, ServerMessage::StreamFailed { media_session_id, info });
                 }
-            }
-            (_, None) => {
-                let fail = Fail::connection("the first message must be connection");
-                self.send(socket, ServerMessage::Fail(fail));
             }
             (ClientMessage::Call(request), Some(session)) => self.place_call(socket, session, *request),
             (ClientMessage::Answer(request), Some(session)) => self.answer(socket, session, &request),

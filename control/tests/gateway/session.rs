@@ -131,7 +131,10 @@ fn messages_before_connection_and_a_second_connection_get_a_fail() {
     let mut world = World::new(config());
     let page = world.open();
     world.call(page, "c1", "600");
-    assert_eq!(world.names(), ["fail"]);
+    world.say(page, ClientMessage::SendData(DataRequest { operation_id: "op".to_owned() }));
+    let stream = StreamRequest { media_session_id: Some("s1".to_owned()), id: None };
+    world.say(page, ClientMessage::Stream(stream));
+    assert_eq!(world.names(), ["fail", "fail", "fail"]);
     let page = world.session();
     let again = serde_json::from_value(account(false)).unwrap();
     world.say(page, ClientMessage::Connection(Box::new(again)));

@@ -124,6 +124,29 @@ async fn a_browser_that_does_not_read_is_closed() {
 }
 
 #[tokio::test]
+async fn a_browser_that_does_not_read_is_gone_soon_after_the_core_has_closed_it() {
+    // Its pongs are not read either, so the core gives it up; the queue and the kernel's patience would last.
+    let control = Control::start(&[
+        "ws_messages_per_s=100000",
+        "ws_send_queue_max=65536",
+        "ws_close_timeout_ms=200",
+        "keep_alive.server_interval=100",
+        "keep_alive.probes=2",
+    ]);
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4096).unwrap();
+    let stream = narrow.connect(control.ws()).await.unwrap();
+    let mut socket = Socket::upgrade(stream, control.ws(), "/").await;
+    socket.send(&json!({"message": "connection", "data": [{"appKey": "defaultApp"}]})).await;
+    // Each is answered by a `fail` and a `finish` of several hundred bytes.
+    let call = json!({"message": "call", "data": [{"callId": "c".repeat(128)}]});
+    let calls = frame(1, call.to_string().as_bytes()).repeat(50);
+    let flood = async { while socket.stream.write_all(&calls).await.is_ok() {} };
+    timeout(SOON, flood).await.expect("the connection ends");
+    assert_eq!(control.metric("gangway_control_drops_total{reason=\"socket_slow\"}").await, 0);
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_long_or_too_slow_is_refused() {
     let control = Control::start(&["http_body_max_bytes=1000", "http_body_timeout_ms=200"]);
     let long = http::post(control.http(), "/rest-api/call/find", &"x".repeat(2000)).await;
