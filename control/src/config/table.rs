@@ -392,8 +392,26 @@ pub const KEYS: &[Key] = &[
     ),
     key("sip_retry_after_s", "10", Kind::Number(1, 3600), "s, Retry-After of each 503"),
     key("sip_tcp_connections_max", "4096", Kind::Number(1, 100_000), "SIP connections at once"),
+    key(
+        "sip_tcp_accepted_max",
+        "3072",
+        Kind::Number(0, 100_000),
+        "of those, made by peers; the rest is kept for connections that we make",
+    ),
+    key(
+        "sip_tcp_connections_per_ip_max",
+        "256",
+        Kind::Number(1, 100_000),
+        "of the latter, from one address or IPv6 /64",
+    ),
     key("sip_tcp_idle_timeout_ms", "600000", Kind::Number(100, DAY_MS), "ms without a byte that end a SIP connection"),
     key("sip_tcp_message_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a begun message may take to arrive"),
+    key(
+        "sip_tcp_first_message_timeout_ms",
+        "10000",
+        Kind::Number(10, DAY_MS),
+        "ms until the first message of a connection that a peer made is whole",
+    ),
     key("sip_tcp_connect_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to connect"),
     key(
         "sip_keepalive_interval_ms",

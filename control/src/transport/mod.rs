@@ -109,9 +109,12 @@ impl SipSockets {
         let sockets = udp::serve(self.udp, &ours, keep_alive, hub, metrics);
         let limits = tcp::Limits {
             connections_max: config.count("sip_tcp_connections_max"),
+            accepted_max: config.count("sip_tcp_accepted_max"),
+            per_ip_max: config.count("sip_tcp_connections_per_ip_max"),
             queue_max: config.count("sip_send_queue_max"),
             idle: config.millis("sip_tcp_idle_timeout_ms"),
             message: config.millis("sip_tcp_message_timeout_ms"),
+            first_message: config.millis("sip_tcp_first_message_timeout_ms"),
             connect: config.millis("sip_tcp_connect_timeout_ms"),
             keep_alive: config.millis("sip_keepalive_interval_ms"),
         };

@@ -1,8 +1,8 @@
 //! SIP over TCP: connections found again by flow or address, streams cut into messages, everything with a deadline.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{ERROR_PAUSE, Undeliverable};
 use crate::{
+    fairness::counted_as,
     gateway::effects::Input,
     hub::HubHandle,
     metrics::Metrics,
@@ -37,12 +38,18 @@ use crate::{
 pub(super) struct Limits {
     /// Connections at once, made and accepted.
     pub connections_max: usize,
+    /// Of those, accepted ones: the rest is for connections that we make.
+    pub accepted_max: usize,
+    /// Of the accepted ones, from one address.
+    pub per_ip_max: usize,
     /// Messages waiting for one connection.
     pub queue_max: usize,
     /// Silence that ends a connection.
     pub idle: Duration,
     /// Time for a begun message to become whole, and for a message to be taken by the peer.
     pub message: Duration,
+    /// Time for the first message of an accepted connection to become whole.
+    pub first_message: Duration,
     /// Time to connect.
     pub connect: Duration,
     /// Silence after which a connection that we made sends a keep-alive.
@@ -68,11 +75,22 @@ struct Shared {
 struct Table {
     by_id: BTreeMap<u64, Flow>,
     by_remote: BTreeMap<SocketAddr, u64>,
+    /// Accepted connections, in all and by whom they count for.
+    accepted: usize,
+    accepted_by_ip: BTreeMap<IpAddr, usize>,
+}
+
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opened {
+    ByUs,
+    ByPeer,
 }
 
 #[derive(Debug)]
 struct Flow {
     remote: SocketAddr,
+    opened: Opened,
     queue: mpsc::Sender<Vec<u8>>,
 }
 
@@ -101,7 +119,7 @@ impl Flows {
                 Undeliverable
             });
         }
-        let Some((id, queue)) = self.insert(&mut table, remote) else { return Err(Undeliverable) };
+        let Some((id, queue)) = self.insert(&mut table, remote, Opened::ByUs) else { return Err(Undeliverable) };
         if let Some(flow) = table.by_id.get(&id) {
             flow.queue.try_send(bytes).expect("the queue is new and holds at least one");
         }
@@ -110,25 +128,15 @@ impl Flows {
         Ok(())
     }
 
-    fn insert(&self, table: &mut Table, remote: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
-        if table.by_id.len() >= self.shared.limits.connections_max {
+    fn insert(&self, table: &mut Table, remote: SocketAddr, opened: Opened) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
+        if !table.has_room(&self.shared.limits, remote, opened) {
             self.shared.metrics.sip_connections_refused.add(1);
             return None;
         }
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (queue, receiver) = mpsc::channel(self.shared.limits.queue_max);
-        table.by_id.insert(id, Flow { remote, queue });
-        table.by_remote.insert(remote, id);
+        table.insert(id, Flow { remote, opened, queue });
         Some((id, receiver))
-    }
-
-    fn remove(&self, id: u64) {
-        let mut table = self.lock();
-        if let Some(flow) = table.by_id.remove(&id)
-            && table.by_remote.get(&flow.remote) == Some(&id)
-        {
-            table.by_remote.remove(&flow.remote);
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -138,8 +146,41 @@ impl Flows {
 
     /// Forgets the connection and tells the core, whose requests there fail.
     async fn end(&self, id: u64, remote: SocketAddr) {
-        self.remove(id);
+        self.lock().remove(id);
         self.shared.hub.deliver(Input::SipFailed { transport: Transport::Tcp, remote, flow: Some(id) }).await;
+    }
+}
+
+impl Table {
+    fn has_room(&self, limits: &Limits, remote: SocketAddr, opened: Opened) -> bool {
+        let of_ip = || self.accepted_by_ip.get(&counted_as(remote.ip())).copied().unwrap_or(0);
+        self.by_id.len() < limits.connections_max
+            && (opened == Opened::ByUs || (self.accepted < limits.accepted_max && of_ip() < limits.per_ip_max))
+    }
+
+    fn insert(&mut self, id: u64, flow: Flow) {
+        if flow.opened == Opened::ByPeer {
+            self.accepted += 1;
+            *self.accepted_by_ip.entry(counted_as(flow.remote.ip())).or_default() += 1;
+        }
+        self.by_remote.insert(flow.remote, id);
+        self.by_id.insert(id, flow);
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(flow) = self.by_id.remove(&id) else { return };
+        if self.by_remote.get(&flow.remote) == Some(&id) {
+            self.by_remote.remove(&flow.remote);
+        }
+        if flow.opened == Opened::ByPeer {
+            self.accepted -= 1;
+            if let Entry::Occupied(mut count) = self.accepted_by_ip.entry(counted_as(flow.remote.ip())) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
     }
 }
 
@@ -148,10 +189,10 @@ pub(super) async fn accept(listener: TcpListener, flows: Flows) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
-                let inserted = flows.insert(&mut flows.lock(), remote);
-                // Beyond the limit the connection is closed at once.
+                let inserted = flows.insert(&mut flows.lock(), remote, Opened::ByPeer);
+                // Beyond the limits the connection is closed at once.
                 let Some((id, queue)) = inserted else { continue };
-                tokio::spawn(serve(flows.clone(), id, stream, remote, queue, false));
+                tokio::spawn(serve(flows.clone(), id, stream, remote, queue, Opened::ByPeer));
             }
             Err(error) => {
                 tracing::warn!(%error, "a SIP connection could not be accepted");
@@ -163,7 +204,7 @@ pub(super) async fn accept(listener: TcpListener, flows: Flows) {
 
 async fn connect(flows: Flows, id: u64, remote: SocketAddr, queue: mpsc::Receiver<Vec<u8>>) {
     match timeout(flows.shared.limits.connect, TcpStream::connect(remote)).await {
-        Ok(Ok(stream)) => serve(flows, id, stream, remote, queue, true).await,
+        Ok(Ok(stream)) => serve(flows, id, stream, remote, queue, Opened::ByUs).await,
         failed => {
             flows.shared.metrics.sip_connects_failed.add(1);
             let reason = failed.map_or_else(
@@ -182,16 +223,16 @@ async fn serve(
     stream: TcpStream,
     remote: SocketAddr,
     queue: mpsc::Receiver<Vec<u8>>,
-    ours: bool,
+    opened: Opened,
 ) {
     let _ = stream.set_nodelay(true);
     if let Ok(local) = stream.local_addr() {
         let (reader, writer) = stream.into_split();
         let source = Source { transport: Transport::Tcp, local, remote, flow: Some(id) };
         let (pongs, wanted) = mpsc::channel(1);
-        let keep_alive = ours.then_some(flows.shared.limits.keep_alive);
+        let keep_alive = (opened == Opened::ByUs).then_some(flows.shared.limits.keep_alive);
         tokio::select! {
-            () = read(&flows, reader, source, pongs) => {}
+            () = read(&flows, reader, source, opened, pongs) => {}
             () = write(writer, queue, wanted, keep_alive, flows.shared.limits.message) => {}
         }
     }
@@ -224,16 +265,19 @@ async fn write(
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 
-async fn read(flows: &Flows, mut reader: OwnedReadHalf, source: Source, pongs: mpsc::Sender<()>) {
+async fn read(flows: &Flows, mut reader: OwnedReadHalf, source: Source, opened: Opened, pongs: mpsc::Sender<()>) {
     let limits = flows.shared.limits;
     let mut buffer: Vec<u8> = Vec::new();
     let mut chunk = vec![0; READ_BYTES];
     let mut begun: Option<Instant> = None;
+    // Keep-alives do not count: who has nothing to say has no business here.
+    let mut first = (opened == Opened::ByPeer).then(|| Instant::now() + limits.first_message);
     loop {
         let wait = match begun {
             Some(begun) => limits.message.saturating_sub(begun.elapsed()),
             None => limits.idle,
         };
+        let wait = first.map_or(wait, |first| wait.min(first.saturating_duration_since(Instant::now())));
         let Ok(Ok(len)) = timeout(wait, reader.read(&mut chunk)).await else { return };
         if len == 0 {
             return;
@@ -255,7 +299,7 @@ async fn read(flows: &Flows, mut reader: OwnedReadHalf, source: Source, pongs: m
                     let bytes = std::mem::replace(&mut buffer, rest);
                     // A full hub slows this peer down: TCP carries the pressure back.
                     flows.shared.hub.deliver(Input::SipReceived { source, bytes }).await;
-                    begun = None;
+                    (begun, first) = (None, None);
                 }
                 Framing::Invalid(error) => {
                     flows.shared.metrics.sip_streams_invalid.add(1);
