@@ -40,6 +40,8 @@ pub struct Metrics {
     pub tls_handshakes_failed: Counter,
     /// HTTP connections that ended in an error: bad requests, slow headers, resets.
     pub http_connections_failed: Counter,
+    /// REST requests of pages that nobody allowed.
+    pub rest_pages_refused: Counter,
     /// SIP messages received.
     pub sip_received: Counter,
     /// SIP messages sent.
@@ -147,6 +149,7 @@ impl Metrics {
             ("socket_oversize", self.sockets_oversize.value()),
             ("tls_handshake", self.tls_handshakes_failed.value()),
             ("http_connection", self.http_connections_failed.value()),
+            ("rest_page", self.rest_pages_refused.value()),
             ("sip_overload", self.sip_overload.value()),
             ("sip_send", self.sip_send_failed.value()),
             ("sip_stream_invalid", self.sip_streams_invalid.value()),

@@ -24,6 +24,7 @@ use warp::{Filter, Reply};
 use super::{
     Admission,
     admission::Admitted,
+    guard::Guard,
     pages::{PageFacts, Pages},
     rest::{MetricSources, Rest},
     socket::SocketContext,
@@ -141,6 +142,7 @@ impl Api {
         let context = Arc::new(Context {
             sockets: Arc::new(SocketContext::new(config, hub.clone(), Arc::clone(&metrics))),
             rest: Rest::new(config, hub.clone(), Arc::clone(&metrics), sources),
+            guard: Guard::new(config),
             pages: Pages::new(config, facts),
             header_timeout: config.millis("http_header_timeout_ms"),
             request_timeout: config.millis("http_body_timeout_ms") + config.millis("rest_timeout_ms"),
@@ -159,6 +161,7 @@ impl Api {
 struct Context {
     sockets: Arc<SocketContext>,
     rest: Rest,
+    guard: Guard,
     pages: Pages,
     header_timeout: Duration,
     request_timeout: Duration,
@@ -311,8 +314,14 @@ where
 {
     match info.surface {
         Surface::Signalling => context.pages.signalling(info, headers),
-        Surface::Web if path.starts_with("/rest-api") => context.rest.respond(method, path, query, body).await,
-        Surface::Web if path == "/metrics" => context.rest.metrics().await,
+        Surface::Web if path.starts_with("/rest-api") || path == "/metrics" => match context.guard.check(headers) {
+            Ok(cors) if path == "/metrics" => cors.onto(context.rest.metrics().await),
+            Ok(cors) => cors.onto(context.rest.respond(method, path, query, body).await),
+            Err(refused) => {
+                context.metrics.rest_pages_refused.add(1);
+                super::rest::error(403, &refused.to_string())
+            }
+        },
         Surface::Web => context.pages.respond(&method, path, headers).await,
     }
 }

@@ -4,6 +4,7 @@
 //! request's header may take. No logic: what is asked goes to the hub.
 
 mod admission;
+mod guard;
 mod listener;
 mod pages;
 mod rest;

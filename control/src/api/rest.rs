@@ -72,15 +72,14 @@ impl Rest {
         D: Buf,
         E: Display,
     {
-        let response = match method {
+        match method {
             Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
             Method::GET | Method::POST => match self.call(path, query, body).await {
                 Ok(response) => response,
                 Err(refusal) => error(refusal.status, &refusal.message),
             },
             _ => error(405, "GET and POST are understood"),
-        };
-        with_cors(response)
+        }
     }
 
     async fn call<B, D, E>(&self, path: &str, query: &str, body: B) -> Result<Response, Refusal>
@@ -241,19 +240,6 @@ pub(super) fn error(status: u16, message: &str) -> Response {
     let mut response = warp::reply::with_status(warp::reply::json(&body), code).into_response();
     if status == 503 {
         response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
-    }
-    response
-}
-
-/// Pages of other origins may call: REST is guarded by its address, not by the browser.
-fn with_cors(mut response: Response) -> Response {
-    for (name, value) in [
-        ("access-control-allow-origin", "*"),
-        ("access-control-allow-methods", "GET, POST, OPTIONS"),
-        ("access-control-allow-headers", "Content-Type"),
-        ("access-control-max-age", "86400"),
-    ] {
-        response.headers_mut().insert(name, http::HeaderValue::from_static(value));
     }
     response
 }

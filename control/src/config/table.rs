@@ -27,6 +27,8 @@ pub enum Kind {
     Addresses,
     /// Address ranges joined by commas: `10.0.0.0/8`, `2001:db8::/32`, or single addresses.
     Subnets,
+    /// Origins of web pages joined by commas, `https://app.example.com:8443`, or `*`.
+    Origins,
 }
 
 /// What a key does today.
@@ -82,7 +84,7 @@ pub enum Value {
     Bool(bool),
     /// Of [`Kind::Choice`], [`Kind::Text`] and [`Kind::Secret`].
     Text(String),
-    /// Of [`Kind::List`].
+    /// Of [`Kind::List`], and of [`Kind::Origins`] in small letters.
     List(Vec<String>),
     /// Of [`Kind::Address`] and [`Kind::Addresses`].
     Addresses(Vec<LocalAddress>),
@@ -119,6 +121,9 @@ impl Kind {
                 "IP addresses joined by commas, each as local or local=advertised, are allowed".to_owned()
             }
             Kind::Subnets => "address ranges such as 10.0.0.0/8 joined by commas are allowed".to_owned(),
+            Kind::Origins => {
+                "origins such as https://app.example.com:8443 joined by commas, or *, are allowed".to_owned()
+            }
         }
     }
 
@@ -152,6 +157,10 @@ impl Kind {
                 let subnets = split(text).map(subnet).collect::<Option<Vec<_>>>()?;
                 (subnets.len() <= LIST_MAX).then_some(Value::Subnets(subnets))
             }
+            Kind::Origins => {
+                let origins = split(text).map(origin).collect::<Option<Vec<_>>>()?;
+                (origins.len() <= LIST_MAX).then_some(Value::List(origins))
+            }
         }
     }
 }
@@ -177,6 +186,20 @@ fn subnet(text: &str) -> Option<(IpAddr, u8)> {
     let max = if address.is_ipv4() { 32 } else { 128 };
     let len = len.unwrap_or(max);
     (len <= max).then_some((address, len))
+}
+
+/// Longest origin: a host name has at most 253 characters.
+const ORIGIN_MAX_BYTES: usize = 270;
+
+fn origin(text: &str) -> Option<String> {
+    let origin = text.to_ascii_lowercase();
+    if origin == "*" {
+        return Some(origin);
+    }
+    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"))?;
+    let allowed = |at: char| at.is_ascii_alphanumeric() || ".-:[]".contains(at);
+    let is_origin = !authority.is_empty() && origin.len() <= ORIGIN_MAX_BYTES && authority.chars().all(allowed);
+    is_origin.then_some(origin)
 }
 
 /// A day in milliseconds: the longest that any timer may be.
@@ -217,6 +240,12 @@ pub const KEYS: &[Key] = &[
     key("http.port", "8081", Kind::Port, "REST under `/rest-api`, pages under `/`, `/metrics`; 0 turns it off"),
     key("https.port", "8444", Kind::Port, "the same over TLS; 0 turns it off"),
     key("rest_bind", "127.0.0.1", Kind::Address, "address of http and https: REST has no password of its own"),
+    key(
+        "rest_allowed_origins",
+        "",
+        Kind::Origins,
+        "web pages of other machines that may use REST and `/metrics`: origins, or `*` for every page",
+    ),
     key("tls.cert", "", Kind::Text(4096), "PEM file with the certificate chain for wss and https")
         .computed("self-signed, made at first start in `data_dir`"),
     key("tls.key", "", Kind::Text(4096), "PEM file with its private key").computed("as `tls.cert`"),

@@ -36,6 +36,8 @@ fn every_kind_refuses_what_it_does_not_take() {
         "early_media=perhaps",
         "rtp_activity_detecting=maybe",
         "sip_trusted=10.0.0.0/33",
+        "rest_allowed_origins=app.example.com",
+        "rest_allowed_origins=https://app.example.com/",
         "sdp_origin=a\u{1}b",
         "codecs=opus,a b",
         "media_port_to=31001",

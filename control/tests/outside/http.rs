@@ -36,8 +36,13 @@ pub(crate) async fn post(to: SocketAddr, path: &str, body: &str) -> Page {
 }
 
 pub(crate) async fn request(to: SocketAddr, method: &str, path: &str, body: &str) -> Page {
+    request_with(to, method, path, &format!("Host: {to}\r\n"), body).await
+}
+
+/// The same with header lines of the caller's; `Host` is among them.
+pub(crate) async fn request_with(to: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Page {
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     raw(to, format!("{head}{body}").as_bytes()).await
