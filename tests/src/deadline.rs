@@ -29,7 +29,8 @@ impl Deadline {
         self.left().is_none()
     }
 
-    /// Calls `probe` every 20 ms until it has a value.
+    /// Calls `probe` every 20 ms until it has a value. It polls because what is waited for lies in other programs (a counter behind
+    /// HTTP, a line in a phone's log, a row of a registrar, a process that ends), and none of them tells when it changes.
     ///
     /// # Panics
     /// When the deadline passes first, naming `what` was waited for.

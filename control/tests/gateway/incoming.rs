@@ -7,7 +7,10 @@ use gangway_control::{
         effects::Input,
         messages::{AnswerRequest, CallStatus, ClientMessage},
     },
-    sip::message::{HeaderName, Method},
+    sip::{
+        Transport,
+        message::{HeaderName, Method},
+    },
 };
 use gangway_shared::rcp::LegKind;
 
@@ -191,11 +194,23 @@ fn an_invite_for_an_account_rings_its_newest_session_and_others_are_404() {
 
 #[test]
 fn a_stranger_that_names_an_account_learns_nothing() {
-    let mut world = World::new(config());
-    world.session();
-    world.invite("sip:1001@example.com", "in1", Some(&phone_sdp(4000, "0")));
-    assert_eq!(world.sip_names().last().unwrap(), "404");
-    assert!(world.names().is_empty());
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let mut world = World::new(config());
+        world.transport = transport;
+        let page = world.session();
+        world.invite("sip:1001@example.com", "in1", Some(&phone_sdp(4000, "0")));
+        assert_eq!(world.sip_names().last().unwrap(), "404", "{transport}");
+        assert!(world.names().is_empty());
+        // Nor does a name that nobody has tell it apart.
+        world.invite("sip:nobody@example.com", "in2", Some(&phone_sdp(4000, "0")));
+        assert_eq!(world.sip_names().last().unwrap(), "404", "{transport}");
+        // Once it is a target of the account it is no stranger.
+        world.transport = Transport::Udp;
+        world.contact_key(page);
+        world.transport = transport;
+        world.invite("sip:1001@example.com", "in3", Some(&phone_sdp(4000, "0")));
+        assert_eq!(world.names(), ["setRemoteSDP", "notifyIncomingCall", "ring"], "{transport}");
+    }
 }
 
 #[test]

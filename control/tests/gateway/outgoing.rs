@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gangway_control::{
     gateway::{
-        effects::{Answer, Input, SocketId},
+        effects::{Answer, Ask, Input, SocketId},
         messages::{CallRequest, CallStatus, ClientMessage},
     },
     sip::{
@@ -118,6 +118,21 @@ fn a_silent_ask_ends_the_call() {
         assert!(world.names().contains(&"finish FAILED".to_owned()));
         world.assert_clean();
     }
+}
+
+#[test]
+fn a_dialled_host_is_in_the_requests_address_and_the_call_goes_to_the_accounts_proxy() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.hold_asks = true;
+    world.call(page, "c1", "sip:bob@other.example:5070");
+    world.answer_ask();
+    let (_, ask) = world.asks.front().unwrap();
+    let proxy = Ask::Resolve { host: "10.0.0.2".to_owned(), port: Some(5060), transport: None };
+    assert_eq!(*ask, proxy);
+    world.hold_asks = false;
+    world.answer_ask();
+    assert_eq!(world.request(&Method::Invite).uri.to_string(), "sip:bob@other.example:5070");
 }
 
 #[test]

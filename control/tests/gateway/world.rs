@@ -173,6 +173,8 @@ pub(crate) struct World {
     pub(crate) hold_requests: bool,
     /// Pages answer pings; nothing of it is kept.
     pub(crate) pongs: bool,
+    /// How the peer's messages come: UDP, or TCP over its one connection.
+    pub(crate) transport: Transport,
     told: BTreeMap<(SocketId, String), Told>,
     next_socket: u64,
     next_branch: u64,
@@ -197,6 +199,7 @@ impl World {
             requests: VecDeque::new(),
             hold_requests: false,
             pongs: true,
+            transport: Transport::Udp,
             told: BTreeMap::new(),
             next_socket: 0,
             next_branch: 0,
@@ -480,10 +483,10 @@ impl World {
 
     pub(crate) fn receive(&mut self, bytes: Vec<u8>) {
         let source = Source {
-            transport: Transport::Udp,
+            transport: self.transport,
             local: OURS.parse().unwrap(),
             remote: PEER.parse().unwrap(),
-            flow: None,
+            flow: (self.transport == Transport::Tcp).then_some(1),
         };
         self.input(Input::SipReceived { source, bytes });
     }
@@ -548,6 +551,7 @@ impl World {
             "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/{} 10.0.0.2:5060;branch=z9hG4bKp{branch};rport\r\nMax-Forwards: 70\r\n\
              From: \"Bob\" <sip:bob@example.com>;tag=bob\r\nTo: <sip:1001@example.com>\r\nCall-ID: {call_id}\r\nCSeq: 1 INVITE\r\n\
              Contact: <sip:bob@10.0.0.2:5060>\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+            self.transport.as_via(),
             body.len()
         );
         self.receive(text.clone().into_bytes());
