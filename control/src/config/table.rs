@@ -61,6 +61,16 @@ const fn key(name: &'static str, default: &'static str, kind: Kind, doc: &'stati
     Key { name, default, computed: None, kind, state: State::Used, doc }
 }
 
+/// A time to wait, in milliseconds.
+const fn millis(name: &'static str, default: &'static str, doc: &'static str) -> Key {
+    key(name, default, Kind::Number(10, DAY_MS), doc)
+}
+
+/// A SIP timer that follows T1 unless it is set.
+const fn sip_timer(name: &'static str, doc: &'static str) -> Key {
+    key(name, "", Kind::Number(1, DAY_MS), doc).computed("64*T1")
+}
+
 impl Key {
     const fn computed(mut self, words: &'static str) -> Self {
         self.computed = Some(words);
@@ -362,13 +372,8 @@ pub const KEYS: &[Key] = &[
     key("keep_alive.server_interval", "5000", Kind::Number(10, DAY_MS), "ms between pings to a browser"),
     key("keep_alive.probes", "10", Kind::Number(1, 1000), "unanswered pings that end a socket"),
     key("register_expires", "3600", Kind::Number(10, 86_400), "s asked for in REGISTER"),
-    key(
-        "register_backoff_ms",
-        "5000",
-        Kind::Number(10, DAY_MS),
-        "ms before a lost registration is tried again; doubles",
-    ),
-    key("register_backoff_max_ms", "300000", Kind::Number(10, DAY_MS), "ms, longest such wait"),
+    millis("register_backoff_ms", "5000", "ms before a lost registration is tried again; doubles"),
+    millis("register_backoff_max_ms", "300000", "ms, longest such wait"),
     key(
         "register_attempts_before_warning",
         "3",
@@ -385,7 +390,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("calls_max", "5000", Kind::Number(1, 1_000_000), "calls at once"),
     key("calls_per_session_max", "10", Kind::Number(1, 1000), "calls at once of one session"),
-    key("ask_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a question to the world may take (names, relays)"),
+    millis("ask_timeout_ms", "10000", "ms a question to the world may take (names, relays)"),
     key("disable_rest_requests", "false", Kind::Bool, "no REST hooks").without_effect(HOOKS),
     key("rest_request_timeout", "15", Kind::Number(0, 3600), "s a REST hook may take").without_effect(HOOKS),
     key("rest_hook_send_hash", "false", Kind::Bool, "sign REST hooks").without_effect(HOOKS),
@@ -394,15 +399,13 @@ pub const KEYS: &[Key] = &[
     key("sip_t1_ms", "500", Kind::Number(1, 60_000), "ms, round-trip estimate T1"),
     key("sip_t2_ms", "4000", Kind::Number(1, 60_000), "ms, longest repeat interval T2"),
     key("sip_t4_ms", "5000", Kind::Number(1, 60_000), "ms, life of a message in the network T4"),
-    key("sip_timer_b_ms", "", Kind::Number(1, DAY_MS), "ms, an INVITE without answer fails").computed("64*T1"),
-    key("sip_timer_d_ms", "", Kind::Number(1, DAY_MS), "ms, repeated finals to our INVITE get an ACK")
-        .computed("64*T1"),
-    key("sip_timer_f_ms", "", Kind::Number(1, DAY_MS), "ms, another request without answer fails").computed("64*T1"),
-    key("sip_timer_h_ms", "", Kind::Number(1, DAY_MS), "ms, a 2xx of ours without ACK ends the call").computed("64*T1"),
-    key("sip_timer_j_ms", "", Kind::Number(1, DAY_MS), "ms, repeated requests get the old answer").computed("64*T1"),
-    key("sip_timer_l_ms", "", Kind::Number(1, DAY_MS), "ms, a received INVITE stays Accepted (RFC 6026)")
-        .computed("64*T1"),
-    key("sip_timer_m_ms", "", Kind::Number(1, DAY_MS), "ms, a sent INVITE stays Accepted (RFC 6026)").computed("64*T1"),
+    sip_timer("sip_timer_b_ms", "ms, an INVITE without answer fails"),
+    sip_timer("sip_timer_d_ms", "ms, repeated finals to our INVITE get an ACK"),
+    sip_timer("sip_timer_f_ms", "ms, another request without answer fails"),
+    sip_timer("sip_timer_h_ms", "ms, a 2xx of ours without ACK ends the call"),
+    sip_timer("sip_timer_j_ms", "ms, repeated requests get the old answer"),
+    sip_timer("sip_timer_l_ms", "ms, a received INVITE stays Accepted (RFC 6026)"),
+    sip_timer("sip_timer_m_ms", "ms, a sent INVITE stays Accepted (RFC 6026)"),
     // SIP transport.
     key("sip_user_agent", "Gangway", Kind::Text(64), "User-Agent and Server headers"),
     key("sip_trusted", "", Kind::Subnets, "UDP sources that are trusted beside the targets of accounts and calls"),
@@ -434,14 +437,13 @@ pub const KEYS: &[Key] = &[
         "of the latter, from one address or IPv6 /64",
     ),
     key("sip_tcp_idle_timeout_ms", "600000", Kind::Number(100, DAY_MS), "ms without a byte that end a SIP connection"),
-    key("sip_tcp_message_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a begun message may take to arrive"),
-    key(
+    millis("sip_tcp_message_timeout_ms", "10000", "ms a begun message may take to arrive"),
+    millis(
         "sip_tcp_first_message_timeout_ms",
         "10000",
-        Kind::Number(10, DAY_MS),
         "ms until the first message of a connection that a peer made is whole",
     ),
-    key("sip_tcp_connect_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to connect"),
+    millis("sip_tcp_connect_timeout_ms", "5000", "ms to connect"),
     key(
         "sip_keepalive_interval_ms",
         "30000",
@@ -449,7 +451,7 @@ pub const KEYS: &[Key] = &[
         "ms of silence before a keep-alive: on SIP connections we made, and over UDP to registrars",
     ),
     key("sip_send_queue_max", "256", Kind::Number(1, 65_536), "messages waiting for one SIP socket"),
-    key("dns_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to resolve a name"),
+    millis("dns_timeout_ms", "5000", "ms to resolve a name"),
     // Limits of the websocket and HTTP side.
     key("ws_message_max_bytes", "262144", Kind::Number(1024, 16 << 20), "largest websocket message"),
     key(
@@ -466,19 +468,19 @@ pub const KEYS: &[Key] = &[
     ),
     key("ws_connections_per_ip_max", "1000", Kind::Number(1, 1_000_000), "of those, from one address or IPv6 /64"),
     key("ws_send_queue_max", "256", Kind::Number(4, 65_536), "messages waiting for one browser; full closes it"),
-    key("ws_close_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms to wait for the browser's close frame"),
-    key("ws_hello_timeout_ms", "30000", Kind::Number(10, DAY_MS), "ms until the first message of a websocket"),
+    millis("ws_close_timeout_ms", "5000", "ms to wait for the browser's close frame"),
+    millis("ws_hello_timeout_ms", "30000", "ms until the first message of a websocket"),
     key(
         "tcp_user_timeout_ms",
         "60000",
         Kind::Number(100, DAY_MS),
         "ms a browser may leave what was sent unread or unacknowledged",
     ),
-    key("http_header_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms to send an HTTP request's header"),
-    key("http_body_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms to send an HTTP request's body"),
+    millis("http_header_timeout_ms", "10000", "ms to send an HTTP request's header"),
+    millis("http_body_timeout_ms", "10000", "ms to send an HTTP request's body"),
     key("http_body_max_bytes", "65536", Kind::Number(256, 16 << 20), "largest REST body"),
-    key("tls_handshake_timeout_ms", "10000", Kind::Number(10, DAY_MS), "ms a TLS handshake may take"),
-    key("rest_timeout_ms", "5000", Kind::Number(10, DAY_MS), "ms until REST answers 503"),
+    millis("tls_handshake_timeout_ms", "10000", "ms a TLS handshake may take"),
+    millis("rest_timeout_ms", "5000", "ms until REST answers 503"),
     key("hub_queue_max", "16384", Kind::Number(16, 1_000_000), "events waiting for the call logic"),
 ];
 
