@@ -2,7 +2,7 @@
 
 use gangway_shared::time::Time;
 
-use super::{Backoff, Expiry, Timers, earliest, is_due};
+use super::{Backoff, Expiry, Timers, Transaction, earliest, is_due};
 use crate::sip::message::Status;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,20 @@ impl Client {
         }
     }
 
-    /// Runs one timer that is due; call again until `None`.
-    pub fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
+    /// Nothing was heard from the peer yet.
+    #[must_use]
+    pub fn is_trying(&self) -> bool {
+        self.state == State::Trying
+    }
+
+    fn end(&mut self) {
+        self.state = State::Terminated;
+        (self.timer_e, self.timer_f, self.timer_k) = (None, None, None);
+    }
+}
+
+impl Transaction for Client {
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
         if is_due(self.timer_f, now) {
             self.end();
             return Some(Expiry::TimedOut);
@@ -80,32 +92,15 @@ impl Client {
         self.timer_e.as_mut().is_some_and(|timer_e| timer_e.fire(now)).then_some(Expiry::Retransmit)
     }
 
-    /// The next timer.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
+    fn poll_timeout(&self) -> Option<Time> {
         earliest([self.timer_e.map(|timer_e| timer_e.due()), self.timer_f, self.timer_k])
     }
 
-    /// Nothing was heard from the peer yet.
-    #[must_use]
-    pub fn is_trying(&self) -> bool {
-        self.state == State::Trying
-    }
-
-    /// No final answer yet.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
+    fn is_pending(&self) -> bool {
         matches!(self.state, State::Trying | State::Proceeding)
     }
 
-    /// The machine is done.
-    #[must_use]
-    pub fn is_terminated(&self) -> bool {
+    fn is_terminated(&self) -> bool {
         self.state == State::Terminated
-    }
-
-    fn end(&mut self) {
-        self.state = State::Terminated;
-        (self.timer_e, self.timer_f, self.timer_k) = (None, None, None);
     }
 }

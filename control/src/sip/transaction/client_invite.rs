@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gangway_shared::time::Time;
 
-use super::{Backoff, Expiry, Timers, earliest, is_due};
+use super::{Backoff, Expiry, Timers, Transaction, earliest, is_due};
 use crate::sip::message::Status;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,20 @@ impl ClientInvite {
         }
     }
 
-    /// Runs one timer that is due; call again until `None`.
-    pub fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
+    /// Nothing was heard from the peer yet.
+    #[must_use]
+    pub fn is_calling(&self) -> bool {
+        self.state == State::Calling
+    }
+
+    fn end(&mut self) {
+        self.state = State::Terminated;
+        (self.timer_a, self.timer_b, self.timer_d, self.timer_m) = (None, None, None, None);
+    }
+}
+
+impl Transaction for ClientInvite {
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
         if is_due(self.timer_b, now) {
             self.end();
             return Some(Expiry::TimedOut);
@@ -108,32 +120,15 @@ impl ClientInvite {
         self.timer_a.as_mut().is_some_and(|timer_a| timer_a.fire(now)).then_some(Expiry::Retransmit)
     }
 
-    /// The next timer.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
+    fn poll_timeout(&self) -> Option<Time> {
         earliest([self.timer_a.map(|timer_a| timer_a.due()), self.timer_b, self.timer_d, self.timer_m])
     }
 
-    /// Nothing was heard from the peer yet.
-    #[must_use]
-    pub fn is_calling(&self) -> bool {
-        self.state == State::Calling
-    }
-
-    /// No final answer yet.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
+    fn is_pending(&self) -> bool {
         matches!(self.state, State::Calling | State::Proceeding)
     }
 
-    /// The machine is done.
-    #[must_use]
-    pub fn is_terminated(&self) -> bool {
+    fn is_terminated(&self) -> bool {
         self.state == State::Terminated
-    }
-
-    fn end(&mut self) {
-        self.state = State::Terminated;
-        (self.timer_a, self.timer_b, self.timer_d, self.timer_m) = (None, None, None, None);
     }
 }

@@ -23,6 +23,64 @@ pub enum Expiry {
     Terminated,
 }
 
+/// What the four machines have in common.
+pub trait Transaction {
+    /// Runs one timer that is due; call again until `None`.
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry>;
+
+    /// The next timer.
+    fn poll_timeout(&self) -> Option<Time>;
+
+    /// No final answer yet: none received, or none given.
+    fn is_pending(&self) -> bool;
+
+    /// The machine is done.
+    fn is_terminated(&self) -> bool;
+}
+
+/// The machine of an INVITE, or that of another request.
+#[derive(Clone, Debug)]
+pub enum ByMethod<I, O> {
+    /// Of an INVITE.
+    Invite(I),
+    /// Of another request.
+    Other(O),
+}
+
+impl<I: Transaction, O: Transaction> ByMethod<I, O> {
+    fn machine(&self) -> &dyn Transaction {
+        match self {
+            ByMethod::Invite(machine) => machine,
+            ByMethod::Other(machine) => machine,
+        }
+    }
+
+    fn machine_mut(&mut self) -> &mut dyn Transaction {
+        match self {
+            ByMethod::Invite(machine) => machine,
+            ByMethod::Other(machine) => machine,
+        }
+    }
+}
+
+impl<I: Transaction, O: Transaction> Transaction for ByMethod<I, O> {
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
+        self.machine_mut().handle_timeout(now)
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        self.machine().poll_timeout()
+    }
+
+    fn is_pending(&self) -> bool {
+        self.machine().is_pending()
+    }
+
+    fn is_terminated(&self) -> bool {
+        self.machine().is_terminated()
+    }
+}
+
 /// A timer that doubles from one interval up to a limit: A, E and G, and the repetition of 2xx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backoff {

@@ -2,7 +2,7 @@
 
 use gangway_shared::time::Time;
 
-use super::{Expiry, Timers, is_due};
+use super::{Expiry, Timers, Transaction, is_due};
 use crate::sip::message::Status;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +48,10 @@ impl Server {
     pub fn repeats_answer(&self) -> bool {
         matches!(self.state, State::Proceeding | State::Completed)
     }
+}
 
-    /// Runs timer J when it is due.
-    pub fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
+impl Transaction for Server {
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
         is_due(self.timer_j, now).then(|| {
             self.timer_j = None;
             self.state = State::Terminated;
@@ -58,21 +59,15 @@ impl Server {
         })
     }
 
-    /// The next timer.
-    #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Time> {
+    fn poll_timeout(&self) -> Option<Time> {
         self.timer_j
     }
 
-    /// The user has not answered finally.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
+    fn is_pending(&self) -> bool {
         matches!(self.state, State::Trying | State::Proceeding)
     }
 
-    /// The machine is done.
-    #[must_use]
-    pub fn is_terminated(&self) -> bool {
+    fn is_terminated(&self) -> bool {
         self.state == State::Terminated
     }
 }

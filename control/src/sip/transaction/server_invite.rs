@@ -2,7 +2,7 @@
 
 use gangway_shared::time::Time;
 
-use super::{Backoff, Expiry, Timers, earliest, is_due};
+use super::{Backoff, Expiry, Timers, Transaction, earliest, is_due};
 use crate::sip::message::Status;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,20 @@ impl ServerInvite {
         self.timer_g = None;
     }
 
-    /// Runs one timer that is due; call again until `None`.
-    pub fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
+    /// A 2xx was sent.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.state == State::Accepted
+    }
+
+    fn end(&mut self) {
+        self.state = State::Terminated;
+        (self.timer_g, self.timer_h, self.timer_i, self.timer_l) = (None, None, None, None);
+    }
+}
+
+impl Transaction for ServerInvite {
+    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
         if is_due(self.timer_h, now) {
             self.end();
             return Some(Expiry::TimedOut);
@@ -96,32 +108,15 @@ impl ServerInvite {
         self.timer_g.as_mut().is_some_and(|timer_g| timer_g.fire(now)).then_some(Expiry::Retransmit)
     }
 
-    /// The next timer.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
+    fn poll_timeout(&self) -> Option<Time> {
         earliest([self.timer_g.map(|timer_g| timer_g.due()), self.timer_h, self.timer_i, self.timer_l])
     }
 
-    /// The user has not answered finally.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
+    fn is_pending(&self) -> bool {
         self.state == State::Proceeding
     }
 
-    /// A 2xx was sent.
-    #[must_use]
-    pub fn is_accepted(&self) -> bool {
-        self.state == State::Accepted
-    }
-
-    /// The machine is done.
-    #[must_use]
-    pub fn is_terminated(&self) -> bool {
+    fn is_terminated(&self) -> bool {
         self.state == State::Terminated
-    }
-
-    fn end(&mut self) {
-        self.state = State::Terminated;
-        (self.timer_g, self.timer_h, self.timer_i, self.timer_l) = (None, None, None, None);
     }
 }

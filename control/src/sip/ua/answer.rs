@@ -15,6 +15,7 @@ use crate::sip::{
     headers::Via,
     message::{HeaderName, Headers, Method, Request, Response, Status},
     parser::{self, Fault, ParseError},
+    transaction::Transaction,
     uri::NameAddr,
 };
 

@@ -10,7 +10,7 @@ use super::{
 use crate::sip::{
     dialog::MAX_FORWARDS,
     message::{HeaderName, Headers, Method, Request},
-    transaction::{client::Client, key::ClientKey},
+    transaction::{Transaction, client::Client, key::ClientKey},
 };
 
 impl Ua {

@@ -10,7 +10,7 @@ use crate::sip::{
     digest::Attempts,
     message::{HeaderName, Headers, Method, Request, Response},
     transaction::{
-        Expiry,
+        ByMethod, Expiry, Transaction,
         client::{Client, Verdict},
         client_invite::{ClientInvite, Verdict as InviteVerdict},
         key::ClientKey,
@@ -21,10 +21,7 @@ use crate::sip::{
 const MAX_FORKS: usize = 16;
 
 /// Which machine runs a client transaction.
-pub(super) enum Machine {
-    Invite(ClientInvite),
-    Other(Client),
-}
+pub(super) type Machine = ByMethod<ClientInvite, Client>;
 
 impl Machine {
     /// Nothing was heard from the peer.
@@ -32,34 +29,6 @@ impl Machine {
         match self {
             Machine::Invite(machine) => machine.is_calling(),
             Machine::Other(machine) => machine.is_trying(),
-        }
-    }
-
-    pub(super) fn is_pending(&self) -> bool {
-        match self {
-            Machine::Invite(machine) => machine.is_pending(),
-            Machine::Other(machine) => machine.is_pending(),
-        }
-    }
-
-    fn is_terminated(&self) -> bool {
-        match self {
-            Machine::Invite(machine) => machine.is_terminated(),
-            Machine::Other(machine) => machine.is_terminated(),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
-        match self {
-            Machine::Invite(machine) => machine.handle_timeout(now),
-            Machine::Other(machine) => machine.handle_timeout(now),
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        match self {
-            Machine::Invite(machine) => machine.poll_timeout(),
-            Machine::Other(machine) => machine.poll_timeout(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::sip::{
     dialog::{DialogId, DialogState},
     headers::Via,
     message::{HeaderName, Headers, Method, Request},
-    transaction::key::ServerKey,
+    transaction::{Transaction, key::ServerKey},
     uri::Uri,
 };
 

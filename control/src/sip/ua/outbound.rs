@@ -15,6 +15,7 @@ use crate::sip::{
     message::{HeaderName, Headers, Message, Method, Request},
     parser,
     transaction::{
+        Transaction,
         client::Client,
         client_invite::ClientInvite,
         key::{ClientKey, MAGIC_COOKIE},

@@ -6,7 +6,9 @@ use super::{Due, Headers, ServerId, Source, Transmit, Ua, UaEvent};
 use crate::sip::{
     dialog::{Dialog, DialogId, Target},
     message::{HeaderName, Method, Request, Response, Status},
-    transaction::{Backoff, Expiry, key::ServerKey, server::Server, server_invite::ServerInvite},
+    transaction::{
+        Backoff, ByMethod, Expiry, Transaction, key::ServerKey, server::Server, server_invite::ServerInvite,
+    },
 };
 
 /// One part in so many of the table is kept for requests of ours and for those within dialogs.
@@ -36,19 +38,9 @@ pub(super) struct MergeKey {
 }
 
 /// Which machine runs a server transaction.
-pub(super) enum Machine {
-    Invite(ServerInvite),
-    Other(Server),
-}
+pub(super) type Machine = ByMethod<ServerInvite, Server>;
 
 impl Machine {
-    pub(super) fn is_pending(&self) -> bool {
-        match self {
-            Machine::Invite(machine) => machine.is_pending(),
-            Machine::Other(machine) => machine.is_pending(),
-        }
-    }
-
     pub(super) fn handle_answer(&mut self, now: Time, status: Status) -> bool {
         match self {
             Machine::Invite(machine) => machine.handle_answer(now, status),
@@ -60,27 +52,6 @@ impl Machine {
         match self {
             Machine::Invite(machine) => machine.repeats_answer(),
             Machine::Other(machine) => machine.repeats_answer(),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Time) -> Option<Expiry> {
-        match self {
-            Machine::Invite(machine) => machine.handle_timeout(now),
-            Machine::Other(machine) => machine.handle_timeout(now),
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Time> {
-        match self {
-            Machine::Invite(machine) => machine.poll_timeout(),
-            Machine::Other(machine) => machine.poll_timeout(),
-        }
-    }
-
-    fn is_terminated(&self) -> bool {
-        match self {
-            Machine::Invite(machine) => machine.is_terminated(),
-            Machine::Other(machine) => machine.is_terminated(),
         }
     }
 }
