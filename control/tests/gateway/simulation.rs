@@ -15,7 +15,7 @@ use gangway_control::{
     gateway::{
         Gateway, GatewayConfig,
         effects::{Answer, Ask, Input, Output, RestCall, RestId, SocketId, SocketPeer},
-        messages::{AnswerRequest, CallMessage, CallReference, CallRequest, ClientMessage, ServerMessage},
+        messages::{AnswerRequest, CallMessage, CallReference, CallRequest, ClientMessage, ServerMessage, Subject},
     },
     sip::{
         Transport,
@@ -105,6 +105,7 @@ fn settings() -> GatewayConfig {
     config.register_backoff = Duration::from_secs(1);
     config.register_backoff_max = Duration::from_secs(8);
     config.max_calls_per_session = 4;
+    config.max_detached_sessions = 2;
     config
 }
 
@@ -375,19 +376,20 @@ impl Simulation {
             }
             ServerMessage::IncomingCall(call) => {
                 self.pages.entry((socket, call.call_id.clone())).or_default().incoming = true;
-                let message = match self.dice.below(10) {
-                    0..=5 => ClientMessage::Answer(Box::new(AnswerRequest {
-                        call_id: call.call_id.clone(),
+                let call_id = call.call_id.clone();
+                let said = |message| Input::SocketMessage { socket, message };
+                let input = match self.dice.below(10) {
+                    0..=4 => said(ClientMessage::Answer(Box::new(AnswerRequest {
+                        call_id,
                         sdp: Some(browser_answer(if self.chance(90) { "0 126" } else { "13" })),
                         ..AnswerRequest::default()
-                    })),
-                    6 | 7 => {
-                        ClientMessage::Hangup(CallReference { call_id: call.call_id.clone(), ..Default::default() })
-                    }
+                    }))),
+                    5 => unread(socket, Subject::Answer(call_id)),
+                    6 | 7 => said(ClientMessage::Hangup(CallReference { call_id, ..Default::default() })),
                     _ => return,
                 };
                 let thinking = self.between(1, 3000);
-                self.fly(thinking, Flying::Input(Box::new(Input::SocketMessage { socket, message })));
+                self.fly(thinking, Flying::Input(Box::new(input)));
             }
             ServerMessage::SetRemoteSdp { .. } if self.chance(80) => {
                 // Its ICE and DTLS come up, now and then badly.
@@ -493,6 +495,9 @@ impl Simulation {
         let call_id = format!("c{number}");
         if self.pages.get(&(socket, call_id.clone())).is_some_and(|call| call.over) {
             return;
+        }
+        if self.chance(5) {
+            return self.input(unread(socket, Subject::Call(call_id)));
         }
         let request = CallRequest {
             call_id: call_id.clone(),
@@ -688,7 +693,7 @@ impl Simulation {
         let counts = self.gateway.counts();
         assert_eq!(counts.sockets, 0, "{counts:?}");
         assert_eq!(counts.sessions + counts.sessions_departing, 0, "{counts:?}");
-        assert_eq!((counts.relays, counts.dialogs, counts.asks), (0, 0, 0), "{counts:?}");
+        assert_eq!((counts.relays, counts.dialogs, counts.asks, counts.kept_bytes), (0, 0, 0, 0), "{counts:?}");
         assert_eq!(counts.calls_trying + counts.calls_ring + counts.calls_established, 0, "{counts:?}");
         assert!(self.gateway.is_idle());
         assert!(self.relay.relays.is_empty(), "orphans: {:?}", self.relay.relays.keys());
@@ -696,6 +701,11 @@ impl Simulation {
         assert_eq!(self.gateway.poll_timeout(), None);
         let _ = writeln!(self.trace, "{counts:?}");
     }
+}
+
+/// A frame with a field of a wrong kind.
+fn unread(socket: SocketId, subject: Subject) -> Input {
+    Input::SocketRefused { socket, subject, problem: "a field cannot be read".to_owned() }
 }
 
 fn sdp(codecs: &str) -> Content {
