@@ -110,9 +110,22 @@ const commands = {
   async eval({ page, script, argument }) {
     return pages.get(page).page.evaluate(`(async (argument) => { ${script} })(${JSON.stringify(argument ?? null)})`);
   },
+  // Polls from here: Playwright's own polling is an eval in the page, which a Content-Security-Policy forbids; an evaluation
+  // by the debugger is not.
   async wait({ page, script, argument, timeout }) {
-    const handle = await pages.get(page).page.waitForFunction(`((argument) => { ${script} })(${JSON.stringify(argument ?? null)})`, null, { timeout, polling: 50 });
-    return handle.jsonValue();
+    const until = Date.now() + timeout;
+    for (;;) {
+      let value = null;
+      try {
+        value = await pages.get(page).page.evaluate(`((argument) => { ${script} })(${JSON.stringify(argument ?? null)})`);
+      } catch (error) {
+        // A page that is being loaded anew.
+        if (!/context was destroyed|navigation/i.test(String(error.message))) throw error;
+      }
+      if (value) return value;
+      if (Date.now() >= until) throw new Error(`Timeout ${timeout}ms exceeded.`);
+      await new Promise((done) => setTimeout(done, 50));
+    }
   },
   async click({ page, selector }) {
     await pages.get(page).page.click(selector, { timeout: 10000 });
