@@ -1,407 +1,540 @@
-// Gangway's phone page: one account, one call at a time, on top of the vendor's SDK.
-"use strict";
+// Gangway's phone page: one account, one call at a time, on top of the vendor's SDK. The modules know sessions, calls, devices,
+// statistics and words; this file knows the page.
+import { Call, TONE_KEYS } from "./modules/call.js";
+import { StatisticsPanel } from "./modules/charts.js";
+import { Devices } from "./modules/devices.js";
+import { explainMicrophone, explainPage } from "./modules/failures.js";
+import { History, clock } from "./modules/history.js";
+import { buildPad, flashKey } from "./modules/pad.js";
+import { GatewaySession } from "./modules/session.js";
+import { Sounds } from "./modules/sounds.js";
+import { Sampler, verdict } from "./modules/statistics.js";
 
-(() => {
-  const $ = (id) => document.getElementById(id);
-  const show = (id, shown) => { $(id).hidden = !shown; };
-  const SESSION = () => Flashphoner.constants.SESSION_STATUS;
-  const CALL = () => Flashphoner.constants.CALL_STATUS;
+const TITLE = "Gangway Phone";
 
-  let session = null;      // the SDK's session, null when not connected
-  let isOurEnd = false;    // whether the session is being ended by this page
-  let call = null;         // the SDK's call, null when idle
-  let dialled = "";        // what the user typed for the current call; empty for an incoming one
-  let isOwnHangup = false; // whether the user ended the call: no problem to explain
-  let answeredAt = 0;      // when the call was answered, ms; 0 while it rings
-  let ticker = 0;          // interval of the call timer
-  const ends = new Map();  // callId -> why it ended, from the gateway's own words
+/** Enter and Space do not answer a call that has only just come: they were meant for something else. */
+const ANSWER_GUARD_MS = 600;
 
-  // ---- what went wrong, in words -------------------------------------------------------------------------------------
+const $ = (id) => document.getElementById(id);
+const show = (id, shown) => { $(id).hidden = !shown; };
+/** Writes only what changed: a live region reads each write. */
+const write = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 
-  function showProblem(title, advice, link) {
-    $("problem-title").textContent = title;
-    $("problem-advice").textContent = advice || "";
-    show("problem-link", Boolean(link));
-    if (link) {
-      $("problem-link").href = link;
-      $("problem-link").textContent = link;
-    }
-    show("problem", true);
+let call = null;                // the call there is, null when idle
+let dialled = "";               // the number dialled last
+let returnTo = null;            // what had the focus before the call
+let incomingAt = 0;             // when the call came in, ms
+let ticker = 0;                 // interval of the call timer
+let isMicrophoneGone = false;   // whether the call goes on without one
+let microphoneChange = Promise.resolve(); // changes are made one after the other
+
+const sounds = new Sounds();
+const panel = new StatisticsPanel($("charts"), $("counters"));
+const history = new History($("history"), $("history-empty"), (number) => dial(number));
+const sampler = new Sampler("audio", onSample);
+const devices = new Devices(["audioinput", "audiooutput"], onDevices);
+const session = new GatewaySession({
+  state: onSession,
+  ended: () => { if (call) call.drop(); },
+  problem: showProblem,
+  incoming: onIncoming,
+});
+
+// ---- what went wrong -------------------------------------------------------------------------------------------------
+
+function showProblem({ title, advice, link }) {
+  $("problem-title").textContent = title;
+  $("problem-advice").textContent = advice;
+  show("problem-link", Boolean(link));
+  if (link) {
+    $("problem-link").href = link;
+    $("problem-link").textContent = link;
   }
+  show("problem", true);
+}
 
-  const clearProblem = () => show("problem", false);
+const clearProblem = () => show("problem", false);
 
-  /** What a failed or unwanted end of a call means, by SIP status or by the gateway's text. Null for an ordinary end. */
-  function explainEnd(end) {
-    const who = dialled || "The other side";
-    const byStatus = {
-      403: [`${who} may not be called`, "The exchange refused the call. Ask its operator whether this account may dial that number."],
-      404: [`No such number: ${dialled}`, "Check the number and dial again."],
-      408: [`${who} did not answer`, "Nothing answered in time. Check the number, or that the SIP domain is reachable."],
-      480: [`${who} is not available`, "The phone is not registered or did not answer. Try again later."],
-      484: [`The number ${dialled} is not complete`, "Check the number and dial again."],
-      486: [`${who} is busy`, "Try again in a moment."],
-      600: [`${who} is busy`, "Try again in a moment."],
-      488: ["No common audio format", "The other side speaks none of the audio formats of this browser."],
-      603: [`${who} declined the call`, ""],
-      401: ["The call was refused: wrong password", "Check login and password, then connect again."],
-      407: ["The call was refused: wrong password", "Check login and password, then connect again."],
-    };
-    if (byStatus[end.sipStatus]) return byStatus[end.sipStatus];
-    const info = String(end.info || "");
-    if (/ICE|DTLS/i.test(info)) {
-      return ["The sound could not be connected", "A firewall may block UDP between this browser and the gateway. " + info + "."];
-    }
-    if (/RTP/i.test(info)) return ["The call was ended: no sound arrived any more", info + "."];
-    if (/codec|transcod/i.test(info)) return ["No common audio format", info + "."];
-    if (/timeout/i.test(info)) return [`${who} did not answer`, "Check the number, or that the SIP domain is reachable."];
-    if (end.status === "FAILED") {
-      const detail = [info, end.sipStatus ? `SIP ${end.sipStatus}` : ""].filter(Boolean).join(", ");
-      return ["The call failed", detail ? detail + "." : "The gateway gave no reason."];
-    }
-    return null;
+// ---- which view ------------------------------------------------------------------------------------------------------
+
+const VIEWS = ["account", "dial", "incoming", "call"];
+
+function refresh() {
+  const view = call ? (call.state === "incoming" ? "incoming" : "call") : session.isReady ? "dial" : "account";
+  for (const name of VIEWS) show(name, name === view);
+  document.body.dataset.view = view;
+  const canCall = view === "dial";
+  $("number").disabled = !canCall;
+  $("dial-button").disabled = !canCall;
+  for (const chip of $("numbers").children) chip.disabled = !canCall;
+  history.canCall = canCall;
+}
+
+/** Fields take the focus where a keyboard is likely: on a touch screen that would open one. */
+const hasKeyboard = () => !window.matchMedia("(pointer: coarse)").matches;
+
+function focusIdle() {
+  const back = returnTo;
+  returnTo = null;
+  if (back && back.isConnected && !back.disabled && back.getClientRects().length) back.focus();
+  else if (session.isReady) (hasKeyboard() ? $("number") : $("dial-button")).focus();
+  else $("connect").focus();
+}
+
+// ---- session ---------------------------------------------------------------------------------------------------------
+
+const STATES = {
+  off: ["off", "Not connected"],
+  connecting: ["wait", "Connecting"],
+  registering: ["wait", "Registering"],
+  connected: ["on", "Connected"],
+  registered: ["on", "Registered"],
+  failed: ["bad", "Not connected"],
+};
+
+function onSession(name) {
+  const [light, label] = STATES[name];
+  $("session-status").dataset.state = light;
+  write("session-status", light === "on" ? `${label} as ${$("login").value}` : label);
+  show("disconnect", light === "on");
+  $("connect").textContent = light === "wait" ? "Cancel" : "Connect";
+  $("connect").classList.toggle("go", light !== "wait");
+  for (const field of $("account").querySelectorAll("input")) field.disabled = light === "wait";
+  refresh();
+  if (session.isReady && !call) focusIdle();
+}
+
+function connect() {
+  clearProblem();
+  const text = (id) => $(id).value.trim();
+  session.connect(text("url"), {
+    login: text("login"),
+    authenticationName: text("auth-name") || text("login"),
+    password: $("password").value,
+    domain: text("domain"),
+    outboundProxy: text("proxy") || text("domain"),
+    port: text("port"),
+    registerRequired: $("register").checked,
+  });
+}
+
+function disconnect() {
+  if (call) call.hangup();
+  session.disconnect();
+}
+
+// ---- calls -----------------------------------------------------------------------------------------------------------
+
+const media = {
+  local: $("local-media"),
+  remote: $("remote-media"),
+  constraints: () => ({ audio: devices.audio, video: false }),
+  speaker: () => devices.used("audiooutput"),
+};
+
+function watch(sdkCall, party) {
+  call = new Call(sdkCall, party, media, { state: onCall, microphoneGone: onMicrophoneGone, end: onEnd });
+  const here = document.activeElement;
+  returnTo = here && here !== document.body ? here : null;
+  isMicrophoneGone = false;
+}
+
+/** A number as people write it, without its spaces and brackets; an address as it is. */
+const plain = (text) => (/^[\d\s+*#()./-]+$/.test(text) ? text.replace(/[\s()./-]/g, "") : text);
+
+function dial(text) {
+  const number = plain(text.trim());
+  if (!number || !session.isReady || call) return;
+  clearProblem();
+  dialled = number;
+  write("last-call", "");
+  const sdkCall = session.createCall({
+    callee: number,
+    visibleName: $("login").value,
+    constraints: media.constraints(),
+    localVideoDisplay: media.local,
+    remoteVideoDisplay: media.remote,
+  });
+  watch(sdkCall, { name: number, number, direction: "out" });
+  openCall();
+  showMicrophonePrompt();
+  call.dial();
+}
+
+function onIncoming(sdkCall) {
+  if (call) {
+    Call.refuse(sdkCall);
+    return;
   }
+  clearProblem();
+  watch(sdkCall, { name: sdkCall.visibleName() || sdkCall.caller(), number: sdkCall.caller(), direction: "in" });
+  incomingAt = performance.now();
+  write("incoming-name", call.party.name);
+  document.title = `Incoming call from ${call.party.name} - ${TITLE}`;
+  refresh();
+  $("answer").focus();
+  sounds.ring();
+}
 
-  /** What a failed session means. `fail` is the gateway's last word before it closed, if any. */
-  function explainSession(fail) {
-    const info = String((fail && fail.info) || "");
-    if (/AUTHENTICATION_FAIL/.test(info)) return ["Wrong login or password", "The SIP server refused them. Correct them and connect again."];
-    if (/REGISTER_EXPIRE|CONNECTION_ERROR|REQUEST_TIMEOUT|timeout/i.test(info)) {
-      return ["The SIP server does not answer", "Check SIP domain and port, and that this gateway can reach them."];
-    }
-    return ["The gateway refused the connection", info || "It gave no reason."];
+function answer() {
+  if (!call || call.state !== "incoming") return;
+  sounds.stop();
+  call.answer();
+  openCall();
+  showMicrophonePrompt();
+}
+
+function openCall() {
+  write("call-name", call.party.name);
+  write("call-timer", "");
+  writeQuality("", "");
+  write("tones-sent", "");
+  $("mute").disabled = true;
+  showMuted(false);
+  $("keypad").disabled = true;
+  $("hangup").disabled = false;
+  showTones(false);
+  document.title = `${call.party.name} - ${TITLE}`;
+  refresh();
+  onCall(call.state);
+  $("call").focus();
+  panel.clear();
+  const sampled = call;
+  sampler.start(() => sampled.peer);
+}
+
+const CALL_WORDS = { starting: "Starting", calling: "Calling", ringing: "Ringing", connecting: "Connecting", established: "In call" };
+
+function onCall(state) {
+  if (!CALL_WORDS[state]) return;
+  document.body.dataset.call = state;
+  write("call-status", CALL_WORDS[state]);
+  $("call-avatar").dataset.rings = state === "ringing" || state === "calling" ? "yes" : "no";
+  if (state === "ringing") sounds.ringback();
+  if (state === "established") established();
+}
+
+/** While the browser asks its user for the microphone, the page says so. */
+async function showMicrophonePrompt() {
+  const asked = call;
+  const isWaiting = () => call === asked && (asked.state === "starting" || asked.state === "connecting");
+  let permission;
+  try {
+    permission = await navigator.permissions.query({ name: "microphone" });
+  } catch {
+    return; // a browser that does not tell
   }
+  if (permission.state !== "prompt" || !isWaiting()) return;
+  write("call-status", "Please allow the microphone");
+  permission.onchange = () => { if (isWaiting()) write("call-status", CALL_WORDS[asked.state]); };
+}
 
-  function explainMicrophone(message) {
-    if (/denied|NotAllowed|permission/i.test(message)) {
-      return ["No permission to use the microphone", "Allow the microphone for this page in the browser's address bar, then call again."];
-    }
-    if (/not found|NotFound|Requested device/i.test(message)) return ["No microphone was found", "Plug one in, then call again."];
-    if (/in use|NotReadable|start audio source/i.test(message)) {
-      return ["The microphone cannot be used", "Another program may hold it. Close that program, then call again."];
-    }
-    return ["The call could not be started", message || "The browser gave no reason."];
+function established() {
+  sounds.stop();
+  $("mute").disabled = false;
+  $("keypad").disabled = !call.canSendTones;
+  // Names of devices are known now that the microphone was allowed.
+  devices.refresh();
+  tick();
+  ticker = setInterval(tick, 500);
+  document.body.dataset.statistics = "yes";
+}
+
+const tick = () => write("call-timer", clock(call.seconds));
+
+function onSample({ reading, samples, silent }) {
+  panel.show({ reading, samples });
+  if (!call) return;
+  // The other exchange plays its own ringing, or an announcement.
+  if (call.state === "ringing" && reading.received.packets > 0) sounds.stop();
+  if (call.state !== "established") return;
+  const { level, words } = verdict(samples, Math.min(silent, call.seconds));
+  writeQuality(words, level);
+  $("keypad").disabled = !call.canSendTones;
+}
+
+/** The connection in words, in both places. */
+function writeQuality(words, level) {
+  for (const id of ["statistics-state", "call-quality"]) {
+    write(id, words);
+    if (level) $(id).dataset.level = level; else delete $(id).dataset.level;
   }
+}
 
-  // The SDK tells a page that a call ended, not why: sipStatus and info are in the frame alone. So it is read here too.
-  window.WebSocket = class extends window.WebSocket {
-    constructor(...args) {
-      super(...args);
-      this.addEventListener("message", (event) => {
-        let frame;
-        try { frame = JSON.parse(event.data); } catch { return; }
-        const end = frame && Array.isArray(frame.data) && frame.data[0];
-        if (frame.message === "finish" && end && end.callId) ends.set(end.callId, end);
-      });
-    }
-  };
+function onEnd({ result, seconds, wasAnswered, problem }) {
+  const { name, number, direction } = call.party;
+  const wasInCall = $("stage").contains(document.activeElement) || document.activeElement === document.body;
+  clearInterval(ticker);
+  sounds.stop();
+  sampler.stop();
+  history.add({ name, number, direction, startedAt: call.startedAt, wasAnswered, result, seconds });
+  if (wasAnswered) write("last-call", `Call with ${name} ended after ${clock(seconds)}.`);
+  else write("last-call", direction === "in" && result === "Missed" ? `Missed call from ${name}.` : "");
+  if (wasAnswered) writeQuality("Last call", "");
+  if (problem) showProblem(problem);
+  if (wasAnswered || !problem) $("number").value = "";
+  call = null;
+  document.body.dataset.call = "";
+  document.title = TITLE;
+  refresh();
+  if (wasInCall) focusIdle();
+}
 
-  // ---- session -------------------------------------------------------------------------------------------------------
+function showMuted(isMuted) {
+  $("mute").setAttribute("aria-pressed", String(isMuted));
+  $("mute").querySelector("use").setAttribute("href", isMuted ? "#icon-microphone-off" : "#icon-microphone");
+}
 
-  const STATES = {
-    off: ["off", "Not connected", "Connect"],
-    connecting: ["wait", "Connecting", "Cancel"],
-    registering: ["wait", "Registering", "Cancel"],
-    connected: ["on", "Connected", "Disconnect"],
-    registered: ["on", "Registered", "Disconnect"],
-    failed: ["bad", "Not connected", "Connect"],
-  };
-  const canCall = () => $("session-status").dataset.name === "registered" || $("session-status").dataset.name === "connected";
+function toggleMute() {
+  if (!call || call.state !== "established") return;
+  call.mute(!call.isMuted);
+  showMuted(call.isMuted);
+  write("call-status", call.isMuted ? "In call, your microphone is off" : CALL_WORDS.established);
+}
 
-  function setSession(name) {
-    const [state, label, action] = STATES[name];
-    const login = $("login").value;
-    $("session-status").dataset.name = name;
-    $("session-status").dataset.state = state;
-    document.body.dataset.session = state;
-    $("session-status").textContent = state === "on" ? `${label} as ${login}` : label;
-    $("connect").textContent = action;
-    $("connect").classList.toggle("go", action === "Connect");
-    for (const field of document.querySelectorAll("#account input")) field.disabled = action !== "Connect";
-    refreshDial();
-    if (canCall() && !call) $("number").focus();
-  }
+function hangup() {
+  $("hangup").disabled = true;
+  write("call-status", "Hanging up");
+  call.hangup();
+}
 
-  function refreshDial() {
-    const ready = canCall() && !call;
-    $("number").disabled = !ready;
-    $("dial-button").disabled = !ready;
-    for (const chip of $("numbers").children) chip.disabled = !ready;
-  }
+function decline() {
+  if (call && call.state === "incoming") call.hangup();
+}
 
-  function connect() {
-    clearProblem();
-    const mustRegister = $("register").checked;
-    let lastFail = null;
-    isOurEnd = false;
-    setSession("connecting");
-    const login = $("login").value.trim();
-    const url = $("url").value.trim();
-    const sipOptions = {
-      login,
-      authenticationName: $("auth-name").value.trim() || login,
-      password: $("password").value,
-      domain: $("domain").value.trim(),
-      outboundProxy: $("proxy").value.trim() || $("domain").value.trim(),
-      port: $("port").value.trim(),
-      registerRequired: mustRegister,
-    };
-    const ended = (status) => {
-      session = null;
-      // The SDK leaves calls as they were when the socket goes; the gateway has ended them.
-      if (call) endCall({ status: "FINISH" });
-      setSession(isOurEnd ? "off" : "failed");
-      if (isOurEnd) return;
-      if (lastFail) showProblem(...explainSession(lastFail));
-      else if (status === SESSION().FAILED) showUnreachable(url);
-      else showProblem("The connection to the gateway was lost", "Connect again. If that fails, the gateway may be restarting.");
-    };
-    session = Flashphoner.createSession({ urlServer: url, sipOptions })
-      .on(SESSION().ESTABLISHED, () => setSession(mustRegister ? "registering" : "connected"))
-      .on(SESSION().REGISTERED, () => setSession("registered"))
-      .on(SESSION().WARN, (fail) => { lastFail = fail; warned(fail); })
-      .on(SESSION().DISCONNECTED, () => ended(SESSION().DISCONNECTED))
-      .on(SESSION().FAILED, () => ended(SESSION().FAILED))
-      .on(SESSION().INCOMING_CALL, onIncoming);
-  }
+function showTones(isShown) {
+  show("tones", isShown);
+  $("keypad").setAttribute("aria-expanded", String(isShown));
+  document.body.classList.toggle("with-tones", isShown);
+}
 
-  /** A `fail` that does not end the session, such as a registration that was lost later. */
-  function warned(fail) {
-    if (fail && fail.status === "UNREGISTERED") {
-      setSession("connected");
-      showProblem("The registration was lost", "Calls to this page may not arrive. Disconnect and connect again.");
-    }
-  }
+function sendTone(key) {
+  if (!call || !call.canSendTones) return;
+  call.sendTone(key);
+  sounds.key(key);
+  $("tones-sent").textContent = ($("tones-sent").textContent + key).slice(-24);
+}
 
-  function showUnreachable(url) {
-    if (url.startsWith("wss:")) {
-      showProblem("The gateway cannot be reached", "If its certificate is self-signed, open this address once and accept it:", url.replace(/^wss:/, "https:"));
-    } else {
-      showProblem("The gateway cannot be reached", `Nothing answers at ${url}. Check that it runs, and the address under More.`);
-    }
-  }
+// ---- devices ---------------------------------------------------------------------------------------------------------
 
-  function disconnect() {
-    isOurEnd = true;
-    if (call) hangup();
-    if (session) session.disconnect();
-  }
+const SELECTS = { audioinput: "microphone", audiooutput: "speaker" };
+const canChooseSpeaker = "setSinkId" in HTMLMediaElement.prototype;
 
-  // ---- calls ---------------------------------------------------------------------------------------------------------
+function onDevices(kind, isAnother) {
+  const select = $(SELECTS[kind]);
+  const options = [{ id: "", label: "System default" }, ...devices.list(kind)];
+  const choice = devices.choice(kind);
+  if (devices.isAway(kind)) options.push({ id: choice.id, label: `${choice.label} (away)` });
+  select.replaceChildren(...options.map(({ id, label }) => new Option(label, id)));
+  select.value = choice ? choice.id : "";
+  show("sound-allow", !devices.isNamed("audioinput"));
+  writeSoundNote();
+  if (kind === "audioinput" && (isAnother || isMicrophoneGone)) changeMicrophone();
+  if (kind === "audiooutput" && isAnother) changeSpeaker();
+}
 
-  function watch(newCall) {
-    return newCall
-      .on(CALL().TRYING, () => setCallStatus("Calling"))
-      .on(CALL().RING, () => setCallStatus(newCall === call && answeredAt === 0 ? "Ringing" : ""))
-      .on(CALL().RING_MEDIA, () => setCallStatus("Ringing"))
-      .on(CALL().SESSION_PROGRESS, () => setCallStatus("Ringing"))
-      .on(CALL().ESTABLISHED, onEstablished)
-      .on(CALL().FINISH, (ended) => onCallEnd(ended, "FINISH"))
-      .on(CALL().FAILED, (ended) => onCallEnd(ended, "FAILED"))
-      .on(CALL().BUSY, (ended) => onCallEnd(ended, "FINISH"));
-  }
+function writeSoundNote() {
+  const notes = [];
+  if (devices.isAway("audioinput")) notes.push(`${devices.choice("audioinput").label} is away; the system's microphone is used until it is back.`);
+  if (devices.isAway("audiooutput")) notes.push(`${devices.choice("audiooutput").label} is away; the system's speaker is used until it is back.`);
+  if (!canChooseSpeaker) notes.push("This browser plays on the system's speaker.");
+  if (!devices.isNamed("audioinput")) notes.push("The browser tells which devices there are once the microphone was allowed.");
+  write("sound-note", notes.join(" "));
+}
 
-  function dial(number) {
-    clearProblem();
-    dialled = number;
-    $("last-call").textContent = "";
-    call = watch(session.createCall({
-      callee: number,
-      visibleName: $("login").value,
-      constraints: { audio: true, video: false },
-      localVideoDisplay: $("local-media"),
-      remoteVideoDisplay: $("remote-media"),
-    }));
-    openCall(number, "Starting");
-    call.call();
-  }
-
-  function onIncoming(incoming) {
-    if (call) {
-      // One call at a time: whoever comes second hears busy.
-      incoming.on(CALL().RING, () => incoming.hangup());
-      return;
-    }
-    clearProblem();
-    call = watch(incoming);
-    dialled = "";
-    $("incoming-name").textContent = incoming.visibleName() || incoming.caller();
-    show("incoming", true);
-    show("dial", false);
-    document.title = "Incoming call - Gangway Phone";
-    $("answer").focus();
-    refreshDial();
-  }
-
-  function answer() {
-    const name = $("incoming-name").textContent;
-    openCall(name, "Connecting");
-    call.answer({
-      constraints: { audio: true, video: false },
-      localVideoDisplay: $("local-media"),
-      remoteVideoDisplay: $("remote-media"),
-    });
-  }
-
-  function openCall(name, status) {
-    answeredAt = 0;
-    show("incoming", false);
-    show("dial", false);
-    show("call", true);
-    show("call-timer", false);
-    $("call-name").textContent = name;
-    $("mute").disabled = true;
-    $("mute").setAttribute("aria-pressed", "false");
-    $("hangup").disabled = false;
-    document.title = `${name} - Gangway Phone`;
-    setCallStatus(status);
-    $("hangup").focus();
-    refreshDial();
-  }
-
-  const setCallStatus = (text) => { if (text) $("call-status").textContent = text; };
-
-  function onEstablished() {
-    setCallStatus("In call");
-    if (answeredAt) return;
-    answeredAt = performance.now();
-    $("mute").disabled = false;
-    show("call-timer", true);
-    tick();
-    ticker = setInterval(tick, 500);
-  }
-
-  function clock(seconds) {
-    const two = (number) => String(number).padStart(2, "0");
-    const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-    return hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
-  }
-
-  const talked = () => Math.floor((performance.now() - answeredAt) / 1000);
-  const tick = () => { $("call-timer").textContent = clock(talked()); };
-
-  function onCallEnd(ended, status) {
-    if (ended !== call) return;
-    const end = ends.get(ended.id()) || { status };
-    const local = status === "FAILED" && !ends.has(ended.id()) ? ended.getErrorInfo() : null;
-    ends.clear();
-    if (local) showProblem(...explainMicrophone(local));
-    endCall(end);
-  }
-
-  function endCall(end) {
-    clearInterval(ticker);
-    const name = $("call-name").textContent || $("incoming-name").textContent;
-    $("last-call").textContent = answeredAt ? `Call with ${name} ended after ${clock(talked())}.` : "";
-    // A call that was answered and ends is ordinary, whatever its status says, unless it failed.
-    const isUnwanted = !isOwnHangup && (end.status === "FAILED" || (!answeredAt && dialled));
-    const problem = isUnwanted && explainEnd(end);
-    if (problem && $("problem").hidden) showProblem(...problem);
-    call = null;
-    answeredAt = 0;
-    isOwnHangup = false;
-    show("call", false);
-    show("incoming", false);
-    show("dial", true);
-    document.title = "Gangway Phone";
-    refreshDial();
-    if (canCall()) $("number").focus();
-  }
-
-  function toggleMute() {
-    const muted = $("mute").getAttribute("aria-pressed") !== "true";
-    if (muted) call.muteAudio(); else call.unmuteAudio();
-    $("mute").setAttribute("aria-pressed", String(muted));
-    setCallStatus(muted ? "In call, your microphone is off" : "In call");
-  }
-
-  function hangup() {
-    $("hangup").disabled = true;
-    setCallStatus("Hanging up");
-    isOwnHangup = true;
-    call.hangup();
-  }
-
-  // ---- start ---------------------------------------------------------------------------------------------------------
-
-  /** The gateway's address from where this page was loaded, when it is not told otherwise. */
-  function defaultUrl(demo) {
-    const secure = location.protocol === "https:";
-    const told = demo && (secure ? demo.wss : demo.ws);
-    if (!told) return secure ? `wss://${location.hostname}:8443` : `ws://${location.hostname}:8080`;
-    // A gateway that listens everywhere cannot know under which name this browser reaches it.
-    const url = new URL(told);
-    url.hostname = location.hostname;
-    return url.href.replace(/\/$/, "");
-  }
-
-  function fillIn(demo) {
-    $("url").value = defaultUrl(demo);
-    $("domain").value = (demo && demo.sipDomain) || location.hostname;
-    $("port").value = (demo && demo.sipPort) || 5060;
-    if (!demo) return;
-    $("login").value = demo.login || "";
-    $("password").value = demo.password || "";
-    const numbers = { 600: "echo", 601: "voice menu", 602: "busy", 603: "rings on", 604: "no such number", 605: "early media" };
-    for (const [number, what] of Object.entries(numbers)) {
-      const chip = document.createElement("button");
-      chip.type = "button";
-      chip.append(Object.assign(document.createElement("b"), { textContent: number }), what);
-      chip.addEventListener("click", () => { $("number").value = number; dial(number); });
-      $("numbers").append(chip);
-    }
-    show("numbers", true);
-    $("number").value = "600";
-    $("footer").textContent = "Demo: connect, call 600 and hear yourself. The microphone is used during calls only.";
-    refreshDial();
-  }
-
-  async function start() {
-    setSession("off");
-    if (typeof Flashphoner === "undefined") {
-      showProblem("The phone could not be loaded", "The gateway does not serve the SDK at /client2/. Run ./run, or npm ci in its folder, and reload.");
-      $("connect").disabled = true;
-      return;
-    }
-    if (!window.isSecureContext || !navigator.mediaDevices) {
-      showProblem(
-        "This page may not use the microphone here",
-        "Browsers allow it on http://localhost and on https only. Open the page there; the gateway prints both addresses at its start.",
-      );
-    }
+function changeMicrophone() {
+  const changed = call;
+  if (!changed || changed.state !== "established") return;
+  microphoneChange = microphoneChange.then(async () => {
+    if (call !== changed) return;
     try {
-      Flashphoner.init();
+      await changed.changeMicrophone(devices.audio);
+      if (isMicrophoneGone) clearProblem();
+      isMicrophoneGone = false;
     } catch {
-      showProblem("This browser cannot make calls", "It has no WebRTC. Use a current Chrome, Edge, Firefox or Safari.");
-      $("connect").disabled = true;
-      return;
+      showProblem(explainPage(isMicrophoneGone ? "microphoneLost" : "microphoneRefused"));
     }
-    let demo = null;
-    try {
-      const answer = await fetch("demo.json", { cache: "no-store" });
-      if (answer.status === 200) demo = await answer.json();
-    } catch { /* no demo: the fields stay empty */ }
-    fillIn(demo);
-    (demo ? $("connect") : $("login")).focus();
-  }
+  });
+}
 
-  $("account").addEventListener("submit", (event) => {
+async function changeSpeaker() {
+  const id = devices.used("audiooutput");
+  try {
+    await sounds.speaker(id);
+    if (call && call.state === "established") await call.changeSpeaker(id);
+  } catch {
+    showProblem(explainPage("speakerRefused"));
+  }
+}
+
+function onMicrophoneGone() {
+  isMicrophoneGone = true;
+  changeMicrophone();
+}
+
+/** Asks for the microphone so that the browser tells names, and lets go of it at once. */
+async function allowDevices() {
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    for (const track of stream.getTracks()) track.stop();
+    await devices.refresh();
+    $("microphone").focus();
+  } catch (error) {
+    showProblem(explainMicrophone(error.name));
+  }
+}
+
+// ---- keyboard --------------------------------------------------------------------------------------------------------
+
+const isField = (target) => target.matches("input, select, textarea, summary");
+
+function onEscape() {
+  if (call && call.state === "incoming") decline();
+  else if (call && !$("tones").hidden) { showTones(false); $("keypad").focus(); }
+  else if (call && call.state !== "established") hangup();
+  // A conversation is not cut off by one key: it leads to the button, Enter then ends it.
+  else if (call) $("hangup").focus();
+  else if (!$("problem").hidden) clearProblem();
+  else if (document.activeElement === $("number")) $("number").value = "";
+}
+
+function onKey(event) {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.key === "Escape") {
+    if (!event.repeat) onEscape();
+    return;
+  }
+  if (isField(event.target)) return;
+  if (call && call.state === "established" && TONE_KEYS.includes(event.key)) {
+    sendTone(event.key);
+    flashKey($("call-pad"), event.key);
+  } else if (!call && session.isReady && (TONE_KEYS + "+").includes(event.key)) {
     event.preventDefault();
-    if (session) disconnect(); else connect();
+    typeDigit(event.key);
+    flashKey($("pad"), event.key);
+    $("number").focus();
+  } else if (!call && session.isReady && event.key === "Backspace") {
+    erase();
+  } else if (event.key === "Enter" && event.target === document.body && document.body.dataset.view === "dial") {
+    callNumber();
+  }
+}
+
+function typeDigit(key) {
+  $("number").value += key;
+}
+
+function erase() {
+  $("number").value = $("number").value.slice(0, -1);
+}
+
+/** Calls what is in the field; when that is empty, brings back what was dialled last, as phones do. */
+function callNumber() {
+  if ($("number").value.trim()) dial($("number").value);
+  else if (dialled) $("number").value = dialled;
+  else $("number").focus();
+}
+
+// ---- start -----------------------------------------------------------------------------------------------------------
+
+/** The gateway's address from where this page was loaded, when it is not told otherwise. */
+function defaultUrl(demo) {
+  const secure = location.protocol === "https:";
+  const told = demo && (secure ? demo.wss : demo.ws);
+  if (!told) return secure ? `wss://${location.hostname}:8443` : `ws://${location.hostname}:8080`;
+  // A gateway that listens everywhere cannot know under which name this browser reaches it.
+  const url = new URL(told);
+  url.hostname = location.hostname;
+  return url.href.replace(/\/$/, "");
+}
+
+const DEMO_NUMBERS = { 600: "echo", 601: "voice menu", 602: "busy", 603: "rings on", 604: "not found", 605: "early media" };
+
+function fillIn(demo) {
+  $("url").value = defaultUrl(demo);
+  $("domain").value = (demo && demo.sipDomain) || location.hostname;
+  $("port").value = (demo && demo.sipPort) || 5060;
+  if (!demo) return;
+  $("login").value = demo.login || "";
+  $("password").value = demo.password || "";
+  for (const [number, what] of Object.entries(DEMO_NUMBERS)) {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.append(Object.assign(document.createElement("b"), { textContent: number }), " ", what);
+    chip.addEventListener("click", () => dial(number));
+    $("numbers").append(chip);
+  }
+  show("numbers", true);
+  $("intro").textContent = "This is the demo: connect, then call 600 and hear yourself. The microphone is used during calls only.";
+}
+
+/** What stops the page, or null. */
+function obstacle() {
+  if (!window.isSecureContext) return "insecure";
+  if (!window.RTCPeerConnection || !navigator.mediaDevices) return "noWebRtc";
+  if (typeof Flashphoner === "undefined") return "noSdk";
+  try {
+    // Without the SDK's gain node the microphone's own track is sent: a shorter way, and one that can be replaced in the call.
+    Flashphoner.init({ createMicGainNode: false });
+  } catch {
+    return "noWebRtc";
+  }
+  return null;
+}
+
+async function start() {
+  onSession("off");
+  const found = obstacle();
+  if (found) {
+    showProblem(explainPage(found));
+    $("connect").disabled = true;
+    return;
+  }
+  devices.refresh();
+  let demo = null;
+  try {
+    const answer = await fetch("demo.json", { cache: "no-store" });
+    if (answer.status === 200) demo = await answer.json();
+  } catch { /* no demo: the fields stay empty */ }
+  fillIn(demo);
+  refresh();
+  if (hasKeyboard()) (demo ? $("connect") : $("login")).focus();
+}
+
+/** A button that ends or takes a call: not by a key that is held down, nor by the second half of a double click. */
+function onDeliberate(id, act) {
+  $(id).addEventListener("keydown", (event) => {
+    const isEarly = id !== "hangup" && performance.now() - incomingAt < ANSWER_GUARD_MS;
+    if ((event.key === "Enter" || event.key === " ") && (event.repeat || isEarly)) event.preventDefault();
   });
-  $("dial").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const number = $("number").value.trim();
-    if (number && canCall() && !call) dial(number);
-  });
-  $("answer").addEventListener("click", answer);
-  $("reject").addEventListener("click", () => {
-    if (!call) return;
-    isOwnHangup = true;
-    call.hangup();
-  });
-  $("hangup").addEventListener("click", () => call && hangup());
-  $("mute").addEventListener("click", () => call && toggleMute());
-  $("problem-close").addEventListener("click", clearProblem);
-  start();
-})();
+  $(id).addEventListener("click", (event) => { if (event.detail < 2) act(); });
+}
+
+buildPad($("pad"), (key) => typeDigit(key), { plus: true });
+buildPad($("call-pad"), sendTone, { plus: false });
+show("speaker-field", canChooseSpeaker);
+panel.clear();
+
+$("account").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (session.isOpen) disconnect(); else connect();
+});
+$("disconnect").addEventListener("click", disconnect);
+$("dial").addEventListener("submit", (event) => {
+  event.preventDefault();
+  callNumber();
+});
+$("erase").addEventListener("click", erase);
+onDeliberate("answer", answer);
+onDeliberate("reject", decline);
+onDeliberate("hangup", () => call && hangup());
+$("mute").addEventListener("click", toggleMute);
+$("keypad").addEventListener("click", () => showTones($("tones").hidden));
+$("problem-close").addEventListener("click", () => { clearProblem(); if (!call) focusIdle(); });
+$("microphone").addEventListener("change", (event) => devices.choose("audioinput", event.target.value));
+$("speaker").addEventListener("change", (event) => devices.choose("audiooutput", event.target.value));
+$("sound-allow").addEventListener("click", allowDevices);
+$("sound-test").addEventListener("click", () => sounds.test());
+document.addEventListener("keydown", onKey);
+window.addEventListener("beforeunload", (event) => { if (call) event.preventDefault(); });
+start();

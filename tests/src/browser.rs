@@ -27,6 +27,8 @@ pub struct View<'a> {
     pub size: Option<(u32, u32)>,
     /// Dark instead of light.
     pub dark: bool,
+    /// For somebody who asked for less motion.
+    pub reduced: bool,
     /// URL prefixes that are answered with the files of a folder instead of by a server.
     pub files: &'a [(&'a str, &'a Path)],
 }
@@ -87,7 +89,7 @@ impl Browser {
         let files: serde_json::Map<String, Value> =
             view.files.iter().map(|(prefix, folder)| ((*prefix).to_owned(), json!(folder))).collect();
         let size = view.size.map(|(width, height)| json!({ "width": width, "height": height }));
-        self.command("open", json!({ "page": page, "url": url, "viewport": size, "dark": view.dark, "files": files }));
+        self.command("open", json!({ "page": page, "url": url, "viewport": size, "dark": view.dark, "reduced": view.reduced, "files": files }));
     }
 
     /// Runs the body of an async function in the page (its parameter is `argument`) and hands back what it returns.

@@ -36,11 +36,40 @@ pub(crate) struct Pages {
     sdk: Option<PathBuf>,
 }
 
-const INDEX: &str = include_str!("../../web/index.html");
-const STYLE: &str = include_str!("../../web/phone.css");
-const SCRIPT: &str = include_str!("../../web/phone.js");
-
 const HTML: &str = "text/html; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// A file of ours: its path, its type, its text.
+type OwnFile = (&'static str, &'static str, &'static str);
+
+macro_rules! own_files {
+    ($($path:literal: $kind:ident,)*) => {
+        [$(($path, $kind, include_str!(concat!("../../web", $path))),)*]
+    };
+}
+
+/// Our pages and all that they load. Scripts are modules of each other; nothing comes from elsewhere but the SDK.
+const OWN: [OwnFile; 13] = own_files![
+    "/index.html": HTML,
+    "/phone.css": STYLE,
+    "/phone.js": SCRIPT,
+    "/scheme.js": SCRIPT,
+    "/modules/call.js": SCRIPT,
+    "/modules/charts.js": SCRIPT,
+    "/modules/devices.js": SCRIPT,
+    "/modules/failures.js": SCRIPT,
+    "/modules/history.js": SCRIPT,
+    "/modules/pad.js": SCRIPT,
+    "/modules/session.js": SCRIPT,
+    "/modules/sounds.js": SCRIPT,
+    "/modules/statistics.js": SCRIPT,
+];
+
+/// What our pages may load and reach (CSP level 3): themselves, and any gateway that the user names. Not the vendor's pages, which
+/// are full of inline scripts.
+const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; media-src 'self' blob: mediastream:; \
+                      object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 impl Pages {
     pub(crate) fn new(config: &Config, facts: PageFacts) -> Self {
@@ -60,10 +89,11 @@ impl Pages {
         if method != Method::GET && method != Method::HEAD {
             return rest::error(405, "GET is understood here");
         }
+        let name = if path == "/" { "/index.html" } else { path };
+        if let Some(file) = OWN.iter().find(|(own, ..)| *own == name) {
+            return own(file);
+        }
         match path {
-            "/" | "/index.html" => typed(INDEX, HTML),
-            "/phone.css" => typed(STYLE, "text/css; charset=utf-8"),
-            "/phone.js" => typed(SCRIPT, "text/javascript; charset=utf-8"),
             "/demo.json" => self.demo(headers),
             "/client2" => redirect("/client2/examples/demo/sip/phone/phone.html"),
             "/client2/" => redirect("/client2/examples/demo/sip/phone/phone.html"),
@@ -148,6 +178,14 @@ fn typed(body: impl Into<bytes::Bytes>, content_type: &'static str) -> Response 
     response
 }
 
+fn own(&(_, kind, text): &OwnFile) -> Response {
+    let mut response = typed(text, kind);
+    if kind == HTML {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, http::HeaderValue::from_static(POLICY));
+    }
+    response
+}
+
 fn redirect(to: &'static str) -> Response {
     let mut response = http::StatusCode::FOUND.into_response();
     response.headers_mut().insert(header::LOCATION, http::HeaderValue::from_static(to));
@@ -228,6 +266,43 @@ mod tests {
         assert_eq!(inside(root, "examples/a.html"), Some(PathBuf::from("/srv/sdk/examples/a.html")));
         for bad in ["../x", "a/../../x", "/etc/passwd", "", "./.."] {
             assert_eq!(inside(root, bad), None, "{bad}");
+        }
+    }
+
+    /// What a file of ours refers to: `src`, `href` and imports, but for addresses of other kinds.
+    fn references(text: &str) -> Vec<&str> {
+        let quoted = |mark: &'static str| text.split(mark).skip(1).filter_map(|rest| rest.split('"').next());
+        [" src=\"", " href=\"", " from \"", "import \""]
+            .into_iter()
+            .flat_map(quoted)
+            .filter(|to| !to.starts_with('#') && !to.starts_with("data:"))
+            .collect()
+    }
+
+    #[test]
+    fn every_file_of_the_pages_is_served_and_every_reference_leads_to_one() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+        let (mut folders, mut found) = (vec![folder.clone()], Vec::new());
+        while let Some(here) = folders.pop() {
+            for entry in std::fs::read_dir(here).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    found.push(format!("/{}", entry.path().strip_prefix(&folder).unwrap().display()));
+                }
+            }
+        }
+        found.sort();
+        let mut served: Vec<&str> = OWN.iter().map(|(path, ..)| *path).collect();
+        served.sort_unstable();
+        assert_eq!(found, served);
+        for (path, _, text) in OWN {
+            for to in references(text) {
+                let base = path.rsplit_once('/').unwrap().0;
+                let to =
+                    if to.starts_with('/') { to.to_owned() } else { format!("{base}/{}", to.trim_start_matches("./")) };
+                assert!(served.contains(&to.as_str()) || to == "/client2/flashphoner.js", "{path} refers to {to}");
+            }
         }
     }
 

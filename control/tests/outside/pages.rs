@@ -8,11 +8,20 @@ async fn the_phone_page_and_its_files_have_their_types() {
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
         ("/phone.css", "text/css; charset=utf-8"),
+        ("/index.html", "text/html; charset=utf-8"),
         ("/phone.js", "text/javascript; charset=utf-8"),
+        ("/scheme.js", "text/javascript; charset=utf-8"),
+        ("/modules/call.js", "text/javascript; charset=utf-8"),
     ] {
         let page = http::get(control.http(), path).await;
         assert_eq!((page.status, page.header("content-type")), (200, Some(kind)), "{path}");
         assert!(!page.body.is_empty());
+        let policy = page.header("content-security-policy");
+        assert_eq!(policy.is_some(), kind.starts_with("text/html"), "{path}");
+        assert!(
+            policy.is_none_or(|policy| policy.contains("default-src 'self'") && !policy.contains("unsafe")),
+            "{path}"
+        );
     }
     assert_eq!(http::get(control.http(), "/nothing").await.status, 404);
     assert_eq!(http::get(control.http(), "/demo.json").await.status, 404);

@@ -7,6 +7,7 @@ use gangway_tests::{
     deadline::Deadline,
     gateway::Gateway,
 };
+use serde_json::json;
 
 fn open(browser: &mut Browser, gateway: &Gateway, page: &str, view: &View<'_>) {
     browser.open_as(page, &gateway.pages(), view);
@@ -38,17 +39,157 @@ fn a_newcomer_dials_600_and_hears_himself() {
     picture(&mut browser, "phone", "desktop-call.png");
     // Muted, nothing comes back.
     browser.click("phone", "#mute");
-    browser.eval(
-        "phone",
-        "await new Promise((done) => setTimeout(done, 1000)); gangwayProbe.heard = {};",
-        serde_json::Value::Null,
-    );
+    browser.eval("phone", "await new Promise((done) => setTimeout(done, 1000)); gangwayProbe.heard = {};", json!(null));
     let heard = "await new Promise((done) => setTimeout(done, 2500)); return gangwayProbe.times(400);";
-    assert_eq!(browser.eval("phone", heard, serde_json::Value::Null), 0, "heard through the mute");
+    assert_eq!(browser.eval("phone", heard, json!(null)), 0, "heard through the mute");
     browser.click("phone", "#hangup");
     browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
     let last = browser.text("phone", "#last-call");
     assert!(last.starts_with("Call with 600 ended after 0:"), "{last}");
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// A counter of the table, as a number.
+fn counter(browser: &mut Browser, name: &str) -> u64 {
+    let text = browser.text("phone", &format!("[data-counter='{name}']"));
+    text.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+}
+
+fn call_600(browser: &mut Browser) {
+    browser.fill("phone", "#number", "600");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    browser.wait_heard("phone", 400, 2, 15);
+}
+
+/// Another microphone and another speaker in the call: the tone goes on, nothing is negotiated, and both are remembered.
+#[test]
+fn microphone_and_speaker_are_changed_in_the_call() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    open(&mut browser, &gateway, "phone", &View::default());
+    connect(&mut browser, "phone");
+    call_600(&mut browser);
+    let track = "const track = gangwayProbe.connections.at(-1).getSenders()[0].track; return [track.label, track.readyState, track.enabled];";
+    assert_eq!(browser.eval("phone", track, json!(null)), json!(["Fake Default Audio Input", "live", true]));
+    browser.click("phone", "#mute");
+    browser.eval("phone", "window.first = gangwayProbe.connections.at(-1).getSenders()[0].track;", json!(null));
+    browser.wait("phone", "return document.querySelectorAll('#microphone option').length === 3;", 5);
+    let choose = "const list = document.querySelector(argument); list.selectedIndex = 2; list.dispatchEvent(new Event('change'));";
+    browser.eval("phone", choose, json!("#microphone"));
+    browser.wait("phone", "return gangwayProbe.connections.at(-1).getSenders()[0].track !== first;", 5);
+    // Still muted, and the first microphone is given back.
+    assert_eq!(browser.eval("phone", track, json!(null)), json!(["Fake Audio Input 2", "live", false]));
+    browser.wait("phone", "return first.readyState === 'ended';", 5);
+    browser.click("phone", "#mute");
+    browser.eval("phone", "gangwayProbe.heard = {};", json!(null));
+    browser.wait_heard("phone", 400, 2, 15);
+    browser.eval("phone", choose, json!("#speaker"));
+    let sink =
+        "return document.querySelector('#remote-media video').sinkId === document.querySelector('#speaker').value;";
+    browser.wait("phone", sink, 5);
+    let facts = "return [gangwayProbe.connections.length, gangwayProbe.connections[0].signalingState, document.querySelector('#problem').hidden];";
+    assert_eq!(browser.eval("phone", facts, json!(null)), json!([1, "stable", true]));
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    // The next call begins with them.
+    call_600(&mut browser);
+    assert_eq!(browser.eval("phone", track, json!(null)), json!(["Fake Audio Input 2", "live", true]));
+    browser.wait("phone", sink, 5);
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    let released = "return gangwayProbe.connections.every((peer) => peer.getSenders().every(({ track }) => !track || track.readyState === 'ended'));";
+    browser.wait("phone", released, 5);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+#[test]
+fn statistics_move_and_the_list_calls_again() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    open(&mut browser, &gateway, "phone", &View::default());
+    connect(&mut browser, "phone");
+    browser.click("phone", "#numbers button:nth-child(3)");
+    browser.wait_text("phone", "#problem-title", "602 is busy", 10);
+    call_600(&mut browser);
+    browser.wait_text("phone", "[data-counter='received-codec']", "Opus", 5);
+    let before = (counter(&mut browser, "received-packets"), counter(&mut browser, "sent-packets"));
+    let line = "return document.querySelector('[data-chart=received] .line').getAttribute('d').split('L').length >= 4;";
+    browser.wait("phone", line, 15);
+    let after = (counter(&mut browser, "received-packets"), counter(&mut browser, "sent-packets"));
+    assert!(after.0 > before.0 && after.1 > before.1, "{before:?} -> {after:?}");
+    let rate = "return Number(document.querySelector('[data-chart=received] .value').textContent) >= 10;";
+    browser.wait("phone", rate, 10);
+    let words = browser.eval(
+        "phone",
+        "return document.querySelector('[data-chart=received] svg').getAttribute('aria-label');",
+        json!(null),
+    );
+    assert!(
+        words.as_str().is_some_and(|words| words.starts_with("Receiving: ") && words.contains("kbit/s now")),
+        "{words}"
+    );
+    browser.wait("phone", "return document.querySelector('[data-chart=roundTrip] .value').textContent !== '–';", 10);
+    browser.wait("phone", "return / connection$/.test(document.querySelector('#statistics-state').textContent);", 5);
+    browser.click("phone", "#hangup");
+    browser.wait_text("phone", "#statistics-state", "Last call", 5);
+    let rows = "return [...document.querySelectorAll('#history button')].map((row) => row.getAttribute('aria-label'));";
+    let rows = browser.eval("phone", rows, json!(null));
+    let row = |at: usize| rows[at].as_str().unwrap_or("").to_owned();
+    assert!(row(0).starts_with("Outgoing call to 600 at ") && row(0).contains("Ended, talked for 0:"), "{rows}");
+    assert!(row(1).starts_with("Outgoing call to 602 at ") && row(1).contains("Busy. Call again."), "{rows}");
+    // A row calls again, and has the focus when that call is over.
+    browser.click("phone", "#history li:nth-child(2) button");
+    browser.wait("phone", "return document.querySelectorAll('#history li').length === 3;", 10);
+    let back = "return document.activeElement === document.querySelector('#history li:nth-child(3) button');";
+    assert_eq!(browser.eval("phone", back, json!(null)), true);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// From loading the page to the end of a call, and the tone of a key in it, without a mouse.
+#[test]
+fn a_call_by_keyboard_alone() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    open(&mut browser, &gateway, "phone", &View::default());
+    browser.press("phone", "Enter");
+    browser.wait("phone", "return /^Registered/.test(document.querySelector('#session-status').textContent);", 15);
+    for key in ["6", "0", "1", "Enter"] {
+        browser.press("phone", key);
+    }
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    // The menu of 601 plays three tones; key 9 answers with its own, which is none of them.
+    browser.wait_heard("phone", 523, 2, 15);
+    browser.wait("phone", "return !document.querySelector('#keypad').disabled;", 5);
+    browser.eval("phone", "gangwayProbe.heard = {};", json!(null));
+    browser.press("phone", "9");
+    browser.wait_heard("phone", 1244, 5, 10);
+    assert_eq!(browser.text("phone", "#tones-sent"), "9");
+    browser.press("phone", "Escape");
+    browser.press("phone", "Enter");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// 605 sounds before it answers: the caller hears it, and no ringing of the page's own over it.
+#[test]
+fn early_media_is_heard_while_it_rings() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    open(&mut browser, &gateway, "phone", &View::default());
+    connect(&mut browser, "phone");
+    browser.fill("phone", "#number", "605");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "Ringing", 10);
+    browser.wait_heard("phone", 425, 5, 10);
+    assert_eq!(browser.text("phone", "#call-status"), "Ringing");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
     gateway.wait_idle(Deadline::seconds(8));
     browser.assert_quiet("phone", &[]);
 }

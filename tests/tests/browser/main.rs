@@ -3,6 +3,8 @@
 
 mod demo;
 mod echo;
+mod look;
 mod page;
+mod scripted;
 mod sdk;
 mod vendor;

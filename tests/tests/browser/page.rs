@@ -1,6 +1,5 @@
-//! Our phone page alone: its files from the tree, and a gateway that is a few lines of script. What it says in which case.
-
-use std::path::PathBuf;
+//! Our phone page alone: its files from the tree, and a gateway that is a few lines of script. What it says in which case, and
+//! what it does by keyboard.
 
 use gangway_tests::{
     browser::{Browser, View},
@@ -8,82 +7,7 @@ use gangway_tests::{
 };
 use serde_json::json;
 
-/// Where the page seems to come from: a secure context, and nobody listens there.
-const SITE: &str = "http://localhost:1/";
-
-/// A websocket in the page that plays the gateway: registers at once unless told otherwise, and lets the test say the rest.
-const SCRIPTED_GATEWAY: &str = r#"
-window.gateway = { sent: [], sockets: [] };
-const Scripted = class extends EventTarget {
-  constructor(url) {
-    super();
-    Object.assign(this, { url, readyState: 0, onopen: null, onclose: null, onmessage: null, onerror: null });
-    gateway.sockets.push(this);
-    setTimeout(() => { this.readyState = 1; this.happen("open"); }, 10);
-  }
-  send(text) {
-    const frame = JSON.parse(text);
-    gateway.sent.push(frame);
-    if (gateway.on) gateway.on(frame, this);
-  }
-  // Listeners of the constructor come before a handler that is set later, as in a real socket.
-  happen(kind, more) {
-    const event = Object.assign(new Event(kind), more);
-    this.dispatchEvent(event);
-    if (this["on" + kind]) this["on" + kind](event);
-  }
-  tell(message, ...data) { this.happen("message", { data: JSON.stringify({ message, data }) }); }
-  close() { if (this.readyState < 2) { this.readyState = 3; setTimeout(() => this.happen("close", { code: 1000 }), 10); } }
-};
-Object.assign(Scripted, { CONNECTING: 0, OPEN: 1, CLOSING: 2, CLOSED: 3 });
-Object.setPrototypeOf(window.WebSocket, Scripted);
-Object.setPrototypeOf(window.WebSocket.prototype, Scripted.prototype);
-gateway.on = (frame, socket) => {
-  const it = frame.data && frame.data[0];
-  if (frame.message === "connection") {
-    if (gateway.refuse) { socket.tell("fail", { apiMethod: "RegistrationStatusEvent", status: "FAILED", info: gateway.refuse }); socket.close(); return; }
-    socket.tell("getUserData", { ...it, authToken: "t" });
-    if (it.sipRegisterRequired) socket.tell("registered", {});
-  } else if (frame.message === "call") {
-    gateway.callId = it.callId;
-    socket.tell("notifyTryingResponse", { callId: it.callId, status: "TRYING" });
-    if (gateway.end) socket.tell("finish", { callId: it.callId, ...gateway.end });
-    else socket.tell("ring", { callId: it.callId, status: "RING" });
-  } else if (frame.message === "hangup") {
-    socket.tell("finish", { callId: it.callId, status: "FINISH" });
-  }
-};
-"#;
-
-fn files() -> [(&'static str, PathBuf); 2] {
-    [
-        (SITE, root().join("control/web")),
-        ("http://localhost:1/client2/", root().join("node_modules/@flashphoner/websdk")),
-    ]
-}
-
-/// The page in a fresh browser, filled in, with the scripted gateway behind it.
-fn page(size: Option<(u32, u32)>, dark: bool) -> Option<Browser> {
-    let mut browser = Browser::start()?;
-    let files = files();
-    let files = files.each_ref().map(|(prefix, folder)| (*prefix, folder.as_path()));
-    browser.open_as("phone", SITE, &View { size, dark, files: &files });
-    browser.wait("phone", "return document.activeElement && document.activeElement.id === 'login';", 10);
-    browser.eval("phone", SCRIPTED_GATEWAY, json!(null));
-    browser.fill("phone", "#login", "1001");
-    browser.fill("phone", "#password", "1001");
-    Some(browser)
-}
-
-fn connect(browser: &mut Browser) {
-    browser.click("phone", "#connect");
-    browser.wait_text("phone", "#session-status", "Registered as 1001", 5);
-}
-
-fn problem(browser: &mut Browser) -> String {
-    browser.wait("phone", "return !document.querySelector('#problem').hidden;", 5);
-    browser.text("phone", "#problem-title")
-}
+use crate::scripted::{connect, fill_in, open, page, problem, ring_out};
 
 #[test]
 fn each_refusal_is_told_in_words() {
@@ -136,6 +60,23 @@ fn a_refused_microphone_is_told_in_words() {
 }
 
 #[test]
+fn the_page_says_that_the_browser_is_asking_for_the_microphone() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    let pending = "navigator.permissions.query = async () => (window.permission = { state: 'prompt' }); \
+                   Navigator.prototype.webkitGetUserMedia = navigator.getUserMedia = () => {};";
+    browser.eval("phone", pending, json!(null));
+    browser.fill("phone", "#number", "600");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "Please allow the microphone", 5);
+    browser.eval("phone", "permission.onchange();", json!(null));
+    browser.wait_text("phone", "#call-status", "Starting", 5);
+    browser.press("phone", "Escape");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+#[test]
 fn hanging_up_oneself_is_no_problem() {
     let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
@@ -148,16 +89,254 @@ fn hanging_up_oneself_is_no_problem() {
     browser.assert_quiet("phone", &["demo.json"]);
 }
 
+/// Each reason that the gateway can give has a title and advice, and no blank is left in them.
 #[test]
-fn the_page_fits_a_phone_and_is_labelled() {
-    let Some(mut browser) = page(Some((390, 844)), true) else { return };
+fn every_known_reason_has_words() {
+    let Some(mut browser) = page(None, false) else { return };
+    let script = r#"
+        const { explainCall, explainSession, explainSocket, explainMicrophone, explainPage } = await import("/modules/failures.js");
+        const infos = Object.values(Flashphoner.constants.CALL_STATUS_INFO);
+        const fails = ["AUTHENTICATION_FAIL", "USER_NOT_AVAILABLE", "TOO_MANY_REGISTER_ATTEMPTS", "LICENSE_RESTRICTION",
+          "LICENSE_NOT_FOUND", "INTERNAL_SIP_ERROR", "CONNECTION_ERROR", "REGISTER_EXPIRE", "SIP_PORTS_BUSY", "MEDIA_PORTS_BUSY",
+          "WRONG_SIPPROVIDER_ADDRESS", "CALLEE_NAME_IS_NULL", "PAYMENT_REQUIRED", "REST_AUTHORIZATION_FAIL", "REST_FAIL",
+          "authToken: it is unknown or has expired", "sipLogin: it may not hold a space", "something new", ""];
+        const said = [];
+        for (const info of infos) said.push([info, explainCall({ status: "FAILED", info }, "600")]);
+        for (let sipStatus = 300; sipStatus < 700; sipStatus++) said.push([sipStatus, explainCall({ status: "FAILED", sipStatus }, "600")]);
+        said.push(["nothing", explainCall({}, "600")]);
+        for (const info of fails) said.push([info, explainSession({ status: "FAILED", info })]);
+        said.push(["lost", explainSession({ status: "UNREGISTERED" })]);
+        for (const code of [0, 1000, 1001, 1006, 1008, 1009, 1012, 1013]) {
+          said.push([code, explainSocket("closed", "ws://a", code)], [code, explainSocket("refused", "wss://a", code)]);
+        }
+        for (const name of ["NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "SecurityError",
+          "Permission denied", "Requested device not found", "Could not start audio source", "", "other"]) said.push([name, explainMicrophone(name)]);
+        for (const name of ["insecure", "noSdk", "noWebRtc", "microphoneLost", "speakerRefused", "microphoneRefused"]) said.push([name, explainPage(name)]);
+        const bad = said.filter(([, { title, advice }]) => !title || !advice || /[{}]|undefined|null/.test(title + advice));
+        const vague = infos.filter((info) => !explainCall({ status: "FAILED", info }, "600").advice || explainCall({ info }, "600").title === explainCall({}, "600").title);
+        return { told: said.length, infos: infos.length, bad, vague };
+    "#;
+    let said = browser.eval("phone", script, json!(null));
+    assert_eq!((&said["bad"], &said["vague"]), (&json!([]), &json!([])), "{said}");
+    assert!(said["told"].as_u64() > Some(450) && said["infos"] == 11, "{said}");
+}
+
+#[test]
+fn an_unreachable_gateway_is_told_with_the_way_to_its_certificate() {
+    let Some(mut browser) = page(None, false) else { return };
+    browser.eval("phone", "gateway.isDown = true;", json!(null));
+    browser.click("phone", "#connect");
+    assert_eq!(problem(&mut browser), "The gateway cannot be reached");
+    assert!(browser.text("phone", "#problem-advice").contains("ws://localhost:8080"));
+    browser.click("phone", "summary");
+    browser.fill("phone", "#url", "wss://gw.example.com:8443");
+    browser.click("phone", "#connect");
+    browser.wait("phone", "return !document.querySelector('#problem-link').hidden;", 5);
+    assert_eq!(browser.text("phone", "#problem-link"), "https://gw.example.com:8443");
+    // A gateway that is full says so by its close code.
+    browser.eval("phone", "gateway.isDown = false; gateway.on = (frame, socket) => socket.close(1013);", json!(null));
+    browser.click("phone", "#connect");
+    browser.wait_text("phone", "#problem-title", "The gateway is full", 5);
+}
+
+/// Browsers keep the microphone from pages that come from another machine without https.
+#[test]
+fn a_page_without_https_says_where_to_open_it() {
+    let Some(mut browser) = Browser::start() else { return };
+    let site = "http://phone.example:1/";
+    browser.open_as("phone", site, &View { files: &[(site, &root().join("control/web"))], ..View::default() });
+    assert_eq!(problem(&mut browser), "This page may not use the microphone here");
+    assert_eq!(browser.eval("phone", "return document.querySelector('#connect').disabled;", json!(null)), true);
+}
+
+#[test]
+fn digits_typed_anywhere_are_dialled_and_keys_end_calls() {
+    let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
-    let too_wide = "return document.documentElement.scrollWidth > document.documentElement.clientWidth;";
-    assert_eq!(browser.eval("phone", too_wide, json!(null)), false, "the page scrolls sideways at 390 px");
-    let nameless = "return [...document.querySelectorAll('input, button')].filter((e) => !(e.labels && e.labels.length) && \
-                    !e.textContent.trim() && !e.getAttribute('aria-label')).map((e) => e.id);";
-    assert_eq!(browser.eval("phone", nameless, json!(null)), json!([]), "fields and buttons without a name");
-    if let Some(folder) = std::env::var_os("GANGWAY_SCREENSHOTS") {
-        browser.screenshot("phone", &PathBuf::from(folder).join("phone-390-dark.png"));
+    browser.eval("phone", "document.activeElement.blur();", json!(null));
+    for key in ["6", "0", "4", "Backspace", "0"] {
+        browser.press("phone", key);
     }
+    assert_eq!(browser.eval("phone", "return document.querySelector('#number').value;", json!(null)), "600");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "Ringing", 5);
+    assert_eq!(browser.eval("phone", "return document.activeElement.id;", json!(null)), "call");
+    // Before the answer, Escape gives up.
+    browser.press("phone", "Escape");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    // A conversation is not cut off by one key: Escape leads to the button, Enter ends the call.
+    ring_out(&mut browser);
+    browser.eval("phone", "gateway.talks();", json!(null));
+    browser.wait_text("phone", "#call-status", "In call", 5);
+    browser.press("phone", "Escape");
+    assert_eq!(browser.eval("phone", "return document.activeElement.id;", json!(null)), "hangup");
+    assert_eq!(browser.text("phone", "#call-status"), "In call");
+    browser.press("phone", "Enter");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    assert_eq!(browser.eval("phone", "return document.activeElement.id;", json!(null)), "number");
+    // An empty field brings back what was dialled last.
+    browser.press("phone", "Enter");
+    assert_eq!(browser.eval("phone", "return document.querySelector('#number').value;", json!(null)), "600");
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+#[test]
+fn the_pad_dials_and_zero_held_is_a_plus() {
+    let Some(mut browser) = page(Some((390, 844)), false) else { return };
+    connect(&mut browser);
+    for key in ["4", "2", "#"] {
+        browser.click("phone", &format!("#pad [data-key='{key}']"));
+    }
+    let hold = "const zero = document.querySelector(\"#pad [data-key='0']\"); \
+                zero.dispatchEvent(new PointerEvent('pointerdown')); \
+                const field = document.querySelector('#number'); \
+                await new Promise((done) => { const look = () => field.value.endsWith('+') ? done() : requestAnimationFrame(look); look(); }); \
+                zero.dispatchEvent(new PointerEvent('pointerup')); zero.click(); return field.value;";
+    assert_eq!(browser.eval("phone", hold, json!(null)), "42#+");
+    browser.click("phone", "#erase");
+    browser.click("phone", "#pad [data-key='0']");
+    assert_eq!(browser.eval("phone", "return document.querySelector('#number').value;", json!(null)), "42#0");
+    // What people write between digits is not dialled.
+    browser.fill("phone", "#number", "+49 (30) 12-34");
+    browser.click("phone", "#dial-button");
+    browser.wait_text("phone", "#call-status", "Ringing", 5);
+    let callee = "return gateway.sent.findLast((frame) => frame.message === 'call').data[0].callee;";
+    assert_eq!(browser.eval("phone", callee, json!(null)), "+49301234");
+}
+
+#[test]
+fn the_focus_goes_to_an_incoming_call_and_back() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    let focus = "return document.activeElement.id;";
+    browser.eval("phone", "document.querySelector('#microphone').focus(); gateway.calls('in-1', '1002');", json!(null));
+    browser.wait_text("phone", "#incoming-name", "1002", 5);
+    assert_eq!(browser.eval("phone", focus, json!(null)), "answer");
+    assert_eq!(browser.eval("phone", "return document.title;", json!(null)), "Incoming call from 1002 - Gangway Phone");
+    // A key that was meant for something else does not answer.
+    browser.press("phone", "Enter");
+    assert_eq!(browser.eval("phone", "return document.querySelector('#incoming').hidden;", json!(null)), false);
+    browser.press("phone", "Escape");
+    browser.wait("phone", "return document.querySelector('#incoming').hidden;", 5);
+    assert_eq!(browser.eval("phone", focus, json!(null)), "microphone");
+    let hangups =
+        "return gateway.sent.filter((frame) => frame.message === 'hangup').map((frame) => frame.data[0].callId);";
+    assert_eq!(browser.eval("phone", hangups, json!(null)), json!(["in-1"]));
+    // Whoever calls during a call hears busy; the call there is goes on.
+    ring_out(&mut browser);
+    browser.eval("phone", "gateway.calls('in-2', '1003');", json!(null));
+    assert_eq!(browser.eval("phone", hangups, json!(null)), json!(["in-1", "in-2"]));
+    assert_eq!(browser.text("phone", "#call-name"), "600");
+    assert_eq!(browser.eval("phone", "return document.querySelector('#call').hidden;", json!(null)), false);
+    browser.press("phone", "Escape");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    // A caller who gives up is in the list, and told in words.
+    browser.eval("phone", "gateway.calls('in-3', '1004'); gateway.sockets.at(-1).tell('finish', { callId: 'in-3', status: 'FINISH', sipStatus: 487 });", json!(null));
+    browser.wait_text("phone", "#last-call", "Missed call from 1004.", 5);
+    let rows = "return [...document.querySelectorAll('#history button')].map((row) => row.querySelector('.name').textContent + ' ' + row.querySelector('.result').textContent);";
+    assert_eq!(browser.eval("phone", rows, json!(null)), json!(["1004 Missed", "600 Cancelled", "1002 Declined"]));
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+#[test]
+fn a_session_that_breaks_in_a_call_gives_the_microphone_back() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    ring_out(&mut browser);
+    browser.eval(
+        "phone",
+        "gateway.talks(); window.track = document.querySelector('#local-media video').srcObject.getAudioTracks()[0];",
+        json!(null),
+    );
+    browser.wait_text("phone", "#call-status", "In call", 5);
+    browser.eval("phone", "gateway.sockets.at(-1).close(1006);", json!(null));
+    assert_eq!(problem(&mut browser), "The connection to the gateway was lost");
+    assert_eq!(browser.eval("phone", "return track.readyState;", json!(null)), "ended");
+    assert_eq!(browser.text("phone", "#history .result"), "Connection lost, 0:00");
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// The devices that the page sees from now on: names of microphones; told as a plug does.
+const PLUG: &str = r#"
+navigator.mediaDevices.enumerateDevices = async () => argument.map((name) => ({ kind: "audioinput", deviceId: `id of ${name}`, label: name }));
+navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
+"#;
+
+#[test]
+fn devices_follow_plugging_and_the_choice_is_remembered() {
+    let Some(mut browser) = page(None, false) else { return };
+    let options =
+        "return [...document.querySelector('#microphone').options].map((option) => option.textContent).join();";
+    let wait_options = |browser: &mut Browser, names: &str| {
+        browser.wait("phone", &format!("{} === {};", options.trim_end_matches(';'), json!(names)), 5);
+    };
+    // Before the microphone was allowed, a browser tells how many there are at best.
+    browser.eval("phone", PLUG, json!([""]));
+    browser.wait("phone", "return !document.querySelector('#sound-allow').hidden;", 5);
+    browser.eval("phone", PLUG, json!(["Desk", "Headset"]));
+    wait_options(&mut browser, "System default,Desk,Headset");
+    browser.wait("phone", "return document.querySelector('#sound-allow').hidden;", 5);
+    browser.eval("phone", "const list = document.querySelector('#microphone'); list.value = 'id of Headset'; list.dispatchEvent(new Event('change'));", json!(null));
+    browser.eval("phone", PLUG, json!(["Desk"]));
+    wait_options(&mut browser, "System default,Desk,Headset (away)");
+    assert!(browser.text("phone", "#sound-note").starts_with("Headset is away"));
+    browser.eval("phone", PLUG, json!(["Headset", "Desk", "Camera"]));
+    wait_options(&mut browser, "System default,Headset,Desk,Camera");
+    assert_eq!(browser.text("phone", "#sound-note"), "");
+    // The page knows it again after a reload.
+    browser.eval("phone", "setTimeout(() => location.reload(), 0);", json!(null));
+    browser.wait(
+        "phone",
+        "return !window.gateway && document.activeElement && document.activeElement.id === 'login';",
+        10,
+    );
+    fill_in(&mut browser);
+    browser.eval("phone", PLUG, json!(["Headset", "Desk"]));
+    wait_options(&mut browser, "System default,Headset,Desk");
+    assert_eq!(
+        browser.eval("phone", "return document.querySelector('#microphone').value;", json!(null)),
+        "id of Headset"
+    );
+    // And asks the browser for exactly this one.
+    connect(&mut browser);
+    let asked = "gangwayProbe.denyMicrophone = true; const legacy = Navigator.prototype.webkitGetUserMedia; \
+                 Navigator.prototype.webkitGetUserMedia = navigator.getUserMedia = function (constraints, ...rest) { window.asked = constraints; legacy.call(this, constraints, ...rest); };";
+    browser.eval("phone", asked, json!(null));
+    browser.fill("phone", "#number", "600");
+    browser.press("phone", "Enter");
+    problem(&mut browser);
+    assert_eq!(
+        browser.eval("phone", "return window.asked.audio;", json!(null)),
+        json!({ "deviceId": { "exact": "id of Headset" } })
+    );
+}
+
+#[test]
+fn the_scheme_follows_the_system_until_one_is_chosen() {
+    let Some(mut browser) = Browser::start() else { return };
+    open(&mut browser, &View { dark: true, reduced: true, ..View::default() });
+    let back = "return getComputedStyle(document.body).backgroundColor;";
+    let dark = browser.eval("phone", back, json!(null));
+    let name = "return document.querySelector('#scheme').getAttribute('aria-label');";
+    assert_eq!(browser.eval("phone", name, json!(null)), "Colours: as the system. Change to light.");
+    browser.click("phone", "#scheme");
+    let light = browser.eval("phone", back, json!(null));
+    assert_ne!(light, dark);
+    browser.eval("phone", "setTimeout(() => location.reload(), 0);", json!(null));
+    browser.wait(
+        "phone",
+        "return !window.gateway && document.activeElement && document.activeElement.id === 'login';",
+        10,
+    );
+    assert_eq!(browser.eval("phone", back, json!(null)), light, "forgotten by a reload");
+    fill_in(&mut browser);
+    browser.click("phone", "#scheme");
+    assert_eq!(browser.eval("phone", back, json!(null)), dark);
+    browser.click("phone", "#scheme");
+    assert_eq!(browser.eval("phone", name, json!(null)), "Colours: as the system. Change to light.");
+    // Who asked for less motion gets none.
+    let moving = "return [...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).animationName !== 'none' || getComputedStyle(e, '::after').animationName !== 'none').length;";
+    connect(&mut browser);
+    ring_out(&mut browser);
+    assert_eq!(browser.eval("phone", moving, json!(null)), 0);
 }
