@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use gangway_shared::rcp::limits::CLOCK_MAX_HZ;
 use serde::{Deserialize, Serialize};
 
 use super::negotiate::{LegPayload, offered_leg};
@@ -172,12 +173,13 @@ impl Codec {
 
     /// Reads `<encoding>/<clock>[/<channels>]`, the right part of an rtpmap (RFC 8866 section 6.6).
     ///
-    /// Opus is opus/48000/2 whatever was written (RFC 7587 section 7): phones that write `/1` mean the same stream.
+    /// Opus is opus/48000/2 whatever was written (RFC 7587 section 7): phones that write `/1` mean the same stream. A clock that the
+    /// dataplane would refuse makes the line mean nothing, so that the other payload types go on without it.
     #[must_use]
     pub fn parse_rtpmap(text: &str) -> Option<Self> {
         let mut parts = text.trim().split('/');
         let encoding = Encoding::from_rtpmap(parts.next().filter(|name| !name.is_empty())?);
-        let clock_hz = parts.next()?.trim().parse().ok().filter(|clock| *clock > 0)?;
+        let clock_hz = parts.next()?.trim().parse().ok().filter(|clock| (1..=CLOCK_MAX_HZ).contains(clock))?;
         let channels = parts.next().and_then(|text| text.trim().parse().ok()).filter(|n| *n > 0).unwrap_or(1);
         match encoding {
             Encoding::Opus => Some(Codec::usual(Encoding::Opus)),

@@ -229,19 +229,71 @@ fn keys_in_a_program_are_redacted_in_debug() {
 fn the_sample_program_is_valid_and_each_breach_names_its_field() {
     assert_eq!(program().validate(), Ok(()));
     type Breach = fn(&mut RelayProgram);
-    let breaches: [(&str, Breach); 6] = [
+    fn ice(program: &mut RelayProgram) -> &mut IceDtlsLeg {
+        let LegKind::IceDtls(leg) = &mut program.legs[0].kind else { unreachable!("leg 0 is a browser") };
+        leg
+    }
+    fn remote(program: &mut RelayProgram) -> &mut RtpRemote {
+        let LegKind::Rtp(leg) = &mut program.legs[1].kind else { unreachable!("leg 1 is plain") };
+        leg.remote.as_mut().expect("the sample names its peer")
+    }
+    fn map(program: &mut RelayProgram) -> &mut PayloadMap {
+        &mut program.routes[0].payloads[0]
+    }
+    let breaches: [(&str, Breach); 26] = [
         ("program.legs", |p| p.legs.clear()),
+        ("program.legs", |p| p.legs = vec![p.legs[0].clone(); limits::LEGS_MAX + 1]),
+        ("program.routes", |p| p.routes = vec![p.routes[0].clone(); limits::ROUTES_MAX + 1]),
+        ("program.cname", |p| p.cname = "x".repeat(65)),
+        ("program.label", |p| p.label = "x".repeat(65)),
         ("program.legs[1].id", |p| p.legs[1].id = LegId(0)),
+        ("program.legs[1].media_timeout_ms", |p| p.legs[1].media_timeout_ms = Some(0)),
+        ("program.legs[0].consent_timeout_ms", |p| ice(p).consent_timeout_ms = Some(499)),
+        ("program.legs[0].remote.ufrag", |p| ice(p).remote.as_mut().unwrap().ufrag = "abc".into()),
+        ("program.legs[0].remote.fingerprints", |p| ice(p).remote.as_mut().unwrap().fingerprints.clear()),
+        ("program.legs[1].remote.rtp", |p| remote(p).rtp.set_port(0)),
+        ("program.legs[1].remote.rtcp", |p| remote(p).rtcp.set_port(0)),
+        ("program.routes[0].from", |p| p.routes[0].from = LegId(99)),
         ("program.routes[0].to", |p| p.routes[0].to = LegId(99)),
-        ("program.routes[0].payloads[0].to.pt", |p| p.routes[0].payloads[0].to.pt = 200),
         ("program.routes[1].ssrc", |p| {
             p.routes[1] = Route { ssrc: 0x1234, payloads: vec![], ..p.routes[0].clone() };
         }),
-        ("program.cname", |p| p.cname = "x".repeat(65)),
+        ("program.routes[0].payloads", |p| {
+            p.routes[0].payloads = vec![p.routes[0].payloads[0].clone(); limits::PAYLOADS_MAX + 1];
+        }),
+        ("program.routes[0].payloads[0].to.pt", |p| map(p).to.pt = 200),
+        ("program.routes[0].payloads[0].from.pt", |p| map(p).from.pt = 64),
+        ("program.routes[0].payloads[0].from.pt", |p| map(p).from.pt = 95),
+        ("program.routes[0].payloads[0].to.pt", |p| {
+            remote(p).rtcp_mux = true;
+            map(p).to.pt = 72;
+        }),
+        ("program.routes[1].payloads[0].to.pt", |p| p.routes[1].payloads[0].to.pt = 80),
+        ("program.routes[0].payloads[0].from.clock", |p| map(p).from.clock = 0),
+        ("program.routes[0].payloads[0].from.clock", |p| map(p).from.clock = 1_000_001),
+        ("program.routes[0].payloads[0].to.clock", |p| map(p).to.clock = u32::MAX),
+        ("program.routes[0].payloads[0].to.fmtp", |p| map(p).to.fmtp = Some("x".repeat(513))),
+        ("program.routes[0].payloads[1].from.pt", |p| {
+            let twice = p.routes[0].payloads[0].clone();
+            p.routes[0].payloads.push(twice);
+        }),
     ];
-    for (field, breach) in breaches {
+    for (at, (field, breach)) in breaches.into_iter().enumerate() {
         let mut program = program();
         breach(&mut program);
-        assert_eq!(program.validate().unwrap_err().field, field);
+        assert_eq!(program.validate().map_err(|error| error.field), Err(field.to_owned()), "breach {at}");
     }
+}
+
+#[test]
+fn the_least_and_largest_values_allowed_are_taken() {
+    let mut program = program();
+    let LegKind::IceDtls(ice) = &mut program.legs[0].kind else { unreachable!("leg 0 is a browser") };
+    ice.consent_timeout_ms = Some(500);
+    program.legs[0].media_timeout_ms = Some(1);
+    let map = &mut program.routes[0].payloads[0];
+    (map.from.pt, map.from.clock, map.to.pt, map.to.clock) = (63, 1, 80, 1_000_000);
+    assert_eq!(program.validate(), Ok(()), "RTCP of leg 1 has a port of its own, so its payload types are free");
+    program.routes[0].payloads[0].from.pt = 96;
+    assert_eq!(program.validate(), Ok(()));
 }

@@ -22,6 +22,13 @@ pub mod limits {
     pub const NAME_MAX_BYTES: usize = 64;
     /// Bytes of one fmtp text.
     pub const FMTP_MAX_BYTES: usize = 512;
+    /// RTP clock rate in Hz: ten times the fastest one registered (90 kHz), low enough for all arithmetic on it.
+    pub const CLOCK_MAX_HZ: u32 = 1_000_000;
+    /// Shortest consent timeout in milliseconds. Browsers check every 4 to 6 seconds (RFC 7675 section 5.1); below half a second
+    /// one late packet would end a call.
+    pub const CONSENT_TIMEOUT_MIN_MS: u32 = 500;
+    /// Payload types whose packets cannot be told from RTCP on one port (RFC 5761 section 4).
+    pub const RTCP_PAYLOAD_TYPES: std::ops::RangeInclusive<u8> = 64..=95;
 }
 
 /// The whole desired state of one relay. A `Put` replaces the former program in place.
@@ -46,7 +53,7 @@ pub struct Leg {
     /// Its id within the program.
     pub id: LegId,
     /// No packet from this leg's peer for so long while a route from it is not paused: event `MediaTimeout`, once per silence.
-    /// Absent: never.
+    /// Absent: never; else at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_timeout_ms: Option<u32>,
     /// What it is.
@@ -78,7 +85,8 @@ pub struct IceDtlsLeg {
     /// lets the DTLS handshake complete and holds media back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<IceRemote>,
-    /// Consent (RFC 7675) is lost after so long without an authenticated check. Absent: the dataplane's setting.
+    /// Consent (RFC 7675) is lost after so long without an authenticated check, at least
+    /// [`limits::CONSENT_TIMEOUT_MIN_MS`]. Absent: the dataplane's setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent_timeout_ms: Option<u32>,
 }
@@ -289,7 +297,7 @@ pub struct Payload {
     pub pt: u8,
     /// Codec.
     pub codec: Codec,
-    /// RTP clock rate in Hz.
+    /// RTP clock rate in Hz, 1 to [`limits::CLOCK_MAX_HZ`].
     pub clock: u32,
     /// Channels of audio; absent: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -395,8 +403,10 @@ impl RelayProgram {
             check_len(&format!("{path}.payloads"), route.payloads.len(), limits::PAYLOADS_MAX)?;
             for (entry, map) in route.payloads.iter().enumerate() {
                 let path = format!("{path}.payloads[{entry}]");
-                map.from.validate(&format!("{path}.from"))?;
-                map.to.validate(&format!("{path}.to"))?;
+                for (name, payload, leg) in [("from", &map.from, route.from), ("to", &map.to, route.to)] {
+                    let is_muxed = self.leg(leg).is_some_and(Leg::shares_port_with_rtcp);
+                    payload.validate(&format!("{path}.{name}"), is_muxed)?;
+                }
                 if !sources.insert((route.from, route.to, map.from.pt)) {
                     return Err(invalid(
                         &format!("{path}.from.pt"),
@@ -410,7 +420,25 @@ impl RelayProgram {
 }
 
 impl Leg {
+    /// Whether RTP and RTCP come by one port (RFC 5761): always from browsers, elsewhere when signalling agreed on it.
+    fn shares_port_with_rtcp(&self) -> bool {
+        match &self.kind {
+            LegKind::IceDtls(_) => true,
+            LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => rtp.remote.is_some_and(|remote| remote.rtcp_mux),
+            LegKind::Generator(_) | LegKind::Tap(_) => false,
+        }
+    }
+
     fn validate(&self, path: &str) -> Result<(), ProgramError> {
+        if self.media_timeout_ms == Some(0) {
+            return Err(invalid(&format!("{path}.media_timeout_ms"), "a media timeout is at least 1 ms"));
+        }
+        if let LegKind::IceDtls(IceDtlsLeg { consent_timeout_ms: Some(timeout), .. }) = self.kind
+            && timeout < limits::CONSENT_TIMEOUT_MIN_MS
+        {
+            let reason = format!("a consent timeout is at least {} ms", limits::CONSENT_TIMEOUT_MIN_MS);
+            return Err(invalid(&format!("{path}.consent_timeout_ms"), &reason));
+        }
         match &self.kind {
             LegKind::IceDtls(IceDtlsLeg { remote: Some(remote), .. }) => {
                 if remote.ufrag.len() < 4 || remote.ufrag.len() > limits::ICE_CREDENTIAL_MAX_BYTES {
@@ -438,12 +466,16 @@ impl Leg {
 }
 
 impl Payload {
-    fn validate(&self, path: &str) -> Result<(), ProgramError> {
+    fn validate(&self, path: &str, is_muxed: bool) -> Result<(), ProgramError> {
         if self.pt > 127 {
             return Err(invalid(&format!("{path}.pt"), "a payload type is at most 127"));
         }
-        if self.clock == 0 {
-            return Err(invalid(&format!("{path}.clock"), "a clock rate is above 0"));
+        if is_muxed && limits::RTCP_PAYLOAD_TYPES.contains(&self.pt) {
+            return Err(invalid(&format!("{path}.pt"), "payload types 64 to 95 are RTCP's where it shares the port"));
+        }
+        if !(1..=limits::CLOCK_MAX_HZ).contains(&self.clock) {
+            let reason = format!("a clock rate is from 1 to {} Hz", limits::CLOCK_MAX_HZ);
+            return Err(invalid(&format!("{path}.clock"), &reason));
         }
         check_len(&format!("{path}.fmtp"), self.fmtp.as_ref().map_or(0, String::len), limits::FMTP_MAX_BYTES)
     }

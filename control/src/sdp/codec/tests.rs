@@ -88,6 +88,7 @@ fn rtpmaps_are_read_as_phones_mean_them() {
         ("PCMU/x", None),
         ("/8000", None),
         ("", None),
+        ("telephone-event/1000001", None),
     ];
     for (text, expected) in cases {
         assert_eq!(Codec::parse_rtpmap(text), expected, "{text}");
