@@ -25,7 +25,8 @@ use rustix::{
 
 pub use records::{
     Addr, Counters, FINGERPRINTS_MAX, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream, PATHS_MAX, Path,
-    PayloadEntry, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord, RxSlot, SourceMap, kind,
+    PayloadEntry, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RxSlot,
+    SourceMap, kind,
 };
 
 /// "GANGWAY" and a zero: this memory is an arena.
@@ -84,8 +85,8 @@ unsafe impl Record for RelayRecord {
     }
 }
 
-// SAFETY: integers, arrays of them, and records of the same kind; `MasterKey`, `RxStream`, `TxStream`, `LocalCredentials` and
-// `Consent` say of themselves that they are plain old data.
+// SAFETY: integers, arrays of them, and records of the same kind; `MasterKey`, `RxStream`, `RetiredStream`, `TxStream`, `LocalCredentials`
+// and `Consent` say of themselves that they are plain old data.
 unsafe impl Record for LegRecord {
     fn head(&mut self) -> &mut Head {
         &mut self.head

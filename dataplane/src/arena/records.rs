@@ -10,7 +10,7 @@ use gangway_shared::rcp::limits::{ICE_CREDENTIAL_MAX_BYTES, LEGS_MAX, NAME_MAX_B
 
 use crate::{
     ice_lite::{Consent, LocalCredentials},
-    srtp::{MasterKey, RxStream, TxStream},
+    srtp::{MasterKey, RetiredStream, RxStream, TxStream},
     wire::DropReason,
 };
 
@@ -19,6 +19,9 @@ use crate::{
 pub const PATHS_MAX: usize = 8;
 /// SSRCs that one leg can receive at a time, counted over two key epochs.
 pub const RX_STREAMS_MAX: usize = 16;
+/// SSRCs of an encrypted leg, beyond those it receives, whose indexes are remembered. A browser uses a new one when a track is
+/// replaced; this many in one call is a fault or an attack.
+pub const RETIRED_STREAMS_MAX: usize = 64;
 /// SSRCs that one leg can have sent: its routes', its own for reports, and those of routes that were replaced.
 pub const OUT_STREAMS_MAX: usize = 24;
 /// Certificates that a program may name.
@@ -153,8 +156,22 @@ pub struct RxSlot {
     pub epoch: u32,
     /// SRTP state; on plain legs the SSRC alone.
     pub stream: RxStream,
+    /// When its last packet was accepted, RTP or RTCP.
+    pub heard_at: u64,
     /// Statistics.
     pub reception: Reception,
+}
+
+/// A source that gave its place in `rx` to another.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RetiredSource {
+    /// Key epoch that its indexes belong to; 0: none.
+    pub epoch: u32,
+    /// Unused.
+    pub reserved: u32,
+    /// Its indexes.
+    pub stream: RetiredStream,
 }
 
 /// An SSRC that a leg sends. It stays when its route goes, so that the same SSRC under the same key never starts again.
@@ -385,6 +402,8 @@ pub struct LegRecord {
 
     /// Sources received.
     pub rx: [RxSlot; RX_STREAMS_MAX],
+    /// Sources whose places others have now.
+    pub retired: [RetiredSource; RETIRED_STREAMS_MAX],
     /// SSRCs sent.
     pub out: [OutStream; OUT_STREAMS_MAX],
     /// Index plus one in `out` of the leg's own SSRC, for reports when no route sends to it.

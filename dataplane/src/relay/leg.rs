@@ -10,7 +10,7 @@ use gangway_shared::{
 
 use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, latch::LatchTimes};
 use crate::{
-    arena::{Addr, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RxSlot, kind},
+    arena::{Addr, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, kind},
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     stats,
     wire::{DropReason, Packet, rtcp, rtp},
@@ -18,6 +18,9 @@ use crate::{
 
 /// A path that had no check for so long makes room for a new one.
 const PATH_STALE: Duration = Duration::from_secs(5);
+
+/// A source of an encrypted leg that was silent for so long may lose its place to a new one.
+const RX_IDLE: Duration = Duration::from_secs(10);
 
 /// So many silent report intervals let another source of RTCP in.
 const RTCP_REARM_INTERVALS: u32 = 3;
@@ -156,14 +159,41 @@ impl LegRecord {
         self.rx.iter().position(|slot| slot.used == 1 && slot.epoch == epoch && slot.stream.ssrc() == ssrc)
     }
 
-    /// Takes a place for a source that authenticated. On plain legs the one that is silent longest gives way; under SRTP none
-    /// may, because its replay window goes with it.
-    fn claim_rx(&mut self, stream: RxStream, epoch: u32) -> Result<usize, DropReason> {
-        let free = self.rx.iter().position(|slot| slot.used == 0);
-        let oldest = || self.rx.iter().enumerate().min_by_key(|(_, slot)| slot.reception.arrived_at).map(|(at, _)| at);
-        let index = free.or_else(|| if self.is_encrypted() { None } else { oldest() });
-        let index = index.ok_or(DropReason::SrtpStreamsFull)?;
+    fn retired_of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
+        self.retired.iter().position(|source| source.epoch == epoch && source.stream.ssrc() == ssrc)
+    }
+
+    /// What is known of a source of an encrypted leg that has no place: nothing, or the indexes it stopped at.
+    fn stream_without_place(&self, ssrc: u32, epoch: u32) -> RxStream {
+        self.retired_of(ssrc, epoch).map_or_else(|| RxStream::new(ssrc), |at| self.retired[at].stream.resume())
+    }
+
+    /// Takes a place for a source that authenticated. When there is none, the source that is silent longest gives way; on
+    /// encrypted legs only after [`RX_IDLE`], and its indexes are remembered, because every packet of it that somebody kept
+    /// would be new again without them (RFC 3711 section 3.3.2).
+    fn claim_rx(&mut self, now: Time, stream: RxStream, epoch: u32) -> Result<usize, DropReason> {
+        let comes_back = self.retired_of(stream.ssrc(), epoch).filter(|_| self.is_encrypted());
+        let index = match self.rx.iter().position(|slot| slot.used == 0) {
+            Some(free) => {
+                comes_back.into_iter().for_each(|at| self.retired[at] = RetiredSource::default());
+                free
+            }
+            None => self.give_up_rx(now, comes_back)?,
+        };
         self.rx[index] = RxSlot { used: 1, epoch, stream, ..RxSlot::default() };
+        Ok(index)
+    }
+
+    /// Makes room in `rx`. The indexes of the source that goes are remembered in the entry of the one that comes back, if one
+    /// does, else in a free one.
+    fn give_up_rx(&mut self, now: Time, comes_back: Option<usize>) -> Result<usize, DropReason> {
+        let (index, oldest) = self.rx.iter().enumerate().min_by_key(|(_, slot)| slot.heard_at).expect("it has places");
+        if self.is_encrypted() {
+            let is_idle = now.since(Time::from_micros(oldest.heard_at)) > RX_IDLE;
+            let room = comes_back.or_else(|| self.retired.iter().position(|source| source.epoch == 0));
+            let room = room.filter(|_| is_idle).ok_or(DropReason::SrtpStreamsFull)?;
+            self.retired[room] = RetiredSource { epoch: oldest.epoch, reserved: 0, stream: oldest.stream.retire() };
+        }
         Ok(index)
     }
 
@@ -209,6 +239,9 @@ impl LegRecord {
         self.keys[1].number = 0;
         for slot in self.rx.iter_mut().filter(|slot| old != 0 && slot.epoch == old) {
             *slot = RxSlot::default();
+        }
+        for source in self.retired.iter_mut().filter(|source| old != 0 && source.epoch == old) {
+            *source = RetiredSource::default();
         }
     }
 
@@ -269,7 +302,7 @@ impl Relays {
     ) -> Result<usize, DropReason> {
         if self.arena.leg(slot).is_encrypted() {
             let ssrc = rtp::ssrc_of(packet.bytes());
-            let index = self.open(slot, ssrc, packet, SrtpRx::unprotect_rtp)?;
+            let index = self.open(now, slot, ssrc, packet, SrtpRx::unprotect_rtp)?;
             self.follow(now, slot, from, false, out);
             return Ok(index);
         }
@@ -277,7 +310,9 @@ impl Relays {
         self.latch(now, slot, from, false, out)?;
         let leg = self.arena.leg_mut(slot);
         let ssrc = rtp::ssrc_of(packet.bytes());
-        leg.rx_of(ssrc, 0).map_or_else(|| leg.claim_rx(RxStream::new(ssrc), 0), Ok)
+        let index = leg.rx_of(ssrc, 0).map_or_else(|| leg.claim_rx(now.mono, RxStream::new(ssrc), 0), Ok)?;
+        leg.rx[index].heard_at = now.mono.as_micros();
+        Ok(index)
     }
 
     /// Judges who sent an RTCP compound and opens it. True when it is the peer for certain: it tells that the peer is alive.
@@ -292,7 +327,7 @@ impl Relays {
     ) -> Result<bool, DropReason> {
         if self.arena.leg(slot).is_encrypted() {
             let ssrc = rtcp::sender_ssrc_of(packet.bytes());
-            self.open(slot, ssrc, packet, SrtpRx::unprotect_rtcp)?;
+            self.open(now, slot, ssrc, packet, SrtpRx::unprotect_rtcp)?;
             self.follow(now, slot, from, !is_muxed, out);
             return Ok(true);
         }
@@ -304,6 +339,7 @@ impl Relays {
     /// Opens an SRTP or SRTCP packet with the keys in force, then with the former ones.
     fn open(
         &mut self,
+        now: Now,
         slot: u32,
         ssrc: u32,
         packet: &mut Packet<'_>,
@@ -321,10 +357,10 @@ impl Relays {
         }
         let attempt = |leg: &mut LegRecord, keys: &SrtpRx, epoch: u32, packet: &mut Packet<'_>| {
             let known = leg.rx_of(ssrc, epoch);
-            let mut stream = known.map_or_else(|| RxStream::new(ssrc), |index| leg.rx[index].stream);
+            let mut stream = known.map_or_else(|| leg.stream_without_place(ssrc, epoch), |index| leg.rx[index].stream);
             unprotect(keys, &mut stream, packet)?;
-            let index = known.map_or_else(|| leg.claim_rx(stream, epoch), Ok)?;
-            leg.rx[index].stream = stream;
+            let index = known.map_or_else(|| leg.claim_rx(now.mono, stream, epoch), Ok)?;
+            (leg.rx[index].stream, leg.rx[index].heard_at) = (stream, now.mono.as_micros());
             Ok(index)
         };
         let (current_epoch, former_epoch) = (leg.keys[0].number, leg.keys[1].number);

@@ -193,6 +193,39 @@ impl RxStream {
         self.rtp.close_behind();
         self.rtcp.close_behind();
     }
+
+    /// What must stay of it when its place goes to another stream of the same key.
+    #[must_use]
+    pub fn retire(&self) -> RetiredStream {
+        let (rtp_top, rtcp_top) = (self.rtp.top_word(), self.rtcp.top_word());
+        RetiredStream { ssrc: self.ssrc, reserved: 0, rtp_top, rtcp_top }
+    }
+}
+
+/// The highest indexes of an [`RxStream`] that was given up: enough that none of its packets is taken twice when it comes back
+/// (RFC 3711 section 3.3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RetiredStream {
+    ssrc: u32,
+    reserved: u32,
+    rtp_top: u64,
+    rtcp_top: u64,
+}
+
+impl RetiredStream {
+    /// The SSRC.
+    #[must_use]
+    pub fn ssrc(&self) -> u32 {
+        self.ssrc
+    }
+
+    /// The stream again. Everything up to its highest indexes counts as seen; what was late when it was given up is lost.
+    #[must_use]
+    pub fn resume(&self) -> RxStream {
+        let window = ReplayWindow::closed_at;
+        RxStream { ssrc: self.ssrc, reserved: 0, rtp: window(self.rtp_top), rtcp: window(self.rtcp_top) }
+    }
 }
 
 /// What is known of one SSRC that is sent. All zero but for the SSRC before its first packet.

@@ -86,6 +86,16 @@ impl ReplayWindow {
         self.top = index | STARTED;
     }
 
+    /// A window of which only [`Self::top_word`] was kept: everything up to there counts as seen.
+    pub(super) fn closed_at(top_word: u64) -> Self {
+        ReplayWindow { top: top_word, seen: [u64::MAX; 2] }
+    }
+
+    /// The highest index in its stored form, for [`Self::closed_at`].
+    pub(super) const fn top_word(&self) -> u64 {
+        self.top
+    }
+
     /// After a crash: everything up to the highest index counts as seen, because the stores behind it may be torn.
     pub(super) fn close_behind(&mut self) {
         self.seen = [u64::MAX; 2];
@@ -145,6 +155,16 @@ mod tests {
         let mut fresh = ReplayWindow::default();
         fresh.skip(64);
         assert_eq!(fresh.top(), None, "what was never used has nothing to skip");
+        let mut kept = ReplayWindow::closed_at(at(1000).top_word());
+        assert_eq!(
+            [kept.check(1000), kept.check(999), kept.check(1001)],
+            [Verdict::Replayed, Verdict::Replayed, Verdict::Fresh]
+        );
+        kept.accept(1002);
+        assert_eq!((kept.check(1001), kept.check(1000)), (Verdict::Fresh, Verdict::Replayed));
+        let mut kept = ReplayWindow::closed_at(ReplayWindow::default().top_word());
+        kept.accept(5);
+        assert_eq!((kept.check(4), kept.check(5)), (Verdict::Fresh, Verdict::Replayed), "it was never used");
     }
 
     proptest! {

@@ -73,7 +73,8 @@ drop_reasons! {
     SrtpReplayed => "srtp_replayed",
     /// An SRTP packet behind the replay window.
     SrtpTooOld => "srtp_too_old",
-    /// An authenticated SSRC more than a leg has room for.
+    /// An authenticated SSRC more than a leg has room for: none of the others was silent for ten seconds, or too many were given up
+    /// under the same keys.
     SrtpStreamsFull => "srtp_streams_full",
     /// A packet to send whose SRTP index was used before: sending it would use the keystream twice.
     SrtpIndexReused => "srtp_index_reused",

@@ -1,10 +1,11 @@
 //! What happens to datagrams, by who sends them and what was agreed.
 
 use gangway_dataplane::{
+    arena::{RETIRED_STREAMS_MAX, RX_STREAMS_MAX},
     relay::PortId,
     srtp::Profile,
     wire::{
-        DropReason,
+        DropReason, rtcp,
         stun::{Message, MessageType},
     },
 };
@@ -500,6 +501,85 @@ fn a_kept_leg_keeps_its_handle_and_a_leg_of_another_kind_is_a_new_one() {
     let swapped = world.put(1, 3, &program(legs, vec![route(0, 1, 0x1001, &[(pcmu.clone(), pcmu)])]));
     assert_ne!(swapped.legs[0].1, browser.handle);
     assert!(!world.has_consent(browser.handle));
+}
+
+/// Time in which every source of a leg falls silent for long enough to lose its place.
+fn fall_silent(world: &mut World, browser: &mut Browser) {
+    browser.send_check(world, true);
+    world.advance_ms(10_001);
+}
+
+#[test]
+fn a_leg_full_of_sources_hears_a_new_one_once_another_fell_silent_and_replays_neither() {
+    let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
+    let mut sources: Vec<Source> = (0..=RX_STREAMS_MAX as u32).map(|number| Source::new(0xa000 + number, 0)).collect();
+    // The rollover counter of the first is not zero when it loses its place.
+    sources[0].sequence = 65_533;
+    let mut talk = |world: &mut World, browser: &mut Browser, number: usize| {
+        let packet = browser.protect(&sources[number].packet(b"x"));
+        (world.feed(MUX, browser.at, &packet), packet)
+    };
+    let late = browser.protect(&Source { sequence: 65_532, ..Source::new(0xa000, 0) }.packet(b"late"));
+    let kept: Vec<_> = (0..4).map(|_| talk(&mut world, &mut browser, 0).1).collect();
+    for number in 1..RX_STREAMS_MAX {
+        assert!(matches!(talk(&mut world, &mut browser, number), (Fed::Sent(..), _)));
+    }
+    let new = RX_STREAMS_MAX;
+    assert_eq!(talk(&mut world, &mut browser, new).0, Fed::Dropped(DropReason::SrtpStreamsFull));
+
+    world.advance_ms(9_900);
+    browser.send_check(&mut world, true);
+    for number in 2..RX_STREAMS_MAX {
+        assert!(matches!(talk(&mut world, &mut browser, number), (Fed::Sent(..), _)));
+    }
+    let mut bytes = [0; 128];
+    let len = rtcp::write_receiver_report(&mut bytes, 0xa001, &[], b"browser").unwrap();
+    let report = browser.protect_rtcp(&bytes[..len]);
+    assert_eq!(world.feed(MUX, browser.at, &report), Fed::Consumed);
+    assert_eq!(talk(&mut world, &mut browser, new).0, Fed::Dropped(DropReason::SrtpStreamsFull));
+
+    world.advance_ms(200);
+    assert!(matches!(talk(&mut world, &mut browser, new), (Fed::Sent(..), _)), "the first gave way");
+    assert!(matches!(talk(&mut world, &mut browser, 1), (Fed::Sent(..), _)), "its RTCP is a sign of life");
+    let replay = |world: &mut World, browser: &Browser| {
+        for packet in kept.iter().chain([&late]) {
+            assert_eq!(world.feed(MUX, browser.at, packet), Fed::Dropped(DropReason::SrtpReplayed));
+        }
+    };
+    replay(&mut world, &browser);
+    assert_eq!(talk(&mut world, &mut browser, 0).0, Fed::Dropped(DropReason::SrtpStreamsFull));
+
+    fall_silent(&mut world, &mut browser);
+    assert!(matches!(talk(&mut world, &mut browser, 0), (Fed::Sent(..), _)), "it comes back where it stopped");
+    replay(&mut world, &browser);
+    fall_silent(&mut world, &mut browser);
+    for number in 1..=RX_STREAMS_MAX {
+        assert!(matches!(talk(&mut world, &mut browser, number), (Fed::Sent(..), _)));
+    }
+    world.restart();
+    replay(&mut world, &browser);
+}
+
+#[test]
+fn so_many_sources_are_remembered_under_one_key_and_no_more() {
+    let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
+    let talk = |world: &mut World, browser: &mut Browser, number: usize| {
+        let packet = browser.protect(&Source::new(0xa000 + number as u32, 0).packet(b"x"));
+        world.feed(MUX, browser.at, &packet)
+    };
+    for number in 0..RX_STREAMS_MAX + RETIRED_STREAMS_MAX {
+        if number % RX_STREAMS_MAX == 0 {
+            fall_silent(&mut world, &mut browser);
+        }
+        assert!(matches!(talk(&mut world, &mut browser, number), Fed::Sent(..)), "source {number}");
+    }
+    fall_silent(&mut world, &mut browser);
+    let beyond = RX_STREAMS_MAX + RETIRED_STREAMS_MAX;
+    assert_eq!(talk(&mut world, &mut browser, beyond), Fed::Dropped(DropReason::SrtpStreamsFull));
+    browser.rekey(Profile::AeadAes128Gcm, 20);
+    assert!(browser.handshake(&mut world, CERTIFICATE));
+    fall_silent(&mut world, &mut browser);
+    assert!(matches!(talk(&mut world, &mut browser, beyond), Fed::Sent(..)), "other keys, other indexes");
 }
 
 #[test]
