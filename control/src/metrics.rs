@@ -1,7 +1,6 @@
 //! Numbers for operators, in Prometheus text: the adapters' own counters, the core's, and the dataplane's.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -190,9 +189,9 @@ fn render_node(page: &mut Page, node: &NodeStats) {
     }
     page.family("gangway_dataplane_drops_total", "counter", "packets that the dataplane dropped, by reason");
     for worker in &node.workers {
-        page.drops(&worker.worker.to_string(), &worker.drops);
+        page.drops(&worker.worker.to_string(), node.worker_drops(worker));
     }
-    page.drops("manager", &node.drops);
+    page.drops("manager", node.drops.iter().map(|(reason, value)| (reason.as_str(), *value)));
 }
 
 /// Prometheus text being written.
@@ -220,7 +219,7 @@ impl Page {
         self.line(format_args!("{name}{labels} {value}"));
     }
 
-    fn drops(&mut self, worker: &str, drops: &BTreeMap<String, u64>) {
+    fn drops<'a>(&mut self, worker: &str, drops: impl Iterator<Item = (&'a str, u64)>) {
         for (reason, value) in drops {
             let clean: String = reason.chars().filter(|at| at.is_ascii_alphanumeric() || *at == '_').collect();
             self.sample("gangway_dataplane_drops_total", &[("worker", worker), ("reason", &clean)], value);
@@ -241,14 +240,9 @@ mod tests {
     fn every_counter_and_every_drop_of_the_dataplane_is_on_the_page() {
         let metrics = Metrics::default();
         metrics.sockets_slow.add(3);
-        let worker = WorkerStats {
-            worker: 1,
-            relays: 2,
-            received: 7,
-            sent: 6,
-            drops: BTreeMap::from([("stun_bad_integrity".to_owned(), 5)]),
-        };
-        let node = NodeStats { workers: vec![worker], media_ports_used: 4, ..NodeStats::default() };
+        let worker = WorkerStats { worker: 1, relays: 2, received: 7, sent: 6, drops: vec![5, 0] };
+        let drop_reasons = vec!["stun_bad_integrity".to_owned(), "no_route".to_owned()];
+        let node = NodeStats { drop_reasons, workers: vec![worker], media_ports_used: 4, ..NodeStats::default() };
         let counts = Counts { calls_ring: 9, ..Counts::default() };
         let numbers = Numbers { counts, sip: vec![("stray_responses", 8)] };
         let page = metrics.render(&Snapshot { numbers, node: Some(node), ..Snapshot::default() });
@@ -256,6 +250,7 @@ mod tests {
             "gangway_calls{status=\"ring\"} 9",
             "gangway_control_drops_total{reason=\"socket_slow\"} 3",
             "gangway_dataplane_drops_total{worker=\"1\",reason=\"stun_bad_integrity\"} 5",
+            "gangway_dataplane_drops_total{worker=\"1\",reason=\"no_route\"} 0",
             "gangway_media_ports{state=\"used\"} 4",
             "gangway_worker_received_total{worker=\"1\"} 7",
             "gangway_sip_drops_total{reason=\"stray_responses\"} 8",

@@ -20,6 +20,9 @@ use crate::{
 /// Longest path of a unix socket in bytes, with room for the kernel's limit of 108.
 pub const SOCKET_PATH_MAX_BYTES: usize = 100;
 
+/// Worker threads at most: their counters fit one frame of RCP.
+pub const WORKERS_MAX: u16 = 64;
+
 /// Legs that one relay has room for on average.
 const LEGS_PER_RELAY: u32 = 4;
 
@@ -330,9 +333,10 @@ fn one_per_bind(entries: Vec<LocalAddress>) -> Vec<LocalAddress> {
 }
 
 fn read_workers(settings: &Settings, machine: &Machine) -> Result<u16, SettingsError> {
-    let default = u16::try_from(machine.cores.len().saturating_sub(1).clamp(1, 64)).expect("at most 64");
+    let default = machine.cores.len().saturating_sub(1).clamp(1, usize::from(WORKERS_MAX));
+    let default = u16::try_from(default).expect("at most WORKERS_MAX");
     settings.read("dataplane_workers", default, "a whole number from 1 to 64 is allowed", |text| {
-        text.parse().ok().filter(|workers| (1..=64).contains(workers))
+        text.parse().ok().filter(|workers| (1..=WORKERS_MAX).contains(workers))
     })
 }
 

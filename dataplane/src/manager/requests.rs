@@ -22,6 +22,7 @@ use crate::{
     dtls::LegKey,
     registry::{Digest, PutDecision},
     relay::LegHandle,
+    stats,
     wire::DropReason,
     worker::{Command, Put, Report},
 };
@@ -352,6 +353,7 @@ impl Manager {
                 let ports = self.ports.counts(now);
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
                 let stats = NodeStats {
+                    drop_reasons: stats::drop_reasons(),
                     workers,
                     relays: self.registry.len() as u64,
                     media_ports_used: ports.used,

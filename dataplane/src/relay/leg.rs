@@ -275,7 +275,7 @@ impl LegRecord {
             received,
             sent,
             round_trip_us: self.round_trip.checked_sub(1),
-            drops: stats::named(&counters.drops, |count| count > 0),
+            drops: stats::named(&counters.drops),
         }
     }
 }

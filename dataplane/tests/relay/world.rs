@@ -229,7 +229,7 @@ impl World {
     }
 
     pub(crate) fn drops(&mut self, reason: DropReason) -> u64 {
-        self.relays().worker_stats().drops[reason.name()]
+        self.relays().worker_stats().drops[reason as usize]
     }
 }
 

@@ -183,14 +183,16 @@ fn replies_keep_their_text() {
     let leg = LegStats { leg: LegId(0), received: direction.clone(), sent: direction, round_trip_us: Some(6), drops };
     let stats = RelayStats { relay: relay(), generation: Generation(1), worker: 0, legs: vec![leg] };
     reply("query_relay", Reply::QueryRelay(stats));
-    let worker = WorkerStats {
-        worker: 0,
+    let worker = WorkerStats { worker: 0, relays: 1, received: 2, sent: 3, drops: vec![0, 4] };
+    let node = NodeStats {
+        drop_reasons: vec!["no_route".to_owned(), "no_keys".to_owned()],
+        workers: vec![worker],
         relays: 1,
-        received: 2,
-        sent: 3,
-        drops: [("no_route".to_owned(), 0)].into_iter().collect(),
+        media_ports_total: 998,
+        ..NodeStats::default()
     };
-    let node = NodeStats { workers: vec![worker], relays: 1, media_ports_total: 998, ..NodeStats::default() };
+    let worker = &node.workers[0];
+    assert_eq!(node.worker_drops(worker).collect::<Vec<_>>(), [("no_route", 0), ("no_keys", 4)]);
     reply("query_node", Reply::QueryNode(node));
     reply("act", Reply::Act);
     reply("drain", Reply::Drain);

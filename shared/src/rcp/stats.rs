@@ -64,13 +64,17 @@ pub struct WorkerStats {
     pub received: u64,
     /// Packets sent.
     pub sent: u64,
-    /// Dropped packets by reason; every reason is present, so that a graph starts at 0.
-    pub drops: BTreeMap<String, u64>,
+    /// Dropped packets, one number for each of [`NodeStats::drop_reasons`] and in its order: named here too, the answer of a
+    /// machine with many cores would not fit a frame.
+    pub drops: Vec<u64>,
 }
 
 /// The whole dataplane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStats {
+    /// Why workers drop packets: every reason there is, so that a graph of each starts at 0.
+    #[serde(default)]
+    pub drop_reasons: Vec<String>,
     /// Workers by number.
     pub workers: Vec<WorkerStats>,
     /// Relays in force.
@@ -88,4 +92,11 @@ pub struct NodeStats {
     pub drops: BTreeMap<String, u64>,
     /// True once `Drain` was asked.
     pub draining: bool,
+}
+
+impl NodeStats {
+    /// Drops of one of its workers by reason.
+    pub fn worker_drops<'a>(&'a self, worker: &'a WorkerStats) -> impl Iterator<Item = (&'a str, u64)> {
+        self.drop_reasons.iter().map(String::as_str).zip(worker.drops.iter().copied())
+    }
 }

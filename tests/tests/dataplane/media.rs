@@ -41,7 +41,8 @@ fn receive(peer: &UdpSocket) -> Vec<u8> {
 }
 
 fn drops(stats: &NodeStats, reason: &str) -> u64 {
-    stats.workers.iter().map(|worker| worker.drops.get(reason).copied().unwrap_or(0)).sum()
+    let drops = stats.workers.iter().flat_map(|worker| stats.worker_drops(worker));
+    drops.filter(|&(name, _)| name == reason).map(|(_, count)| count).sum()
 }
 
 fn talk_through(workers: u16, browser_ip: IpAddr, peer_ip: IpAddr) {
