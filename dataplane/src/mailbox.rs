@@ -2,28 +2,36 @@
 //!
 //! A full mailbox is an ordinary outcome that the sender handles; nothing blocks and nothing grows.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crossbeam::queue::ArrayQueue;
 
 use crate::engine::Wake;
 
-/// The sending end.
+/// The sending end. Dropping it closes the mailbox.
 pub struct Sender<T> {
-    queue: Arc<ArrayQueue<T>>,
+    mailbox: Arc<Mailbox<T>>,
     wake: Arc<dyn Wake>,
 }
 
 /// The receiving end.
 pub struct Receiver<T> {
-    queue: Arc<ArrayQueue<T>>,
+    mailbox: Arc<Mailbox<T>>,
+}
+
+struct Mailbox<T> {
+    queue: ArrayQueue<T>,
+    is_closed: AtomicBool,
 }
 
 /// Makes a mailbox of `capacity` messages; `wake` tells its reader that there is one.
 #[must_use]
 pub fn mailbox<T>(capacity: usize, wake: Arc<dyn Wake>) -> (Sender<T>, Receiver<T>) {
-    let queue = Arc::new(ArrayQueue::new(capacity));
-    (Sender { queue: queue.clone(), wake }, Receiver { queue })
+    let mailbox = Arc::new(Mailbox { queue: ArrayQueue::new(capacity), is_closed: AtomicBool::new(false) });
+    (Sender { mailbox: mailbox.clone(), wake }, Receiver { mailbox })
 }
 
 impl<T> Sender<T> {
@@ -32,9 +40,16 @@ impl<T> Sender<T> {
     /// # Errors
     /// The message itself, when the mailbox is full.
     pub fn send(&self, message: T) -> Result<(), T> {
-        self.queue.push(message)?;
+        self.mailbox.queue.push(message)?;
         self.wake.wake();
         Ok(())
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.mailbox.is_closed.store(true, Ordering::Release);
+        self.wake.wake();
     }
 }
 
@@ -42,13 +57,19 @@ impl<T> Receiver<T> {
     /// Takes the oldest message.
     #[must_use]
     pub fn receive(&self) -> Option<T> {
-        self.queue.pop()
+        self.mailbox.queue.pop()
     }
 
     /// True when no message waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.mailbox.queue.is_empty()
+    }
+
+    /// True when no message will be sent any more. Those sent before may still wait.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.mailbox.is_closed.load(Ordering::Acquire)
     }
 }
 
@@ -75,5 +96,16 @@ mod tests {
         assert_eq!([receiver.receive(), receiver.receive(), receiver.receive()], [Some(1), Some(2), None]);
         assert!(receiver.is_empty());
         assert_eq!(sender.send(4), Ok(()));
+    }
+
+    #[test]
+    fn a_full_mailbox_can_be_closed_and_its_reader_is_woken() {
+        let wakes = Arc::new(Counter(AtomicUsize::new(0)));
+        let (sender, receiver) = mailbox(1, wakes.clone());
+        assert_eq!(sender.send(1), Ok(()));
+        assert!(!receiver.is_closed());
+        drop(sender);
+        assert!(receiver.is_closed());
+        assert_eq!((wakes.0.load(Ordering::Relaxed), receiver.receive()), (2, Some(1)));
     }
 }

@@ -4,9 +4,10 @@
 //! panic costs one worker, and that for a moment: it takes its relays back from the arena and goes on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use gangway_shared::{
@@ -34,6 +35,9 @@ pub const OUTBOX_MAX: usize = 4096;
 
 /// Events and answers kept while the manager's mailbox is full.
 const BACKLOG_MAX: usize = 65_536;
+
+/// A report that the manager had no room for is tried again after so long.
+const BACKLOG_RETRY: Duration = Duration::from_millis(5);
 
 /// Commands worked off in one round, so that packets are not kept waiting.
 const COMMANDS_PER_ROUND: usize = 64;
@@ -95,8 +99,6 @@ pub enum Command<S> {
         /// Repeated in the answer.
         token: u64,
     },
-    /// End the worker.
-    Stop,
     /// Panic, as a fault in the relay core would.
     #[cfg(test)]
     Crash {
@@ -106,19 +108,36 @@ pub enum Command<S> {
 }
 
 impl<S> Command<S> {
-    /// What its answer repeats, if it has one.
-    fn token(&self) -> Option<u64> {
+    fn in_hand(&self) -> Option<InHand> {
         match *self {
-            Command::Put { token, .. }
-            | Command::Remove { token, .. }
-            | Command::Keyframe { token, .. }
-            | Command::QueryRelay { token, .. }
-            | Command::QueryWorker { token } => Some(token),
+            Command::Put { token, ref put } => Some(InHand::Put { token, relay: put.relay }),
+            Command::Remove { token, relay } => Some(InHand::Remove { token, relay }),
+            Command::Keyframe { token, .. } | Command::QueryRelay { token, .. } | Command::QueryWorker { token } => {
+                Some(InHand::Question { token })
+            }
             #[cfg(test)]
-            Command::Crash { token } => Some(token),
-            Command::Keys { .. } | Command::Send { .. } | Command::Stop => None,
+            Command::Crash { token } => Some(InHand::Question { token }),
+            Command::Keys { .. } | Command::Send { .. } => None,
         }
     }
+}
+
+/// A command that is being worked off: what has to be put right, and who answered, when the worker fails with it.
+#[derive(Clone, Copy, Debug)]
+enum InHand {
+    Put { token: u64, relay: RelayId },
+    Remove { token: u64, relay: RelayId },
+    Question { token: u64 },
+}
+
+/// Where in a [`Command::Put`] a test wants the worker to fail.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PutStage {
+    /// Ports of new legs are open, the relay is as it was.
+    Opened,
+    /// The relay is as the program says, its ports are not noted yet.
+    Applied,
 }
 
 /// A relay for [`Command::Put`].
@@ -188,7 +207,7 @@ pub enum Report {
         /// Liveness of its relays.
         flows: Vec<RelayFlow>,
     },
-    /// The worker failed with this command in hand; what of it was done is not known.
+    /// The worker failed with this command in hand. A relay that it was to put is gone.
     Failed {
         /// Of the command.
         token: u64,
@@ -229,8 +248,10 @@ pub struct Worker<E: Engine> {
     generated: Generated,
     /// Ports of each relay's legs; also the list of relays there are.
     ports: BTreeMap<RelayId, Vec<LegPorts>>,
-    /// Token of the command that is being worked off.
-    in_hand: Option<u64>,
+    /// The command that is being worked off.
+    in_hand: Option<InHand>,
+    #[cfg(test)]
+    fails_at: Option<PutStage>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -261,10 +282,12 @@ impl<E: Engine> Worker<E> {
             generated: Generated::new(),
             ports: BTreeMap::new(),
             in_hand: None,
+            #[cfg(test)]
+            fails_at: None,
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until the manager closes its mailbox.
     pub fn run(mut self) {
         let worker = self.config.worker;
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| while self.turn() {})) {
@@ -274,21 +297,27 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// One round; false when the worker is to stop.
+    /// One round; false when the worker is to stop: its mailbox is closed, and what still waits in it is of no use to anybody.
     ///
     /// # Panics
     /// When the relay core does; [`run`](Self::run) recovers.
     pub fn turn(&mut self) -> bool {
         let relays = self.relays.as_mut().expect("relays are out only during recovery");
-        let has_mail = !self.inbox.is_empty() || !self.post.backlog.is_empty();
-        let deadline = if has_mail { Some(self.engine.now().mono) } else { relays.next_deadline() };
+        let deadline = match (self.inbox.is_empty(), self.post.backlog.is_empty()) {
+            (false, _) => Some(self.engine.now().mono),
+            (true, true) => relays.next_deadline(),
+            (true, false) => {
+                let retry = self.engine.now().mono + BACKLOG_RETRY;
+                Some(relays.next_deadline().map_or(retry, |next| next.min(retry)))
+            }
+        };
         self.engine.receive(deadline, &mut self.batch);
         let now = self.engine.now();
         for completion in self.batch.drain() {
             match completion {
                 Completion::Received { port, from, buffer, start, len } => {
                     let mut packet = Packet::new(self.engine.buffer(buffer), start, len);
-                    let mut out = InHand { generated: &mut self.generated, post: &mut self.post };
+                    let mut out = Beside { generated: &mut self.generated, post: &mut self.post };
                     let verdict = relays.on_datagram(now, port, from, &mut packet, &mut out);
                     let (start, len) = (packet.start(), packet.len());
                     match verdict {
@@ -304,16 +333,16 @@ impl<E: Engine> Worker<E> {
         if relays.next_deadline().is_some_and(|at| at <= now.mono) {
             relays.on_timer(now, &mut Free { engine: &mut self.engine, post: &mut self.post });
         }
-        let goes_on = self.read_mail(now);
+        self.read_mail(now);
         self.engine.flush();
         self.post.flush();
-        goes_on
+        !self.inbox.is_closed()
     }
 
-    fn read_mail(&mut self, now: Now) -> bool {
+    fn read_mail(&mut self, now: Now) {
         for _ in 0..COMMANDS_PER_ROUND {
             let Some(command) = self.inbox.receive() else { break };
-            self.in_hand = command.token();
+            self.in_hand = command.in_hand();
             let relays = self.relays.as_mut().expect("relays are out only during recovery");
             let mut out = Free { engine: &mut self.engine, post: &mut self.post };
             match command {
@@ -350,13 +379,11 @@ impl<E: Engine> Worker<E> {
                     let (stats, flows) = (Box::new(relays.worker_stats()), relays.flows().collect());
                     self.post.post(Report::Worker { token, stats, flows });
                 }
-                Command::Stop => return false,
                 #[cfg(test)]
                 Command::Crash { .. } => panic!("a test wants this worker to fail"),
             }
             self.in_hand = None;
         }
-        true
     }
 
     /// Opens the ports of new legs, puts the relay, and closes the ports of legs that are gone; or the new ones when it is refused.
@@ -387,9 +414,13 @@ impl<E: Engine> Worker<E> {
             }
         }
         let setup = RelaySetup { relay: put.relay, generation: put.generation, program: put.program, legs };
+        #[cfg(test)]
+        assert_ne!(self.fails_at, Some(PutStage::Opened), "a test wants this worker to fail");
         let relays = self.relays.as_mut().expect("relays are out only during recovery");
         let mut out = Free { engine: &mut self.engine, post: &mut self.post };
         let result = refused.map_or_else(|| relays.put(now, &setup, &mut out), Err);
+        #[cfg(test)]
+        assert_ne!(self.fails_at, Some(PutStage::Applied), "a test wants this worker to fail");
         let unused = match &result {
             Ok(_) => {
                 let kept = |old: &LegPorts| after.iter().any(|new| new.rtp == old.rtp);
@@ -415,34 +446,77 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Goes on after a panic: buffers back, relays out of the arena. Relays that do not come back lose their ports and are
-    /// reported.
+    /// Goes on after a panic: buffers back, relays out of the arena, the command in hand put right.
+    ///
+    /// A relay that was being put is ended: how much of its program it took is not known. One that was being removed is removed.
+    /// Relays that do not come back are reported, and every port that nobody names any more is closed.
     fn recover(&mut self) {
         self.engine.reclaim();
         self.batch = Batch::new();
         self.generated.clear();
+        let in_hand = self.in_hand.take();
+        let changed = match in_hand {
+            Some(InHand::Put { relay, .. } | InHand::Remove { relay, .. }) => Some(relay),
+            Some(InHand::Question { .. }) | None => None,
+        };
+        let alive = self.take_relays_back(changed);
+        let lost: Vec<RelayId> = self.ports.keys().copied().filter(|relay| !alive.contains(relay)).collect();
+        self.ports.retain(|relay, _| alive.contains(relay));
+        self.close_unnamed();
+        let is_lost =
+            |relay: &RelayId| !matches!(in_hand, Some(InHand::Remove { relay: removed, .. }) if removed == *relay);
+        let lost: Vec<RelayId> = lost.into_iter().filter(is_lost).collect();
+        for relays in pages(&lost, Event::WORKER_LOST_MAX) {
+            self.post.post(Report::Event(Event::WorkerLost { worker: self.config.worker, relays: relays.to_vec() }));
+        }
+        match in_hand {
+            Some(InHand::Remove { token, .. }) => self.post.post(Report::Removed { token }),
+            Some(InHand::Put { token, .. } | InHand::Question { token }) => self.post.post(Report::Failed { token }),
+            None => {}
+        }
+    }
+
+    /// Takes the relays out of the arena, without `ended` and without those that nobody put; which ones there are now.
+    fn take_relays_back(&mut self, ended: Option<RelayId>) -> BTreeSet<RelayId> {
         let now = self.engine.now();
         let arena = self.relays.take().expect("relays are out only during recovery").into_arena();
         let limits = arena.limits();
         let mut out = Free { engine: &mut self.engine, post: &mut self.post };
-        let config = self.config.clone();
-        let rebuilt = catch_unwind(AssertUnwindSafe(|| Relays::rebuild(arena, config, now, &mut out)));
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| {
+            let mut relays = Relays::rebuild(arena, self.config.clone(), now, &mut out);
+            let is_unwanted = |relay: &RelayId| Some(*relay) == ended || !self.ports.contains_key(relay);
+            let unwanted: Vec<RelayId> = relays.flows().map(|flow| flow.relay).filter(is_unwanted).collect();
+            for relay in unwanted {
+                relays.remove(relay, &mut out);
+            }
+            relays
+        }));
         let relays = rebuilt.unwrap_or_else(|_| {
             tracing::error!(worker = self.config.worker, "the arena could not be taken back; its relays are lost");
             let arena = Arena::create(limits).expect("an arena of this size was made before");
             Relays::new(arena, self.config.clone())
         });
-        let alive: Vec<RelayId> = relays.flows().map(|flow| flow.relay).collect();
+        let alive = relays.flows().map(|flow| flow.relay).collect();
         self.relays = Some(relays);
-        let lost: Vec<RelayId> = self.ports.keys().copied().filter(|relay| !alive.contains(relay)).collect();
-        for leg in lost.iter().filter_map(|relay| self.ports.remove(relay)).flatten() {
-            close(&mut self.engine, leg);
-        }
-        self.post.post(Report::Event(Event::WorkerLost { worker: self.config.worker, relays: lost }));
-        if let Some(token) = self.in_hand.take() {
-            self.post.post(Report::Failed { token });
+        alive
+    }
+
+    /// Closes the ports that belong to no relay and not to the browsers: those that were opened for a change that failed, and
+    /// those of relays that are gone.
+    fn close_unnamed(&mut self) {
+        self.engine.flush();
+        let of_legs = self.ports.values().flatten().flat_map(|leg| [leg.rtp, leg.rtcp]);
+        let named: BTreeSet<PortId> = of_legs.chain(self.config.mux_ports.iter().copied()).collect();
+        for port in self.engine.ports().into_iter().filter(|port| !named.contains(port)) {
+            drop(self.engine.close(port));
         }
     }
+}
+
+/// `list` in pieces of at most `most`; an empty one is one piece.
+fn pages<T>(list: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    let empty = list.is_empty().then_some(list);
+    empty.into_iter().chain(list.chunks(most))
 }
 
 fn close<E: Engine>(engine: &mut E, leg: LegPorts) {
@@ -513,12 +587,12 @@ impl Generated {
 }
 
 /// Output of the relays while a packet is in hand.
-struct InHand<'a> {
+struct Beside<'a> {
     generated: &'a mut Generated,
     post: &'a mut Post,
 }
 
-impl Output for InHand<'_> {
+impl Output for Beside<'_> {
     fn transmit(&mut self, port: PortId, to: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
         let Some(room) = self.generated.room.get_mut(self.generated.waiting.len()) else { return false };
         let len = build(room);

@@ -231,6 +231,11 @@ impl Engine for EpollEngine {
         Ok(PortId(port))
     }
 
+    fn ports(&self) -> Vec<PortId> {
+        let slots = self.slots.iter().zip(0..);
+        slots.filter(|(slot, _)| slot.is_some()).map(|(_, port)| PortId(port)).collect()
+    }
+
     fn close(&mut self, port: PortId) -> Option<UdpSocket> {
         let slot = self.slots.get_mut(port.0 as usize)?.take()?;
         if slot.is_ready {

@@ -167,6 +167,9 @@ pub trait Engine {
     /// [`OpenError`]; the socket is dropped.
     fn open(&mut self, socket: Self::Socket) -> Result<PortId, OpenError>;
 
+    /// The open ports. For cold paths: it allocates.
+    fn ports(&self) -> Vec<PortId>;
+
     /// Gives the socket of a port back; `None` when no such port is open. Packets queued by [`Engine::send`] on it still leave
     /// when [`Engine::flush`] was called before.
     fn close(&mut self, port: PortId) -> Option<Self::Socket>;

@@ -302,6 +302,11 @@ impl Engine for SimEngine {
         Ok(PortId(port))
     }
 
+    fn ports(&self) -> Vec<PortId> {
+        let slots = self.slots.iter().zip(0..);
+        slots.filter(|(slot, _)| slot.is_some()).map(|(_, port)| PortId(port)).collect()
+    }
+
     fn close(&mut self, port: PortId) -> Option<SimSocket> {
         let socket = self.slots.get_mut(port.0 as usize)?.take()?;
         self.free.push_back(port.0);

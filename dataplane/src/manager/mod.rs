@@ -434,12 +434,11 @@ impl Manager {
         }
     }
 
+    /// Closes the workers' mailboxes, which says it to the busiest too: a message might find no room.
     fn stop_workers(&mut self) {
-        for worker in &mut self.workers {
-            worker.send(Command::Stop);
-        }
-        for worker in self.workers.drain(..) {
-            if worker.thread.join().is_err() {
+        let threads: Vec<JoinHandle<()>> = self.workers.drain(..).map(|worker| worker.thread).collect();
+        for thread in threads {
+            if thread.join().is_err() {
                 tracing::error!("a worker ended by a panic");
             }
         }

@@ -1,6 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
-use gangway_shared::rcp::{Codec, Leg, LegKind, Media, Payload, PayloadMap, Process, Route, RtpLeg, RtpRemote};
+use gangway_shared::{
+    ids::EventSeq,
+    rcp::{
+        Codec, DataplaneMessage, Leg, LegKind, Media, Payload, PayloadMap, Process, Route, RtpLeg, RtpRemote, frame,
+    },
+    time::Time,
+};
 
 use super::*;
 use crate::{
@@ -154,11 +160,129 @@ fn a_panic_costs_no_relay() {
     assert!(bench.echoes(&peer, 2), "the relay came back out of the arena");
 }
 
+/// Panics in the next round, and takes back what it can.
+fn fail(bench: &mut Bench, command: Command<SimSocket>) -> Vec<Report> {
+    bench.commands.send(command).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| bench.worker.turn())).is_err());
+    bench.worker.fails_at = None;
+    bench.worker.recover();
+    std::iter::from_fn(|| bench.reports.receive()).collect()
+}
+
+fn lost(reports: &[Report]) -> Vec<RelayId> {
+    let lost = reports.iter().filter_map(|report| match report {
+        Report::Event(Event::WorkerLost { worker: 0, relays }) => Some(relays.clone()),
+        _ => None,
+    });
+    lost.flatten().collect()
+}
+
+fn is_failed(report: &Report) -> bool {
+    matches!(report, Report::Failed { token: 5 })
+}
+
+/// Nothing of the relay is left: no record, no port, no socket.
+#[track_caller]
+fn assert_empty(bench: &mut Bench) {
+    let relays = bench.worker.relays.as_ref().unwrap();
+    assert_eq!((relays.check_invariants(), relays.worker_stats().relays), (Ok(()), 0));
+    assert_eq!((bench.worker.engine.ports(), bench.worker.ports.len()), (Vec::new(), 0));
+    for port in 1000..1004 {
+        drop(bench.socket(&format!("192.0.2.1:{port}")));
+    }
+}
+
 #[test]
-fn a_stopped_worker_ends() {
+fn a_panic_while_a_relay_is_made_leaves_nothing_of_it() {
+    for stage in [PutStage::Opened, PutStage::Applied] {
+        let mut bench = Bench::new();
+        bench.worker.fails_at = Some(stage);
+        let (rtp, rtcp) = (bench.socket("192.0.2.1:1000"), bench.socket("192.0.2.1:1001"));
+        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
+        let put = Put { relay: relay(), generation: Generation(1), program: echo(), legs };
+        let reports = fail(&mut bench, Command::Put { token: 5, put });
+        assert!(reports.iter().any(is_failed), "{reports:?}");
+        assert_eq!(lost(&reports), [], "it never was in force");
+        assert_empty(&mut bench);
+        bench.put_new();
+        let peer = bench.socket("192.0.2.9:4000");
+        assert!(bench.echoes(&peer, 1), "the same relay can be put again");
+    }
+}
+
+#[test]
+fn a_panic_while_a_relay_is_changed_ends_it_and_says_so() {
+    for stage in [PutStage::Opened, PutStage::Applied] {
+        let mut bench = Bench::new();
+        bench.put_new();
+        bench.worker.fails_at = Some(stage);
+        let (rtp, rtcp) = (bench.socket("192.0.2.1:1002"), bench.socket("192.0.2.1:1003"));
+        let mut program = echo();
+        program.legs.push(Leg { id: LegId(1), ..program.legs[0].clone() });
+        let legs = vec![(LegId(0), LegSource::Kept), (LegId(1), LegSource::Open { rtp, rtcp })];
+        let put = Put { relay: relay(), generation: Generation(2), program, legs };
+        let reports = fail(&mut bench, Command::Put { token: 5, put });
+        assert!(reports.iter().any(is_failed), "{reports:?}");
+        assert_eq!(lost(&reports), [relay()]);
+        assert_empty(&mut bench);
+    }
+}
+
+#[test]
+fn a_removal_that_failed_is_done_and_no_loss() {
     let mut bench = Bench::new();
-    bench.commands.send(Command::Stop).unwrap();
-    assert!(!bench.worker.turn());
+    bench.put_new();
+    bench.worker.in_hand = Some(InHand::Remove { token: 5, relay: relay() });
+    bench.worker.recover();
+    let reports: Vec<Report> = std::iter::from_fn(|| bench.reports.receive()).collect();
+    assert!(reports.iter().any(|report| matches!(report, Report::Removed { token: 5 })), "{reports:?}");
+    assert_eq!(lost(&reports), []);
+    assert_empty(&mut bench);
+}
+
+#[test]
+fn many_lost_relays_are_told_in_frames_that_fit() {
+    let mut bench = Bench::new();
+    let many: Vec<RelayId> = (0..2500).map(|number| RelayId::new(u16::MAX, u32::MAX, number)).collect();
+    bench.worker.ports = many.iter().map(|relay| (*relay, Vec::new())).collect();
+    bench.worker.recover();
+    let reports: Vec<Report> = std::iter::from_fn(|| bench.reports.receive()).collect();
+    assert_eq!(lost(&reports), many);
+    for report in reports {
+        let Report::Event(event) = report else { panic!("{report:?}") };
+        let message = DataplaneMessage::Event { seq: EventSeq(u64::MAX), event };
+        frame::encode(&message, &mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn a_worker_whose_mailbox_is_closed_ends_however_much_waits_in_it() {
+    let Bench { mut worker, commands, reports, .. } = Bench::new();
+    for token in 0..INBOX_MAX as u64 {
+        commands.send(Command::QueryWorker { token }).unwrap();
+    }
+    assert!(worker.turn());
+    drop(commands);
+    assert!(!worker.turn());
+    drop(reports);
+}
+
+#[test]
+fn a_worker_whose_reports_find_no_room_waits_for_it_without_spinning() {
+    let mut bench = Bench::new();
+    let (outbox, reports) = mailbox(1, Arc::new(NoWake));
+    bench.worker.post.outbox = outbox;
+    for token in 1..=2 {
+        bench.commands.send(Command::QueryWorker { token }).unwrap();
+    }
+    bench.worker.turn();
+    for round in 1..=3 {
+        bench.worker.turn();
+        assert_eq!(bench.network.now().mono, Time::ZERO + BACKLOG_RETRY * round);
+    }
+    assert!(matches!(reports.receive(), Some(Report::Worker { token: 1, .. })));
+    bench.worker.turn();
+    assert!(matches!(reports.receive(), Some(Report::Worker { token: 2, .. })));
 }
 
 #[test]

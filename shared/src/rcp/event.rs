@@ -121,12 +121,15 @@ pub enum Event {
     WorkerLost {
         /// Worker number from 0.
         worker: u16,
-        /// Relays that could not be taken back.
+        /// Relays that could not be taken back, at most [`Event::WORKER_LOST_MAX`].
         relays: Vec<RelayId>,
     },
 }
 
 impl Event {
+    /// Relays that one [`Event::WorkerLost`] names at most, so that it fits a frame; more make several events.
+    pub const WORKER_LOST_MAX: usize = 1000;
+
     /// The relay it is about, if it is about one.
     #[must_use]
     pub fn relay(&self) -> Option<RelayId> {
