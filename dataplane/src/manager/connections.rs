@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,9 @@ pub enum SocketError {
     /// Somebody answers at the path.
     #[error("dataplane_socket: another dataplane serves {0}")]
     InUse(PathBuf),
+    /// Something else lies at the path.
+    #[error("dataplane_socket: {0} is no socket; it is left as it is")]
+    NotASocket(PathBuf),
     /// The kernel refused.
     #[error("dataplane_socket: {path}: {source}")]
     Io {
@@ -41,14 +44,18 @@ pub enum SocketError {
     },
 }
 
-/// Binds the socket, readable and writable by owner and group. A file that a dead dataplane left is replaced.
+/// Binds the socket, readable and writable by owner and group. A socket that a dead dataplane left is replaced; nothing else is.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let io = |source| SocketError::Io { path: path.to_owned(), source };
-    if fs::symlink_metadata(path).is_ok() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(SocketError::InUse(path.to_owned()));
-        }
-        fs::remove_file(path).map_err(io)?;
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(SocketError::InUse(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io)?,
+            Err(error) => return Err(io(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
     }
     let listener = UnixListener::bind(path).map_err(io)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io)?;
@@ -142,14 +149,19 @@ impl Connection {
         self.output.len() > EVENTS_PAUSE_BYTES
     }
 
-    /// Queues a message. An answer too large for a frame becomes an error.
+    /// Queues a message. An answer too large for a frame becomes an error, an event a gap: control then lists what there is.
     pub(super) fn push(&mut self, message: &DataplaneMessage) {
-        if let Err(error) = frame::encode(message, &mut self.output) {
-            tracing::error!(%error, "an answer does not fit a frame");
-            if let DataplaneMessage::Ok { id, .. } = message {
+        let Err(error) = frame::encode(message, &mut self.output) else { return };
+        tracing::error!(%error, "a message does not fit a frame");
+        match message {
+            DataplaneMessage::Ok { id, .. } => {
                 let error = RelayError::new(ErrorCode::Internal, "", "the answer does not fit a frame");
                 self.push(&DataplaneMessage::Error { id: *id, error });
             }
+            DataplaneMessage::Event { seq, .. } => {
+                self.push(&DataplaneMessage::Gap { resumes_at: EventSeq(seq.0 + 1) });
+            }
+            DataplaneMessage::Hello(_) | DataplaneMessage::Error { .. } | DataplaneMessage::Gap { .. } => {}
         }
     }
 

@@ -257,6 +257,7 @@ impl Manager {
         if let Err(error) = self.poll.registry().deregister(&mut connection.stream) {
             tracing::warn!(%error, "a connection could not be taken off the poll");
         }
+        self.busy.forget_connection(at);
         if self.living == Some(at) {
             self.living = None;
             self.registry.control_left(now);
@@ -455,3 +456,6 @@ impl Manager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ use crate::{
     worker::{Command, Put, Report},
 };
 
-/// Requests whose workers have not answered yet.
+/// Requests whose workers have not answered yet, and those that wait for them.
 const PENDING_MAX: usize = 2048;
 
 /// Requests that wait for another one of the same relay.
@@ -49,11 +49,15 @@ pub(super) enum Pending {
         digest: Digest,
         worker: u16,
         fresh: Fresh,
+        /// The relay was in force when the request was sent to its worker.
+        is_update: bool,
     },
-    /// Without asker: an orphan.
+    /// Without asker: an orphan, or one that control knows to be gone.
     Remove {
         asker: Option<Asker>,
         relay: RelayId,
+        /// Workers that have not answered.
+        missing: usize,
     },
     Keyframe {
         relay: RelayId,
@@ -83,11 +87,39 @@ enum Purpose {
 #[derive(Default)]
 pub(super) struct Busy {
     waiting: BTreeMap<RelayId, VecDeque<(Asker, Request)>>,
+    /// Requests in all queues.
+    len: usize,
 }
 
 impl Busy {
     pub(super) fn is_busy(&self, relay: RelayId) -> bool {
         self.waiting.contains_key(&relay)
+    }
+
+    /// A change is in flight; what waits for the one before it waits on.
+    fn begin(&mut self, relay: RelayId) {
+        self.waiting.entry(relay).or_default();
+    }
+
+    /// The change is done; what waited for it.
+    fn end(&mut self, relay: RelayId) -> VecDeque<(Asker, Request)> {
+        let waited = self.waiting.remove(&relay).unwrap_or_default();
+        self.len -= waited.len();
+        waited
+    }
+
+    /// Another change is in flight before these had their turn.
+    fn wait_on(&mut self, relay: RelayId, requests: VecDeque<(Asker, Request)>) {
+        self.len += requests.len();
+        self.waiting.entry(relay).or_default().extend(requests);
+    }
+
+    /// Nobody is left to be answered, and a newer control may want something else.
+    pub(super) fn forget_connection(&mut self, connection: usize) {
+        for waiting in self.waiting.values_mut() {
+            waiting.retain(|(asker, _)| asker.connection != connection);
+        }
+        self.len = self.waiting.values().map(VecDeque::len).sum();
     }
 }
 
@@ -145,8 +177,9 @@ impl Manager {
         tracing::info!(connection = at, epoch = hello.epoch, instance = %hello.instance, "a control is here");
     }
 
+    /// Takes a request in: refuses what is too much, and lets what changes a busy relay wait.
     fn handle_request(&mut self, now: Time, asker: Asker, request: Request) {
-        if self.pending.len() >= PENDING_MAX {
+        if self.pending.len() + self.busy.len >= PENDING_MAX {
             let reason = format!("{PENDING_MAX} requests are in flight");
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "", reason));
         }
@@ -155,15 +188,19 @@ impl Manager {
         {
             if waiting.len() < WAITING_MAX {
                 waiting.push_back((asker, request));
+                self.busy.len += 1;
                 return;
             }
             let reason = format!("{WAITING_MAX} requests wait for this relay");
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "relay", reason));
         }
+        self.start_request(now, asker, request);
+    }
+
+    fn start_request(&mut self, now: Time, asker: Asker, request: Request) {
         match request {
             Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
-            Request::Delete { relay } if self.relays.contains_key(&relay) => self.remove(relay, Some(asker)),
-            Request::Delete { .. } => self.answer(asker, Reply::Delete),
+            Request::Delete { relay } => self.remove(relay, Some(asker)),
             Request::List { after, limit } => self.gather(Purpose::List { asker, after, limit }),
             Request::Query { relay: Some(relay) } => match self.relays.get(&relay) {
                 Some(record) => {
@@ -191,14 +228,15 @@ impl Manager {
         };
         let worker = owner.unwrap_or_else(|| self.least_loaded());
         let before = self.relays.get(&relay);
+        let is_update = before.is_some();
         let prepared = match prepare(now, &mut self.ports, worker, before, &program) {
             Ok(prepared) => prepared,
             Err(error) => return self.refuse(asker, error),
         };
         let put = Put { relay, generation, program, legs: prepared.sources };
         let fresh = prepared.fresh;
-        let token = self.remember(Pending::Put { asker, relay, generation, digest, worker, fresh });
-        self.busy.waiting.insert(relay, VecDeque::new());
+        let token = self.remember(Pending::Put { asker, relay, generation, digest, worker, fresh, is_update });
+        self.busy.begin(relay);
         self.workers[usize::from(worker)].send(Command::Put { token, put });
     }
 
@@ -215,13 +253,18 @@ impl Manager {
         u16::try_from(least).expect("at most 64 workers")
     }
 
-    /// Ends a relay that is in force and not busy.
+    /// Ends a relay that no change is in flight for. One that is in no record is looked for by every worker: what this thread
+    /// does not know of must not live on for ever.
     pub(super) fn remove(&mut self, relay: RelayId, asker: Option<Asker>) {
-        let Some(record) = self.relays.get(&relay) else { return };
-        let worker = record.worker;
-        let token = self.remember(Pending::Remove { asker, relay });
-        self.busy.waiting.insert(relay, VecDeque::new());
-        self.workers[usize::from(worker)].send(Command::Remove { token, relay });
+        let workers = match self.relays.get(&relay) {
+            Some(record) => usize::from(record.worker)..usize::from(record.worker) + 1,
+            None => 0..self.workers.len(),
+        };
+        let token = self.remember(Pending::Remove { asker, relay, missing: workers.len() });
+        self.busy.begin(relay);
+        for worker in &mut self.workers[workers] {
+            worker.send(Command::Remove { token, relay });
+        }
     }
 
     fn act(&mut self, asker: Asker, relay: RelayId, action_id: u64, action: &ActAction) {
@@ -272,13 +315,15 @@ impl Manager {
     pub(super) fn handle_answer(&mut self, now: Time, worker: u16, report: Report) {
         match report {
             Report::Put { token, result } => {
-                let Some(Pending::Put { asker, relay, generation, digest, fresh, .. }) = self.pending.remove(&token)
+                let Some(Pending::Put { asker, relay, generation, digest, fresh, is_update, .. }) =
+                    self.pending.remove(&token)
                 else {
                     return;
                 };
                 match result {
                     Ok(installed) => {
                         let before = self.relays.remove(&relay);
+                        let is_from_the_dead = is_update && before.is_none();
                         if let Some(before) = &before {
                             self.forget_legs(worker, &before.handles, &installed.legs);
                         }
@@ -288,6 +333,12 @@ impl Manager {
                         let record =
                             Record::commit(now, &mut self.ports, before, fresh, worker, generation, installed.legs);
                         self.relays.insert(relay, record);
+                        if is_from_the_dead {
+                            // Its worker gave it up while the update was on its way, and control was told so.
+                            let reason = "the relay ended while it was changed";
+                            self.refuse(asker, RelayError::new(ErrorCode::Internal, "relay", reason));
+                            return self.remove(relay, None);
+                        }
                         self.registry.commit(now, relay, generation, digest, worker);
                         self.answer_put(asker, relay);
                     }
@@ -298,14 +349,7 @@ impl Manager {
                 }
                 self.go_on(now, relay);
             }
-            Report::Removed { token } => {
-                let Some(Pending::Remove { asker, relay }) = self.pending.remove(&token) else { return };
-                self.forget(now, relay);
-                if let Some(asker) = asker {
-                    self.answer(asker, Reply::Delete);
-                }
-                self.go_on(now, relay);
-            }
+            Report::Removed { token } => self.removed(now, token),
             Report::Keyframe { token, asked } => {
                 let Some(Pending::Keyframe { relay, action_id }) = self.pending.remove(&token) else { return };
                 let reason = "the leg's peer cannot be asked now";
@@ -368,14 +412,28 @@ impl Manager {
         }
     }
 
-    /// Requests that waited for a relay have their turn.
+    /// One of the workers that were asked to end a relay has none of it any more.
+    fn removed(&mut self, now: Time, token: u64) {
+        let Some(Pending::Remove { missing, .. }) = self.pending.get_mut(&token) else { return };
+        *missing -= 1;
+        if *missing > 0 {
+            return;
+        }
+        let Some(Pending::Remove { asker, relay, .. }) = self.pending.remove(&token) else { return };
+        self.forget(now, relay);
+        if let Some(asker) = asker {
+            self.answer(asker, Reply::Delete);
+        }
+        self.go_on(now, relay);
+    }
+
+    /// A change of a relay is done: what waited for it has its turn, until something changes the relay again.
     fn go_on(&mut self, now: Time, relay: RelayId) {
-        let mut waiting = self.busy.waiting.remove(&relay).unwrap_or_default();
+        let mut waiting = self.busy.end(relay);
         while let Some((asker, request)) = waiting.pop_front() {
+            self.start_request(now, asker, request);
             if self.busy.is_busy(relay) {
-                self.busy.waiting.entry(relay).or_default().push_back((asker, request));
-            } else {
-                self.handle_request(now, asker, request);
+                return self.busy.wait_on(relay, waiting);
             }
         }
     }
@@ -389,11 +447,9 @@ impl Manager {
                 self.refuse(asker, error);
                 self.go_on(now, relay);
             }
-            Some(Pending::Remove { asker, relay }) => {
-                if let Some(asker) = asker {
-                    self.refuse(asker, error);
-                }
-                self.go_on(now, relay);
+            Some(remove @ Pending::Remove { .. }) => {
+                self.pending.insert(token, remove);
+                self.removed(now, token);
             }
             Some(Pending::Keyframe { relay, action_id }) => {
                 self.log.push(Event::ActDone { relay, action_id, error: Some(error) });

@@ -12,7 +12,7 @@ use std::{
 };
 
 use gangway_shared::entropy::Entropy;
-use mio::{Interest, Poll};
+use mio::{Interest, Poll, net::UnixListener};
 use thiserror::Error;
 
 use super::{
@@ -95,7 +95,6 @@ impl Running {
 ///
 /// # Errors
 /// The first thing that cannot be had. Nothing is left running then.
-#[allow(clippy::disallowed_methods, reason = "the DTLS crate takes Instant; this is the one moment both clocks share")]
 pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
     make_private(&config.data_dir)?;
     let certificate = Certificate::generate()?;
@@ -115,37 +114,7 @@ pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
         .map(|worker| spawn_worker(&config, worker, waker.clone()))
         .collect::<io::Result<_>>()
         .map_err(kernel("a worker thread"))?;
-    let now = clock::now().mono;
-    let registry = RegistryConfig {
-        relays_max: config.limits.relays as usize * usize::from(config.workers),
-        orphan_grace: config.orphan_grace,
-        linger: mode.managed.then_some(config.linger),
-    };
-    let base = (now, std::time::Instant::now());
-    let manager = Manager {
-        registry: Registry::new(registry, now),
-        log: EventLog::new(EVENTS_MAX),
-        handshakes: Handshakes::new(certificate.clone(), config.dtls_timeout, base),
-        mode,
-        poll,
-        listener,
-        instance: OsEntropy.hex(INSTANCE_BYTES),
-        certificate,
-        ports,
-        workers,
-        relays: BTreeMap::new(),
-        legs: BTreeMap::new(),
-        pending: BTreeMap::new(),
-        next_token: 0,
-        busy: Busy::default(),
-        connections: BTreeMap::new(),
-        next_connection: FIRST_CONNECTION,
-        living: None,
-        next_tick: now + TICK,
-        leave_by: None,
-        is_leaving: false,
-        config,
-    };
+    let manager = Manager::new(config, mode, poll, listener, certificate, ports, workers);
     manager.watch_signals().map_err(kernel("signals"))?;
     let socket = manager.config.socket.clone();
     let webrtc = manager.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect();
@@ -154,6 +123,55 @@ pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
         .spawn(move || manager.run())
         .map_err(kernel("the manager thread"))?;
     Ok(Running { socket, webrtc, manager })
+}
+
+impl Manager {
+    /// A manager that nobody has connected to.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the DTLS crate takes Instant; this is the one moment both clocks share"
+    )]
+    pub(super) fn new(
+        config: Config,
+        mode: Mode,
+        poll: Poll,
+        listener: UnixListener,
+        certificate: Certificate,
+        ports: Ports,
+        workers: Vec<WorkerLink>,
+    ) -> Self {
+        let now = clock::now().mono;
+        let registry = RegistryConfig {
+            relays_max: config.limits.relays as usize * usize::from(config.workers),
+            orphan_grace: config.orphan_grace,
+            linger: mode.managed.then_some(config.linger),
+        };
+        let base = (now, std::time::Instant::now());
+        Manager {
+            registry: Registry::new(registry, now),
+            log: EventLog::new(EVENTS_MAX),
+            handshakes: Handshakes::new(certificate.clone(), config.dtls_timeout, base),
+            mode,
+            poll,
+            listener,
+            instance: OsEntropy.hex(INSTANCE_BYTES),
+            certificate,
+            ports,
+            workers,
+            relays: BTreeMap::new(),
+            legs: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            next_token: 0,
+            busy: Busy::default(),
+            connections: BTreeMap::new(),
+            next_connection: FIRST_CONNECTION,
+            living: None,
+            next_tick: now + TICK,
+            leave_by: None,
+            is_leaving: false,
+            config,
+        }
+    }
 }
 
 /// Makes the directory and keeps others out of it: whoever may write into it could put his own socket in our place.
