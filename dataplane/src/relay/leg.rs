@@ -552,6 +552,13 @@ impl Relays {
         out.event(Event::KeysReady { relay, leg, profile });
     }
 
+    /// Makes what is derived of a leg have a place. The records of free legs are taken from the front, so that only as much memory
+    /// is touched as there were legs at a time; session keys are the largest part of a leg.
+    pub(super) fn make_derived(&mut self, slot: u32) {
+        let len = self.derived.len().max(slot as usize + 1);
+        self.derived.resize_with(len, Derived::default);
+    }
+
     /// Derives session keys from the record's master keys.
     pub(super) fn derive_keys(&mut self, slot: u32) {
         let keys = &self.arena.leg(slot).keys;

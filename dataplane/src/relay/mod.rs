@@ -203,7 +203,7 @@ pub struct Relays {
     ports: Ports,
     ufrags: Ufrags,
     paths: Paths,
-    /// By leg slot.
+    /// By leg slot; as long as the highest slot that was ever used, in memory reserved for all.
     derived: Vec<Derived>,
     by_id: BTreeMap<RelayId, u32>,
     deadlines: Deadlines,
@@ -223,7 +223,7 @@ impl Relays {
         }
         Relays {
             paths: Paths::new(legs as usize * PATHS_MAX, config.seed),
-            derived: (0..legs).map(|_| Derived::default()).collect(),
+            derived: Vec::with_capacity(legs as usize),
             deadlines: Deadlines::new(legs),
             arena,
             config,
@@ -544,6 +544,7 @@ impl Relays {
     }
 
     fn take_back_leg(&mut self, slot: u32) {
+        self.make_derived(slot);
         let leg = self.arena.leg_mut(slot);
         leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
         if leg.is_encrypted() {

@@ -263,6 +263,7 @@ impl Relays {
 
     fn add_leg(&mut self, now: Now, relay: u32, leg: &Leg, program: &RelayProgram) -> u32 {
         let slot = self.arena.take_leg().expect("check_room saw a free record");
+        self.make_derived(slot);
         // The SSRC of reports while no route sends here; any number that no route uses.
         let routes = || program.routes.iter().filter(|route| route.to == leg.id);
         let mut drawn = mix(self.config.seed ^ u64::from(slot) << 32 ^ u64::from(self.arena.leg(slot).head.generation));
