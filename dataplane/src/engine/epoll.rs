@@ -16,8 +16,8 @@ use gangway_shared::time::Time;
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
-    BATCH_MAX, BUFFERS, Batch, BufferId, Completion, Engine, FAILURES_MAX, OpenError, Outgoing, PORTS_MAX, Wake, clock,
-    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES, Pool},
+    BATCH_MAX, BUFFERS, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake, clock,
+    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES},
 };
 use crate::{
     relay::{Now, PortId},
@@ -41,14 +41,12 @@ pub struct EpollEngine {
     poll: Poll,
     events: Events,
     waker: Arc<mio::Waker>,
-    pool: Pool,
+    buffers: Buffers,
     slots: Vec<Option<Slot>>,
     free: VecDeque<u32>,
     ready: VecDeque<u32>,
-    queue: Vec<Outgoing>,
     order: Vec<u16>,
     failures: Vec<Completion>,
-    held: usize,
 }
 
 struct Slot {
@@ -70,14 +68,12 @@ impl EpollEngine {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
-            pool: Pool::new(BUFFERS),
+            buffers: Buffers::new(),
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             free: (0..u32::try_from(PORTS_MAX).expect("ports are counted in 32 bits")).collect(),
             ready: VecDeque::with_capacity(PORTS_MAX),
-            queue: Vec::with_capacity(BUFFERS),
             order: Vec::with_capacity(BUFFERS),
             failures: Vec::with_capacity(FAILURES_MAX),
-            held: 0,
         })
     }
 
@@ -112,10 +108,10 @@ impl EpollEngine {
         let mut memory = [std::ptr::null_mut(); CALL_MAX];
         let mut count = 0;
         while count < wanted
-            && let Some(buffer) = self.pool.take()
+            && let Some(buffer) = self.buffers.take()
         {
             buffers[count] = Some(buffer);
-            memory[count] = self.pool.bytes(buffer)[HEADROOM_BYTES..].as_mut_ptr();
+            memory[count] = self.buffers.bytes(buffer)[HEADROOM_BYTES..].as_mut_ptr();
             count += 1;
         }
         if count == 0 {
@@ -133,17 +129,15 @@ impl EpollEngine {
             let (len, flags) = lens[at];
             match decode_name(&names[at]).filter(|_| received) {
                 Some(from) if flags & libc::MSG_TRUNC == 0 => {
-                    taken += 1;
                     batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len });
                 }
                 Some(_) => {
-                    self.pool.give(buffer);
+                    self.buffers.recycle(buffer);
                     batch.push(Completion::Failed { port, reason: DropReason::PacketTooLarge });
                 }
-                None => self.pool.give(buffer),
+                None => self.buffers.recycle(buffer),
             }
         }
-        self.held += taken;
         match got {
             Ok(_) => full,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
@@ -164,7 +158,7 @@ impl EpollEngine {
 
     /// Sends `run`, indices into the queue that share a port.
     fn send_run(&mut self, run: &[u16]) {
-        let port = self.queue[usize::from(run[0])].port;
+        let port = self.buffers.queue()[usize::from(run[0])].port;
         let Some((fd, is_ipv4)) = self
             .slots
             .get(port.0 as usize)
@@ -179,12 +173,12 @@ impl EpollEngine {
         let mut name_lens = [0; CALL_MAX];
         let mut count = 0;
         for &at in run {
-            let packet = self.queue[usize::from(at)];
+            let packet = self.buffers.queue()[usize::from(at)];
             if packet.to.is_ipv4() != is_ipv4 {
                 self.fail(port, DropReason::WrongFamily);
                 continue;
             }
-            let bytes = &mut self.pool.bytes(packet.buffer)[packet.start..packet.start + packet.len];
+            let bytes = &mut self.buffers.bytes(packet.buffer)[packet.start..packet.start + packet.len];
             memory[count] = (bytes.as_mut_ptr(), bytes.len());
             name_lens[count] = encode_name(packet.to, &mut names[count]);
             count += 1;
@@ -250,7 +244,7 @@ impl Engine for EpollEngine {
 
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
         debug_assert!(batch.is_empty(), "the last round was not worked off");
-        self.pool.assert_out(self.held + self.queue.len());
+        self.buffers.assert_whole();
         if self.wait(deadline) {
             batch.push(Completion::Woken);
         }
@@ -265,47 +259,33 @@ impl Engine for EpollEngine {
             } else if let Some(slot) = self.slots[port as usize].as_mut() {
                 slot.is_ready = false;
             }
-            if self.pool.available() == 0 {
+            if self.buffers.available() == 0 {
                 break;
             }
         }
     }
 
-    fn buffer(&mut self, id: BufferId) -> &mut [u8] {
-        self.pool.bytes(id)
-    }
-
-    fn take_buffer(&mut self) -> Option<BufferId> {
-        let buffer = self.pool.take()?;
-        self.held += 1;
-        Some(buffer)
-    }
-
-    fn send(&mut self, packet: Outgoing) {
-        self.held -= 1;
-        self.queue.push(packet);
-    }
-
-    fn recycle(&mut self, buffer: BufferId) {
-        self.held -= 1;
-        self.pool.give(buffer);
+    fn buffers(&mut self) -> &mut Buffers {
+        &mut self.buffers
     }
 
     fn flush(&mut self) {
         let mut order = std::mem::take(&mut self.order);
-        order.extend(0..u16::try_from(self.queue.len()).expect("a queue is no longer than the pool"));
-        order.sort_unstable_by_key(|&at| (self.queue[usize::from(at)].port, at));
+        order.extend(0..u16::try_from(self.buffers.queue().len()).expect("a queue is no longer than the pool"));
+        order.sort_unstable_by_key(|&at| (self.buffers.queue()[usize::from(at)].port, at));
         let mut rest = order.as_slice();
         while let Some(&first) = rest.first() {
-            let port = self.queue[usize::from(first)].port;
-            let len = rest.iter().take(CALL_MAX).take_while(|&&at| self.queue[usize::from(at)].port == port).count();
+            let port = self.buffers.queue()[usize::from(first)].port;
+            let len = rest
+                .iter()
+                .take(CALL_MAX)
+                .take_while(|&&at| self.buffers.queue()[usize::from(at)].port == port)
+                .count();
             let (run, after) = rest.split_at(len);
             self.send_run(run);
             rest = after;
         }
-        for packet in self.queue.drain(..) {
-            self.pool.give(packet.buffer);
-        }
+        self.buffers.clear_queue();
         order.clear();
         self.order = order;
     }
@@ -315,10 +295,8 @@ impl Engine for EpollEngine {
     }
 
     fn reclaim(&mut self) {
-        self.queue.clear();
         self.order = Vec::with_capacity(BUFFERS);
-        self.pool.reclaim();
-        self.held = 0;
+        self.buffers.reclaim();
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     wire::DropReason,
 };
 
-pub use pool::BufferId;
+pub use pool::{BufferId, Buffers};
 
 /// Ports one engine can hold open: two a SIP leg, so about 8000 legs a worker.
 pub const PORTS_MAX: usize = 16_384;
@@ -93,7 +93,7 @@ impl Batch {
     /// Room for one round.
     #[must_use]
     pub fn new() -> Self {
-        Batch { completions: Vec::with_capacity(2 * BATCH_MAX + FAILURES_MAX) }
+        Batch { completions: Vec::with_capacity(2 * BATCH_MAX + FAILURES_MAX + 1) }
     }
 
     /// Takes the completions out, oldest first, and leaves the room behind.
@@ -175,23 +175,34 @@ pub trait Engine {
     fn close(&mut self, port: PortId) -> Option<Self::Socket>;
 
     /// Waits until something is there, `deadline` has passed (`None`: for ever) or a wake came, then fills `batch` with what
-    /// is there, at most [`BATCH_MAX`] datagrams, every ready port getting its turn.
+    /// is there, at most [`BATCH_MAX`] datagrams and losses, every ready port getting its turn.
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch);
+
+    /// The packet buffers.
+    fn buffers(&mut self) -> &mut Buffers;
 
     /// The whole buffer.
     ///
     /// # Panics
     /// When the id is none of this engine's.
-    fn buffer(&mut self, id: BufferId) -> &mut [u8];
+    fn buffer(&mut self, id: BufferId) -> &mut [u8] {
+        self.buffers().bytes(id)
+    }
 
     /// A buffer to build a packet in; `None` when all are in use, which is a counted drop.
-    fn take_buffer(&mut self) -> Option<BufferId>;
+    fn take_buffer(&mut self) -> Option<BufferId> {
+        self.buffers().take()
+    }
 
     /// Queues a packet. Its buffer is the engine's from here on.
-    fn send(&mut self, packet: Outgoing);
+    fn send(&mut self, packet: Outgoing) {
+        self.buffers().send(packet);
+    }
 
     /// Gives a buffer back unsent.
-    fn recycle(&mut self, buffer: BufferId);
+    fn recycle(&mut self, buffer: BufferId) {
+        self.buffers().recycle(buffer);
+    }
 
     /// Sends what is queued. A send that would block is a counted drop.
     fn flush(&mut self);
@@ -200,5 +211,7 @@ pub trait Engine {
     fn waker(&self) -> Arc<dyn Wake>;
 
     /// After a panic of the worker: drops the send queue and takes back every buffer the worker still held.
-    fn reclaim(&mut self);
+    fn reclaim(&mut self) {
+        self.buffers().reclaim();
+    }
 }

@@ -1,8 +1,9 @@
-//! The fixed pool of packet buffers.
+//! The fixed pool of packet buffers, and who has them.
 //!
-//! All memory is taken at start. A buffer is either here or with exactly one holder; `in pool + out == total` is asserted in
-//! debug builds at each step.
+//! All memory is taken at start. A buffer is either in the pool or with exactly one holder; `in pool + out == total` is asserted
+//! in debug builds at each step.
 
+use super::{BUFFERS, Outgoing};
 use crate::wire::BUFFER_LEN_BYTES;
 
 /// Bytes left free before a received packet.
@@ -93,6 +94,90 @@ impl Pool {
     /// In debug builds, when buffers were lost or doubled.
     pub fn assert_out(&self, known_out: usize) {
         debug_assert_eq!(self.available() + known_out, self.total(), "packet buffers were lost or doubled");
+    }
+}
+
+/// The buffers of one engine: in the pool, with the worker, or in the send queue.
+#[derive(Debug)]
+pub struct Buffers {
+    pool: Pool,
+    /// How many the worker has.
+    held: usize,
+    queue: Vec<Outgoing>,
+}
+
+impl Buffers {
+    /// [`BUFFERS`] of them, all in the pool.
+    #[must_use]
+    pub fn new() -> Self {
+        Buffers { pool: Pool::new(BUFFERS), held: 0, queue: Vec::with_capacity(BUFFERS) }
+    }
+
+    /// See [`Pool::bytes`].
+    ///
+    /// # Panics
+    /// When the id is none of these.
+    pub fn bytes(&mut self, id: BufferId) -> &mut [u8] {
+        self.pool.bytes(id)
+    }
+
+    /// Gives one to the worker; `None` when the pool is empty.
+    pub fn take(&mut self) -> Option<BufferId> {
+        let buffer = self.pool.take()?;
+        self.held += 1;
+        Some(buffer)
+    }
+
+    /// Takes one back from the worker.
+    pub fn recycle(&mut self, id: BufferId) {
+        self.held -= 1;
+        self.pool.give(id);
+    }
+
+    /// Takes one from the worker, to be sent.
+    pub fn send(&mut self, packet: Outgoing) {
+        self.held -= 1;
+        self.queue.push(packet);
+    }
+
+    /// What waits to be sent, oldest first.
+    #[must_use]
+    pub fn queue(&self) -> &[Outgoing] {
+        &self.queue
+    }
+
+    /// Ends a flush: everything in the send queue was sent or failed.
+    pub fn clear_queue(&mut self) {
+        for packet in self.queue.drain(..) {
+            self.pool.give(packet.buffer);
+        }
+    }
+
+    /// Buffers in the pool.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.pool.available()
+    }
+
+    /// See [`Pool::assert_out`].
+    ///
+    /// # Panics
+    /// In debug builds, when buffers were lost or doubled.
+    pub fn assert_whole(&self) {
+        self.pool.assert_out(self.held + self.queue.len());
+    }
+
+    /// Takes back whatever is out, unsent too. Only right when no holder is left.
+    pub fn reclaim(&mut self) {
+        self.queue.clear();
+        self.pool.reclaim();
+        self.held = 0;
+    }
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Buffers::new()
     }
 }
 

@@ -19,8 +19,8 @@ use gangway_shared::{
 };
 
 use super::{
-    BATCH_MAX, BUFFERS, Batch, BufferId, Completion, Engine, FAILURES_MAX, OpenError, Outgoing, PORTS_MAX, Wake,
-    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES, Pool},
+    BATCH_MAX, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake,
+    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES},
 };
 use crate::{
     relay::{Now, PortId},
@@ -124,7 +124,7 @@ impl Network {
         if state.arrived.contains_key(&address) {
             return None;
         }
-        state.arrived.insert(address, VecDeque::new());
+        state.arrived.insert(address, Arrivals::default());
         Some(SimSocket { network: self.clone(), address })
     }
 
@@ -192,7 +192,7 @@ impl SimSocket {
     }
 
     fn has_arrivals(&self) -> bool {
-        self.network.state().arrived.get(&self.address).is_some_and(|queue| !queue.is_empty())
+        self.network.state().arrived.get(&self.address).is_some_and(|arrivals| !arrivals.queue.is_empty())
     }
 }
 
@@ -205,12 +205,10 @@ impl Drop for SimSocket {
 /// An engine on a [`Network`].
 pub struct SimEngine {
     network: Network,
-    pool: Pool,
-    held: usize,
+    buffers: Buffers,
     slots: Vec<Option<SimSocket>>,
     free: VecDeque<u32>,
     turn: usize,
-    queue: Vec<Outgoing>,
     failures: Vec<Completion>,
     woken: Arc<Woken>,
 }
@@ -230,12 +228,10 @@ impl SimEngine {
     pub fn new(network: Network) -> Self {
         SimEngine {
             network,
-            pool: Pool::new(BUFFERS),
-            held: 0,
+            buffers: Buffers::new(),
             slots: Vec::new(),
             free: VecDeque::new(),
             turn: 0,
-            queue: Vec::with_capacity(BUFFERS),
             failures: Vec::with_capacity(FAILURES_MAX),
             woken: Arc::default(),
         }
@@ -271,7 +267,7 @@ impl SimEngine {
         }
         match self.take_buffer() {
             Some(buffer) => {
-                self.pool.bytes(buffer)[HEADROOM_BYTES..HEADROOM_BYTES + bytes.len()].copy_from_slice(&bytes);
+                self.buffers.bytes(buffer)[HEADROOM_BYTES..HEADROOM_BYTES + bytes.len()].copy_from_slice(&bytes);
                 batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len: bytes.len() });
             }
             None => batch.push(Completion::Failed { port, reason: DropReason::BuffersExhausted }),
@@ -315,7 +311,7 @@ impl Engine for SimEngine {
 
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
         debug_assert!(batch.is_empty(), "the last round was not worked off");
-        self.pool.assert_out(self.held + self.queue.len());
+        self.buffers.assert_whole();
         self.wait(deadline);
         if self.woken.0.swap(false, Ordering::AcqRel) {
             batch.push(Completion::Woken);
@@ -329,51 +325,29 @@ impl Engine for SimEngine {
         }
     }
 
-    fn buffer(&mut self, id: BufferId) -> &mut [u8] {
-        self.pool.bytes(id)
-    }
-
-    fn take_buffer(&mut self) -> Option<BufferId> {
-        let buffer = self.pool.take()?;
-        self.held += 1;
-        Some(buffer)
-    }
-
-    fn send(&mut self, packet: Outgoing) {
-        self.held -= 1;
-        self.queue.push(packet);
-    }
-
-    fn recycle(&mut self, buffer: BufferId) {
-        self.held -= 1;
-        self.pool.give(buffer);
+    fn buffers(&mut self) -> &mut Buffers {
+        &mut self.buffers
     }
 
     fn flush(&mut self) {
-        for packet in std::mem::take(&mut self.queue) {
+        for packet in self.buffers.queue().to_vec() {
             let reason = match self.slots.get(packet.port.0 as usize).and_then(Option::as_ref) {
                 Some(socket) if socket.address.is_ipv4() == packet.to.is_ipv4() => {
-                    let bytes = &self.pool.bytes(packet.buffer)[packet.start..packet.start + packet.len];
+                    let bytes = &self.buffers.bytes(packet.buffer)[packet.start..packet.start + packet.len];
                     socket.send_to(bytes, packet.to);
                     None
                 }
                 Some(_) => Some(DropReason::WrongFamily),
                 None => Some(DropReason::PortUnknown),
             };
-            self.pool.give(packet.buffer);
             if let Some(reason) = reason.filter(|_| self.failures.len() < FAILURES_MAX) {
                 self.failures.push(Completion::Failed { port: packet.port, reason });
             }
         }
+        self.buffers.clear_queue();
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
         self.woken.clone()
-    }
-
-    fn reclaim(&mut self) {
-        self.queue.clear();
-        self.pool.reclaim();
-        self.held = 0;
     }
 }
