@@ -13,7 +13,7 @@ use std::{
 use gangway_shared::settings::{Port, Settings, SettingsError};
 
 use crate::{
-    ports::{LocalAddress, MediaRange},
+    ports::{LocalAddress, MediaRange, ReceiveBuffers},
     relay::{RelayLimits, RelayTimers},
 };
 
@@ -92,6 +92,14 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Port { default: 32100 },
         meaning: "UDP port of worker 0 towards browsers; worker n uses `webrtc_port` + n",
     },
+    number(
+        "webrtc_receive_buffer_kb",
+        16_384,
+        64,
+        1_048_576,
+        "kernel receive buffer of a port towards browsers, in KiB; net.core.rmem_max limits it",
+    ),
+    number("media_receive_buffer_kb", 512, 64, 65_536, "the same of a port towards a SIP peer"),
     text("dataplane_workers", "cores - 1, at least 1", "pinned worker threads, 1 to 64"),
     text("dataplane_cores", "last cores first", "list of cores to pin workers to, or `none`: not pinned"),
     text("dataplane_engine", "auto", "`auto` or `epoll`"),
@@ -138,6 +146,8 @@ pub struct Config {
     pub quarantine: Duration,
     /// Port of worker 0 towards browsers.
     pub webrtc_port: Port,
+    /// Receive buffers of all ports.
+    pub receive_buffers: ReceiveBuffers,
     /// Worker threads.
     pub workers: u16,
     /// Core of each worker; fewer than workers: the rest is not pinned.
@@ -194,6 +204,10 @@ impl Config {
             media: reader.media_range()?,
             quarantine: reader.millis("media_port_quarantine_ms")?,
             webrtc_port: reader.webrtc_port(workers)?,
+            receive_buffers: ReceiveBuffers {
+                browser: reader.kib("webrtc_receive_buffer_kb")?,
+                media: reader.kib("media_receive_buffer_kb")?,
+            },
             workers,
             cores: read_cores(settings, machine, workers)?,
             socket: read_socket(settings, &data_dir)?,
@@ -230,6 +244,10 @@ impl Reader<'_> {
     fn number(&self, name: &str) -> Result<u64, SettingsError> {
         let Kind::Number { default, min, max } = Self::key(name).kind else { unreachable!("{name} is a number") };
         self.settings.number(name, default, min..=max)
+    }
+
+    fn kib(&self, name: &str) -> Result<usize, SettingsError> {
+        self.number(name).map(|kib| usize::try_from(kib << 10).expect("the table's range fits a usize"))
     }
 
     fn millis(&self, name: &str) -> Result<Duration, SettingsError> {
@@ -399,6 +417,7 @@ mod tests {
         assert_eq!((config.media, config.webrtc_port), (MediaRange::Fixed(31001, 32000), Port::Fixed(32100)));
         assert_eq!((config.workers, config.cores.as_slice()), (3, &[3, 2, 1][..]));
         assert_eq!((config.control_uid, config.orphan_grace), (1000, Duration::from_secs(300)));
+        assert_eq!(config.receive_buffers, ReceiveBuffers { browser: 16 << 20, media: 512 << 10 });
         assert_eq!(config.socket, PathBuf::from("./gangway-data/dataplane.sock"));
     }
 

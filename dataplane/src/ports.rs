@@ -16,11 +16,9 @@ use gangway_shared::{
     settings::Port,
     time::Time,
 };
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-
-/// Receive buffer of a browser port in bytes: it takes the packets of all browsers of a worker.
-const BROWSER_RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 
 /// Pairs tried for one leg before it is refused; others may hold ports of our range.
 const TRIES_MAX: usize = 32;
@@ -44,6 +42,16 @@ pub enum MediaRange {
     Fixed(u16, u16),
     /// The kernel chooses.
     Auto,
+}
+
+/// Receive buffers of the kernel in bytes. They are what a worker that is kept from its core for a moment lives on; the kernel
+/// counts some 700 bytes for a packet of audio and 2300 for one of video, and takes the memory only when packets wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveBuffers {
+    /// Of a port that all browsers of a worker share (`webrtc_receive_buffer_kb`).
+    pub browser: usize,
+    /// Of a port towards a SIP peer (`media_receive_buffer_kb`).
+    pub media: usize,
 }
 
 /// A pair somebody holds; to be given back by [`Ports::release`].
@@ -86,6 +94,8 @@ pub struct Ports {
     free: Vec<VecDeque<u16>>,
     resting: VecDeque<(Time, Lease)>,
     used: u64,
+    /// Absent: what the kernel gives of itself.
+    buffers: Option<ReceiveBuffers>,
 }
 
 /// How many media ports there are.
@@ -111,7 +121,13 @@ impl Ports {
                 free.extend(pairs);
             }
         }
-        Ports { addresses, range, quarantine, free, resting: VecDeque::new(), used: 0 }
+        Ports { addresses, range, quarantine, free, resting: VecDeque::new(), used: 0, buffers: None }
+    }
+
+    /// Opens sockets with receive buffers of these sizes from now on, as far as the kernel allows.
+    #[must_use]
+    pub fn with_receive_buffers(self, buffers: ReceiveBuffers) -> Self {
+        Ports { buffers: Some(buffers), ..self }
     }
 
     /// The configured addresses.
@@ -146,8 +162,14 @@ impl Ports {
                 _ => Err(error),
             });
             let socket = bound.map_err(|source| BrowserPortError { address, source })?;
-            // Best effort: the kernel caps it at net.core.rmem_max.
-            let _ = socket.set_recv_buffer_size(BROWSER_RECEIVE_BUFFER_BYTES);
+            if let Some(ReceiveBuffers { browser: wanted, .. }) = self.buffers {
+                let got = size_receive_buffer(&socket, wanted);
+                if got < wanted {
+                    let (wanted_kb, got_kb) = (wanted >> 10, got >> 10);
+                    let advice = "webrtc_receive_buffer_kb: the kernel gave less; net.core.rmem_max limits it";
+                    tracing::warn!(%address, wanted_kb, got_kb, advice);
+                }
+            }
             let socket: UdpSocket = socket.into();
             let bound = socket.local_addr().map_err(|source| BrowserPortError { address, source })?;
             opened.push((socket, SocketAddr::new(local.advertised, bound.port())));
@@ -198,14 +220,14 @@ impl Ports {
     }
 
     fn open_from_slice(&mut self, worker: u16, local: LocalAddress) -> Option<(UdpSocket, UdpSocket, u16)> {
-        let free = self.free.get_mut(usize::from(worker))?;
-        for _ in 0..TRIES_MAX.min(free.len()) {
-            let port = free.pop_front()?;
-            if let Ok((rtp, rtcp)) = bind_pair(local.bind, port) {
+        let worker = usize::from(worker);
+        for _ in 0..TRIES_MAX.min(self.free.get(worker)?.len()) {
+            let port = self.free[worker].pop_front()?;
+            if let Ok((rtp, rtcp)) = self.bind_pair(local.bind, port) {
                 return Some((rtp, rtcp, port));
             }
             // Somebody else has it; it may be free later.
-            free.push_back(port);
+            self.free[worker].push_back(port);
         }
         None
     }
@@ -215,15 +237,28 @@ impl Ports {
             return None;
         }
         (0..TRIES_MAX).find_map(|_| {
-            let first: UdpSocket = bind(SocketAddr::new(local.bind, 0)).ok()?.into();
+            let first = self.bind_media(SocketAddr::new(local.bind, 0)).ok()?;
             let port = first.local_addr().ok()?.port();
             if self.resting.iter().any(|(_, lease)| lease.rtp == port & !1) || port == u16::MAX {
                 return None;
             }
-            let second: UdpSocket = bind(SocketAddr::new(local.bind, port ^ 1)).ok()?.into();
+            let second = self.bind_media(SocketAddr::new(local.bind, port ^ 1)).ok()?;
             let (rtp, rtcp) = if port % 2 == 0 { (first, second) } else { (second, first) };
             Some((rtp, rtcp, port & !1))
         })
+    }
+
+    fn bind_pair(&self, ip: IpAddr, port: u16) -> io::Result<(UdpSocket, UdpSocket)> {
+        Ok((self.bind_media(SocketAddr::new(ip, port))?, self.bind_media(SocketAddr::new(ip, port + 1))?))
+    }
+
+    fn bind_media(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = bind(address)?;
+        if let Some(ReceiveBuffers { media, .. }) = self.buffers {
+            // Less than that is no reason to refuse a call.
+            size_receive_buffer(&socket, media);
+        }
+        Ok(socket.into())
     }
 
     /// Takes a pair back whose sockets are closed. It rests before it is used again.
@@ -268,10 +303,17 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_pair(ip: IpAddr, port: u16) -> io::Result<(UdpSocket, UdpSocket)> {
-    let rtp = bind(SocketAddr::new(ip, port))?;
-    let rtcp = bind(SocketAddr::new(ip, port + 1))?;
-    Ok((rtp.into(), rtcp.into()))
+/// Sizes a receive buffer and says what it has now, both in bytes. Beyond `net.core.rmem_max` the kernel goes only for who may
+/// administer the network.
+fn size_receive_buffer(socket: &Socket, wanted: usize) -> usize {
+    let forced = set_socket_recv_buffer_size_force(socket, wanted);
+    if forced.is_err()
+        && let Err(error) = socket.set_recv_buffer_size(wanted)
+    {
+        tracing::debug!(%error, "a receive buffer stays as it is");
+    }
+    // The kernel doubles what is asked for, for its own bookkeeping (socket(7)).
+    socket.recv_buffer_size().map_or(0, |size| size / 2)
 }
 
 /// The address this machine uses towards the outside; `None` without a default route. Sends nothing.
@@ -369,6 +411,17 @@ mod tests {
             (error.code, error.reason.as_str()),
             (ErrorCode::NoAddress, "198.51.100.1 is none of the configured addresses")
         );
+    }
+
+    #[test]
+    fn receive_buffers_are_sized_as_wanted() {
+        let buffers = ReceiveBuffers { browser: 96 << 10, media: 48 << 10 };
+        let mut ports = ports(20, 1).with_receive_buffers(buffers);
+        let browser = ports.open_browser_ports(0, Port::Auto).unwrap().remove(0).0;
+        let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
+        for (socket, wanted) in [(&browser, buffers.browser), (&pair.rtp, buffers.media), (&pair.rtcp, buffers.media)] {
+            assert_eq!(socket2::SockRef::from(socket).recv_buffer_size().unwrap(), 2 * wanted);
+        }
     }
 
     #[test]

@@ -327,6 +327,7 @@ impl<E: Engine> Worker<E> {
                     self.generated.send(&mut self.engine, relays);
                 }
                 Completion::Failed { reason, .. } => relays.count_drop(reason),
+                Completion::Lost { port, count } => relays.count_lost(port, count),
                 Completion::Woken => {}
             }
         }

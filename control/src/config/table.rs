@@ -296,6 +296,18 @@ pub const KEYS: &[Key] = &[
         "ms during which candidates for an RTP peer's address are compared",
     ),
     key("srtp_old_keys_ms", "10000", Kind::Number(0, 600_000), "ms former SRTP keys are tried after new ones came"),
+    key(
+        "webrtc_receive_buffer_kb",
+        "16384",
+        Kind::Number(64, 1_048_576),
+        "KiB of the kernel's receive buffer of a port towards browsers; `net.core.rmem_max` limits it",
+    ),
+    key(
+        "media_receive_buffer_kb",
+        "512",
+        Kind::Number(64, 65_536),
+        "KiB of the kernel's receive buffer of a port towards a SIP peer",
+    ),
     key("dataplane_relays_max", "4096", Kind::Number(1, 65_536), "relays one worker has room for"),
     key("dtls_timeout_ms", "30000", Kind::Number(500, 600_000), "ms a DTLS handshake may take"),
     key(

@@ -20,6 +20,10 @@ trait World {
 
     fn engine(&mut self) -> &mut Self::Engine;
     fn socket(&mut self) -> <Self::Engine as Engine>::Socket;
+    /// One whose queue holds fewer than a thousand datagrams, if such can be had.
+    fn narrow_socket(&mut self) -> <Self::Engine as Engine>::Socket {
+        self.socket()
+    }
     fn address(socket: &<Self::Engine as Engine>::Socket) -> SocketAddr;
     fn send(&mut self, from: &<Self::Engine as Engine>::Socket, to: SocketAddr, bytes: &[u8]);
     fn receive(&mut self, at: &<Self::Engine as Engine>::Socket) -> Option<(SocketAddr, Vec<u8>)>;
@@ -46,6 +50,12 @@ impl World for Kernel {
 
     fn socket(&mut self) -> UdpSocket {
         UdpSocket::bind("127.0.0.1:0").unwrap()
+    }
+
+    fn narrow_socket(&mut self) -> UdpSocket {
+        let socket = self.socket();
+        socket2::SockRef::from(&socket).set_recv_buffer_size(4096).unwrap();
+        socket
     }
 
     fn address(socket: &UdpSocket) -> SocketAddr {
@@ -166,6 +176,35 @@ fn a_datagram_too_long_is_a_counted_drop<W: World>(mut world: W) {
     assert!(matches!(done[..], [Completion::Failed { port: by, reason: DropReason::PacketTooLarge }] if by == port));
 }
 
+fn datagrams_that_found_no_room_are_counted<W: World>(mut world: W) {
+    let socket = world.narrow_socket();
+    let address = W::address(&socket);
+    let port = world.engine().open(socket).unwrap();
+    let peer = world.socket();
+    let (mut received, mut lost) = (0, 0);
+    let mut batch = Batch::new();
+    for sent in [1500, 1] {
+        (0..sent).for_each(|_| world.send(&peer, address, b"x"));
+        loop {
+            let soon = Some(world.engine().now().mono + Duration::from_millis(20));
+            world.engine().receive(soon, &mut batch);
+            if batch.is_empty() {
+                break;
+            }
+            for done in batch.drain() {
+                match done {
+                    Completion::Received { .. } => received += 1,
+                    Completion::Lost { port: of, count } if of == port => lost += count,
+                    other => panic!("{other:?}"),
+                }
+                recycle(&mut world, &done);
+            }
+        }
+    }
+    assert!(lost > 0);
+    assert_eq!(received + lost, 1501);
+}
+
 fn failed_sends_come_back_as_completions<W: World>(mut world: W) {
     let (port, _) = world.open();
     let to = "[2001:db8::1]:9".parse().unwrap();
@@ -221,6 +260,7 @@ conformance!(
     packets_are_changed_in_place_and_echoed,
     a_flooded_port_does_not_starve_another,
     a_datagram_too_long_is_a_counted_drop,
+    datagrams_that_found_no_room_are_counted,
     failed_sends_come_back_as_completions,
     a_wake_ends_the_wait_and_closed_ports_are_silent,
     a_panicked_workers_buffers_come_back,

@@ -34,6 +34,10 @@ const WANT_MIN: usize = 2;
 /// Readiness events taken from the kernel in one wait.
 const EVENTS_MAX: usize = 256;
 
+/// Asks the kernel to say with each datagram how many of its socket were lost for want of room (socket(7)); the number of
+/// `asm-generic/socket.h`, which the `libc` crate has for Android only.
+const SO_RXQ_OVFL: libc::c_int = 40;
+
 const WAKE_TOKEN: Token = Token(usize::MAX);
 
 /// See the module text.
@@ -54,6 +58,8 @@ struct Slot {
     is_ipv4: bool,
     is_ready: bool,
     want: usize,
+    /// What the kernel last said of lost datagrams; wraps.
+    lost: u32,
 }
 
 impl EpollEngine {
@@ -119,11 +125,15 @@ impl EpollEngine {
         }
         let mut names = [NO_NAME; CALL_MAX];
         let mut lens = [(0, 0); CALL_MAX];
-        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut lens);
+        let mut lost = None;
+        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut lens, &mut lost);
+        let newly_lost = lost.map_or(0, |lost| lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost)));
         let full = matches!(got, Ok(got) if got == count);
         slot.want = if full { (slot.want * 2).min(CALL_MAX) } else { (slot.want / 2).max(WANT_MIN) };
         let port = PortId(port);
-        let mut taken = 0;
+        if newly_lost > 0 {
+            batch.push(Completion::Lost { port, count: newly_lost });
+        }
         for (at, &buffer) in buffers[..count].iter().flatten().enumerate() {
             let received = at < *got.as_ref().unwrap_or(&0);
             let (len, flags) = lens[at];
@@ -214,6 +224,7 @@ impl Engine for EpollEngine {
     fn open(&mut self, socket: UdpSocket) -> Result<PortId, OpenError> {
         let is_ipv4 = socket.local_addr()?.is_ipv4();
         socket.set_nonblocking(true)?;
+        count_losses(&socket);
         let port = self.free.pop_front().ok_or(OpenError::Full)?;
         let registered =
             self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(port as usize), Interest::READABLE);
@@ -221,7 +232,7 @@ impl Engine for EpollEngine {
             self.free.push_front(port);
             return Err(error.into());
         }
-        self.slots[port as usize] = Some(Slot { socket, is_ipv4, is_ready: false, want: WANT_MIN });
+        self.slots[port as usize] = Some(Slot { socket, is_ipv4, is_ready: false, want: WANT_MIN, lost: 0 });
         Ok(PortId(port))
     }
 
@@ -362,26 +373,63 @@ fn empty_header() -> libc::mmsghdr {
     unsafe { std::mem::zeroed() }
 }
 
-/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `lens[i]` (length and flags).
+/// Switches [`SO_RXQ_OVFL`] on. A kernel that does not know it forwards as well, without that counter.
+fn count_losses(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and length are those of `on`, which outlives the call; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_RXQ_OVFL,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "datagrams that find no room are not counted");
+    }
+}
+
+/// Room for the one control message that is asked for, laid out as the kernel writes it (`CMSG_LEN(4)`, padded).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    lost: u32,
+}
+
+/// A control message that nobody has written.
+fn no_control() -> Control {
+    // SAFETY: integers only, for which all-zero bytes are a valid value; pads differ between C libraries.
+    unsafe { std::mem::zeroed() }
+}
+
+/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `lens[i]` (length and flags);
+/// `lost` is how many datagrams the socket had lost when the last of these came, if any.
 fn receive_many(
     fd: RawFd,
     memory: &[*mut u8],
     names: &mut [Name; CALL_MAX],
     lens: &mut [(usize, i32); CALL_MAX],
+    lost: &mut Option<u32>,
 ) -> io::Result<usize> {
     debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
     let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
     let mut headers = [empty_header(); CALL_MAX];
+    let mut controls = [no_control(); CALL_MAX];
     for (at, &start) in memory.iter().enumerate() {
         pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
         let header = &mut headers[at].msg_hdr;
+        header.msg_control = (&raw mut controls[at]).cast();
+        header.msg_controllen = size_of::<Control>() as _;
         header.msg_name = (&raw mut names[at]).cast();
         header.msg_namelen = size_of::<Name>() as libc::socklen_t;
         header.msg_iov = &raw mut pieces[at];
         header.msg_iovlen = 1;
     }
-    // SAFETY: the first `memory.len()` headers point into `names` and `pieces`, which outlive the call, and each piece at
-    // DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which `read_port` took out of the pool: nobody else has it.
+    // SAFETY: the first `memory.len()` headers point into `names`, `controls` and `pieces`, which outlive the call, with their
+    // lengths, and each piece at DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which `read_port` took out of the pool: nobody else has it.
     let got = unsafe {
         libc::recvmmsg(
             fd,
@@ -395,6 +443,10 @@ fn receive_many(
     for (len, header) in lens.iter_mut().zip(&headers[..got]) {
         *len = (header.msg_len as usize, header.msg_hdr.msg_flags);
     }
+    let control = got.checked_sub(1).map(|last| controls[last]);
+    let is_count =
+        |control: &Control| (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_SOCKET, SO_RXQ_OVFL);
+    *lost = control.filter(is_count).map(|control| control.lost);
     Ok(got)
 }
 

@@ -79,6 +79,13 @@ pub enum Completion {
         /// The errno, as the class that is counted.
         reason: DropReason,
     },
+    /// The network had no room for datagrams of a port. Told with the next one that comes in by it.
+    Lost {
+        /// Port they were for.
+        port: PortId,
+        /// How many since the last time.
+        count: u32,
+    },
     /// Somebody used the [`Wake`]r: look at the mailbox.
     Woken,
 }

@@ -70,7 +70,15 @@ struct State {
     entropy: SeededEntropy,
     sequence: u64,
     on_the_way: BTreeMap<(Time, u64), Datagram>,
-    arrived: BTreeMap<SocketAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
+    arrived: BTreeMap<SocketAddr, Arrivals>,
+}
+
+/// What waits at one address.
+#[derive(Debug, Default)]
+struct Arrivals {
+    queue: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Datagrams that found no room since somebody asked.
+    lost: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -141,10 +149,12 @@ impl Network {
             && entry.key().0 <= to
         {
             let datagram = entry.remove();
-            if let Some(queue) = state.arrived.get_mut(&datagram.to)
-                && queue.len() < QUEUE_MAX
-            {
-                queue.push_back((datagram.from, datagram.bytes));
+            match state.arrived.get_mut(&datagram.to) {
+                Some(arrivals) if arrivals.queue.len() < QUEUE_MAX => {
+                    arrivals.queue.push_back((datagram.from, datagram.bytes));
+                }
+                Some(arrivals) => arrivals.lost += 1,
+                None => {}
             }
         }
         state.now = state.now.max(to);
@@ -188,7 +198,11 @@ impl SimSocket {
     /// The oldest datagram that has arrived.
     #[must_use]
     pub fn receive(&self) -> Option<(SocketAddr, Vec<u8>)> {
-        self.network.state().arrived.get_mut(&self.address)?.pop_front()
+        self.network.state().arrived.get_mut(&self.address)?.queue.pop_front()
+    }
+
+    fn take_lost(&self) -> u32 {
+        self.network.state().arrived.get_mut(&self.address).map_or(0, |arrivals| std::mem::take(&mut arrivals.lost))
     }
 
     fn has_arrivals(&self) -> bool {
@@ -259,8 +273,13 @@ impl SimEngine {
 
     /// Takes one datagram of one port; false when the port is empty.
     fn read_port(&mut self, at: usize, batch: &mut Batch) -> bool {
-        let Some((from, bytes)) = self.slots[at].as_ref().and_then(SimSocket::receive) else { return false };
+        let Some(socket) = &self.slots[at] else { return false };
+        let Some((from, bytes)) = socket.receive() else { return false };
         let port = PortId(u32::try_from(at).expect("ports are counted in 32 bits"));
+        match socket.take_lost() {
+            0 => {}
+            count => batch.push(Completion::Lost { port, count }),
+        }
         if bytes.len() > DATAGRAM_MAX_BYTES {
             batch.push(Completion::Failed { port, reason: DropReason::PacketTooLarge });
             return true;

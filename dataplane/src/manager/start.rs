@@ -101,7 +101,8 @@ pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
     let kernel = |what| move |source| StartError::Kernel { what, source };
     let poll = Poll::new().map_err(kernel("epoll"))?;
     let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE).map_err(kernel("eventfd"))?);
-    let ports = Ports::new(config.addresses.clone(), config.media, config.workers, config.quarantine);
+    let ports = Ports::new(config.addresses.clone(), config.media, config.workers, config.quarantine)
+        .with_receive_buffers(config.receive_buffers);
     // All that can fail comes before the first thread.
     let mut prepared = Vec::new();
     for number in 0..config.workers {

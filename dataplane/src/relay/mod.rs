@@ -479,6 +479,15 @@ impl Relays {
         self.counters.count(reason);
     }
 
+    /// Counts datagrams that never reached us because the receive buffer of a port was full, on its leg too when it has one.
+    pub fn count_lost(&mut self, port: PortId, count: u32) {
+        let (reason, count) = (DropReason::ReceiveBufferFull, u64::from(count));
+        self.counters.drops[reason as usize] += count;
+        if let PortUse::Rtp(leg) | PortUse::Rtcp(leg) = self.ports.find(port) {
+            self.arena.leg_mut(leg).counters.drops[reason as usize] += count;
+        }
+    }
+
     /// Liveness of all relays, in id order.
     pub fn flows(&self) -> impl Iterator<Item = RelayFlow> + '_ {
         self.by_id.iter().map(|(relay, slot)| {

@@ -104,6 +104,9 @@ drop_reasons! {
     NoRemote => "no_remote",
     /// Media towards a leg that lost consent or its path.
     PathLost => "path_lost",
+    /// A datagram for which the receive buffer of its port had no room: the worker was too slow, or was kept from its core. Counted
+    /// when the next one comes.
+    ReceiveBufferFull => "receive_buffer_full",
     /// A datagram that the kernel cut because it exceeds a buffer.
     PacketTooLarge => "packet_too_large",
     /// No room in the buffer for a tag or a header.
