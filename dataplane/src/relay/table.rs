@@ -76,15 +76,20 @@ impl Ufrags {
     }
 }
 
-/// Key of the path table: where a datagram came to and from.
-type Key = (u32, Addr);
+/// Key of the path table, where a datagram came to and from: our port, the four words of the peer's address, its port.
+type Key = [u32; 6];
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    key: Key,
-    /// Leg plus one; 0 is a free slot.
-    leg: u32,
+fn key_of(port: PortId, from: Addr) -> Key {
+    let ip = u128::from_be_bytes(from.ip);
+    let word = |shift: u32| (ip >> shift) as u32;
+    [port.0, word(96), word(64), word(32), word(0), from.port.into()]
 }
+
+/// Where in a slot the leg stands, plus one; 0 makes it a free slot.
+const LEG: usize = 6;
+
+/// A key and its leg. A table of zeros is memory that the kernel has not given yet, and that most of it never is.
+type Slot = [u32; 7];
 
 /// Authenticated addresses to legs: open addressing, sized at start at a load of at most one half.
 ///
@@ -99,21 +104,20 @@ pub(super) struct Paths {
 impl Paths {
     /// Room for `capacity` addresses.
     pub(super) fn new(capacity: usize, seed: u64) -> Self {
-        let free = Slot { key: (0, Addr::NONE), leg: 0 };
-        Paths { slots: vec![free; (capacity.max(1) * 2).next_power_of_two()], len: 0, seed }
+        Paths { slots: vec![[0; 7]; (capacity.max(1) * 2).next_power_of_two()], len: 0, seed }
     }
 
-    fn home(&self, key: Key) -> usize {
-        let word = |at: usize| key.1.ip[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let ends = u64::from(key.0) << 16 | u64::from(key.1.port);
-        let mixed = mix(mix(mix(self.seed ^ word(0)) ^ word(8)) ^ ends);
+    fn home(&self, [port, ip @ .., peer_port]: &Key) -> usize {
+        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let ends = u64::from(*port) << 16 | u64::from(*peer_port);
+        let mixed = mix(mix(mix(self.seed ^ pair(ip[0], ip[1])) ^ pair(ip[2], ip[3])) ^ ends);
         mixed as usize & (self.slots.len() - 1)
     }
 
     /// The slot of the key, or the free one where it would be.
-    fn locate(&self, key: Key) -> usize {
+    fn locate(&self, key: &Key) -> usize {
         let mut at = self.home(key);
-        while self.slots[at].leg != 0 && self.slots[at].key != key {
+        while self.slots[at][LEG] != 0 && self.slots[at][..LEG] != key[..] {
             at = (at + 1) & (self.slots.len() - 1);
         }
         at
@@ -121,7 +125,7 @@ impl Paths {
 
     /// The leg that owns an address.
     pub(super) fn find(&self, port: PortId, from: Addr) -> Option<u32> {
-        self.slots[self.locate((port.0, from))].leg.checked_sub(1)
+        self.slots[self.locate(&key_of(port, from))][LEG].checked_sub(1)
     }
 
     /// Gives an address to a leg; the former owner, if it had another one.
@@ -129,20 +133,22 @@ impl Paths {
     /// # Panics
     /// When there are more addresses than the table was made for: legs bound their paths.
     pub(super) fn insert(&mut self, port: PortId, from: Addr, leg: u32) -> Option<u32> {
-        let at = self.locate((port.0, from));
-        let former = self.slots[at].leg;
+        let key = key_of(port, from);
+        let at = self.locate(&key);
+        let former = self.slots[at][LEG];
         if former == 0 {
             self.len += 1;
             assert!(self.len * 2 <= self.slots.len(), "the table has room for every path of every leg");
         }
-        self.slots[at] = Slot { key: (port.0, from), leg: leg + 1 };
+        self.slots[at][..LEG].copy_from_slice(&key);
+        self.slots[at][LEG] = leg + 1;
         former.checked_sub(1).filter(|former| *former != leg)
     }
 
     /// Ends an address if it still is `leg`'s.
     pub(super) fn remove(&mut self, port: PortId, from: Addr, leg: u32) {
-        let mut hole = self.locate((port.0, from));
-        if self.slots[hole].leg != leg + 1 {
+        let mut hole = self.locate(&key_of(port, from));
+        if self.slots[hole][LEG] != leg + 1 {
             return;
         }
         self.len -= 1;
@@ -151,16 +157,17 @@ impl Paths {
         // Later entries of the run move back over the hole, unless that would put them before their home.
         loop {
             at = (at + 1) & mask;
-            if self.slots[at].leg == 0 {
+            let [key @ .., leg] = &self.slots[at];
+            if *leg == 0 {
                 break;
             }
-            let home = self.home(self.slots[at].key);
+            let home = self.home(key);
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
                 self.slots[hole] = self.slots[at];
                 hole = at;
             }
         }
-        self.slots[hole].leg = 0;
+        self.slots[hole][LEG] = 0;
     }
 
     /// Addresses in the table.
