@@ -353,6 +353,7 @@ function changeMicrophone() {
       isMicrophoneGone = false;
     } catch {
       showProblem(explainPage(isMicrophoneGone ? "microphoneLost" : "microphoneRefused"));
+      if (!isMicrophoneGone) devices.undo("audioinput");
     }
   });
 }
@@ -364,6 +365,7 @@ async function changeSpeaker() {
     if (call && call.state === "established") await call.changeSpeaker(id);
   } catch {
     showProblem(explainPage("speakerRefused"));
+    devices.undo("audiooutput");
   }
 }
 

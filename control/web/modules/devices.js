@@ -33,7 +33,7 @@ export class Devices {
    */
   constructor(kinds, onChange) {
     this.#onChange = onChange;
-    for (const kind of kinds) this.#kinds.set(kind, { list: [], choice: recall(kind), used: "" });
+    for (const kind of kinds) this.#kinds.set(kind, { list: [], choice: recall(kind), used: "", former: null });
     if (navigator.mediaDevices) navigator.mediaDevices.addEventListener("devicechange", () => this.refresh());
   }
 
@@ -80,10 +80,19 @@ export class Devices {
   /** Chooses a device by its id; "" for the system's. */
   choose(kind, id) {
     const entry = this.#kinds.get(kind);
-    const device = entry.list.find((device) => device.id === id);
-    entry.choice = device || null;
+    entry.former = { choice: entry.choice, used: entry.used };
+    entry.choice = entry.list.find((device) => device.id === id) || null;
     remember(kind, entry.choice);
     this.#settle(kind, entry);
+  }
+
+  /** Goes back to what was chosen before, because the browser refused the last choice. */
+  undo(kind) {
+    const entry = this.#kinds.get(kind);
+    if (!entry.former) return;
+    Object.assign(entry, entry.former, { former: null });
+    remember(kind, entry.choice);
+    this.#onChange(kind, false);
   }
 
   /** Constraints of getUserMedia for the microphone in use. */

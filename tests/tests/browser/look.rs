@@ -127,6 +127,15 @@ fn walk(browser: &mut Browser, visit: &mut dyn FnMut(&mut Browser, &str)) {
     browser.click("phone", "#reject");
     browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
     visit(browser, "7-after");
+    // A caller's name is foreign text: it may be long, and it is no markup.
+    let name = "<img src=x onerror=alert(1)> Bartholomew of the Exchange in the Department of Very Long Names";
+    browser.eval("phone", "gateway.calls('in-2', argument);", json!(name));
+    browser.wait_text("phone", "#incoming-name", name, 5);
+    visit(browser, "8-long-name");
+    browser.click("phone", "#reject");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    assert_eq!(browser.text("phone", "#history .name"), name);
+    visit(browser, "9-long-name-after");
 }
 
 fn walk_at(size: (u32, u32), dark: bool) {

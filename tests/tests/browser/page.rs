@@ -312,6 +312,40 @@ fn devices_follow_plugging_and_the_choice_is_remembered() {
 }
 
 #[test]
+fn a_microphone_that_goes_or_is_refused_in_a_call_is_told_and_replaced() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    ring_out(&mut browser);
+    browser.eval("phone", "gateway.talks();", json!(null));
+    browser.wait_text("phone", "#call-status", "In call", 5);
+    let sent = "gangwayProbe.connections.at(-1).getSenders()[0].track";
+    // Refused: the one that works stays, in the call and in the list.
+    browser.wait("phone", "return document.querySelectorAll('#microphone option').length === 3;", 5);
+    let refused = format!(
+        "window.first = {sent}; \
+         window.allow = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices); \
+         navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', 'NotReadableError'); }}; \
+         const list = document.querySelector('#microphone'); list.selectedIndex = 2; list.dispatchEvent(new Event('change'));"
+    );
+    browser.eval("phone", &refused, json!(null));
+    assert_eq!(problem(&mut browser), "The microphone cannot be used");
+    let kept = format!("return [{sent} === first, first.readyState, document.querySelector('#microphone').value];");
+    assert_eq!(browser.eval("phone", &kept, json!(null)), json!([true, "live", ""]));
+    browser.click("phone", "#problem-close");
+    // Unplugged, and there is no other: told; the next one that is plugged in is taken.
+    browser.eval("phone", "first.stop(); first.dispatchEvent(new Event('ended'));", json!(null));
+    assert_eq!(problem(&mut browser), "The microphone is gone");
+    browser.eval(
+        "phone",
+        "navigator.mediaDevices.getUserMedia = allow; navigator.mediaDevices.dispatchEvent(new Event('devicechange'));",
+        json!(null),
+    );
+    browser.wait("phone", &format!("return {sent} !== first && {sent}.readyState === 'live';"), 5);
+    browser.wait("phone", "return document.querySelector('#problem').hidden;", 5);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+#[test]
 fn the_scheme_follows_the_system_until_one_is_chosen() {
     let Some(mut browser) = Browser::start() else { return };
     open(&mut browser, &View { dark: true, reduced: true, ..View::default() });
