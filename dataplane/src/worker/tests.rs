@@ -141,6 +141,24 @@ fn an_update_keeps_the_pair_and_a_refused_one_closes_what_it_opened() {
 }
 
 #[test]
+fn datagrams_that_found_no_room_are_counted_on_the_worker_and_the_leg() {
+    let mut bench = Bench::new();
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    // 24 more than a simulated socket keeps.
+    for _ in 0..1048 {
+        peer.send_to(b"x", "192.0.2.1:1000".parse().unwrap());
+    }
+    bench.network.advance_to(Time::from_millis(5));
+    let Report::Worker { stats, .. } = bench.ask(Command::QueryWorker { token: 1 }) else { panic!("no statistics") };
+    assert_eq!(stats.drops[DropReason::ReceiveBufferFull as usize], 24);
+    let Report::Relay { stats: Some(stats), .. } = bench.ask(Command::QueryRelay { token: 2, relay: relay() }) else {
+        panic!("no statistics")
+    };
+    assert_eq!(stats.legs[0].drops["receive_buffer_full"], 24);
+}
+
+#[test]
 fn a_panic_costs_no_relay() {
     let mut bench = Bench::new();
     let peer = bench.socket("192.0.2.9:4000");
