@@ -41,6 +41,12 @@ need_tools() {
   [ ${#packages[@]} = 0 ] || apt_install "${packages[@]}" || die "please install: ${packages[*]}"
 }
 
+# A compiler that links: Debian's gcc alone brings no C library to link with.
+need_compiler() {
+  links() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - >/dev/null 2>&1; }
+  links || { apt_install gcc libc6-dev && links; } || die "please install a C compiler: gcc libc6-dev"
+}
+
 need_cargo() {
   if ! command -v cargo >/dev/null 2>&1 && [ -r "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
   command -v cargo >/dev/null 2>&1 || die "cargo was not found: install Rust first (rust-toolchain.toml names the version)"

@@ -67,3 +67,34 @@ fn every_test_named_in_the_testing_page_exists() {
         named.iter().filter(|name| !functions.contains(name.rsplit("::").next().unwrap_or_default())).collect();
     assert!(missing.is_empty(), "docs/TESTING.md names tests that are not there: {missing:?}");
 }
+
+/// Debian's `gcc` alone has nothing to link with, and `rustup` brings no C library: what counts is whether a program links.
+#[test]
+fn a_compiler_that_cannot_link_is_completed() {
+    let tools = tempfile::tempdir().expect("a folder");
+    let tool = |name: &str, script: &str| {
+        let path = tools.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect(name);
+    };
+    // Links once the C library was asked for.
+    tool("cc", r#"cat >/dev/null; grep -q libc6-dev "$0.installed" 2>/dev/null"#);
+    tool("apt-get", r#"echo "$@" >"$(dirname "$0")/cc.installed""#);
+    tool("sudo", r#"shift; exec "$@""#);
+    let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("PATH"));
+    let shell = |script: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!(". ./.ci/install.sh; {script}")]).current_dir(root()).env("PATH", &path);
+        bash.output().expect("bash")
+    };
+    let done = shell("need_compiler");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let asked = fs::read_to_string(tools.path().join("cc.installed")).expect("apt-get was called");
+    assert!(asked.contains("gcc libc6-dev"), "{asked}");
+    tool("apt-get", "exit 1");
+    fs::remove_file(tools.path().join("cc.installed")).expect("the mark");
+    let refused = shell("need_compiler");
+    assert!(!refused.status.success());
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("please install a C compiler: gcc libc6-dev"), "{words}");
+}
