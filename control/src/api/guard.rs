@@ -44,8 +44,13 @@ pub(crate) enum Cors {
 
 impl Guard {
     pub(crate) fn new(config: &Config) -> Self {
-        let origins = config.list("rest_allowed_origins").to_vec();
-        Guard { is_loopback: config.rest_bind().is_loopback(), origins }
+        let is_loopback = config.rest_bind().is_loopback();
+        let mut origins = config.list("rest_allowed_origins").to_vec();
+        // Who opens REST to a network serves pages of anywhere, as WCS does (wcs-protocol.md 7.1), until the setting names some.
+        if origins.is_empty() && !is_loopback {
+            origins.push("*".to_owned());
+        }
+        Guard { is_loopback, origins }
     }
 
     /// Looks at the headers of a request.
@@ -149,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn on_another_address_any_name_reaches_us_and_strange_pages_do_not() {
-        let guard = guard(false, &[]);
+    fn on_another_address_any_name_reaches_us_and_pages_that_are_not_named_do_not() {
+        let guard = guard(false, &["https://app.example"]);
         assert_eq!(check(&guard, &[("host", "gw.example:8081")]), Ok(Cors::Unasked));
         let own = [("host", "gw.example:8081"), ("origin", "http://gw.example:8081")];
         assert_eq!(check(&guard, &own), allowed("http://gw.example:8081"), "a page of ours");

@@ -255,7 +255,8 @@ pub const KEYS: &[Key] = &[
         "",
         Kind::Origins,
         "web pages of other machines that may use REST and `/metrics`: origins, or `*` for every page",
-    ),
+    )
+    .computed("none while `rest_bind` is loopback, else `*`"),
     key("tls.cert", "", Kind::Text(4096), "PEM file with the certificate chain for wss and https")
         .computed("self-signed, made at first start in `data_dir`"),
     key("tls.key", "", Kind::Text(4096), "PEM file with its private key").computed("as `tls.cert`"),
