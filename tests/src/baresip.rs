@@ -38,12 +38,22 @@ pub struct Options {
     pub answers: bool,
     /// Frequency of the tone it sends, Hz.
     pub tone_hz: u32,
+    /// Video codec, as baresip names it, for a phone with a camera (a picture of its own making) and a screen.
+    pub video: Option<&'static str>,
 }
 
 impl Options {
     /// A phone for account 2001 of [`crate::kamailio::Options`] with one codec, which answers by itself and sends 660 Hz.
     pub fn new(registrar: u16, codec: &'static str) -> Self {
-        Self { user: "2001", password: "secret-2001", registrar, codecs: vec![codec], answers: true, tone_hz: 660 }
+        Self {
+            user: "2001",
+            password: "secret-2001",
+            registrar,
+            codecs: vec![codec],
+            answers: true,
+            tone_hz: 660,
+            video: None,
+        }
     }
 }
 
@@ -152,6 +162,16 @@ impl Baresip {
         });
     }
 
+    /// Waits until its screen shows a picture that it decoded, and hands the PNG back.
+    #[track_caller]
+    pub fn wait_picture(&mut self, deadline: Deadline) -> Vec<u8> {
+        let file = self.folder.path().join("screen.png");
+        self.command("snapshot_recv", &file.display().to_string());
+        deadline.poll("a picture on baresip's screen", || {
+            fs::read(&file).ok().filter(|png| png.ends_with(b"IEND\xaeB`\x82"))
+        })
+    }
+
     /// Vanishes without a word.
     pub fn vanish(&self) {
         self.process.kill();
@@ -201,9 +221,21 @@ fn write_configuration(folder: &TempDir, options: &Options, control_port: u16) {
     for module in ["g711", "g722", "opus", "ausine", "aubridge", "sndfile", "ctrl_tcp"] {
         writeln!(config, "module {module}.so").expect("a string takes everything");
     }
+    let video = match options.video {
+        Some(codec) => {
+            config.push_str(
+                "video_source fakevideo,nil\nvideo_display fakevideo,nil\nvideo_size 320x240\nvideo_fps 15\n",
+            );
+            for module in ["fakevideo", "vp8", "snapshot"] {
+                writeln!(config, "module {module}.so").expect("a string takes everything");
+            }
+            format!(";video_codecs={codec}")
+        }
+        None => String::new(),
+    };
     config.push_str("module_tmp account.so\nmodule_app menu.so\n");
     let account = format!(
-        "<sip:{user}@127.0.0.1:{port}>;auth_user={user};auth_pass={password};regint=60;answermode={mode};audio_codecs={codecs}\n",
+        "<sip:{user}@127.0.0.1:{port}>;auth_user={user};auth_pass={password};regint=60;answermode={mode};audio_codecs={codecs}{video}\n",
         user = options.user,
         port = options.registrar,
         password = options.password,

@@ -43,7 +43,8 @@ impl Config {
                 self.list("codecs"),
                 self.list("codecs_exclude_sip"),
                 self.boolean("allow_outside_codecs"),
-            ),
+            )
+            .with_h264(self.list("profiles"), self.boolean("proxy_use_h264_packetization_mode_1_only")),
             sdp_origin: self.text("sdp_origin").to_owned(),
             sdp_session_name: self.text("sdp_session_name").to_owned(),
             early_media: self.text("early_media") == "auto",

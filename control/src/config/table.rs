@@ -215,7 +215,7 @@ fn origin(text: &str) -> Option<String> {
 /// A day in milliseconds: the longest that any timer may be.
 const DAY_MS: u64 = 86_400_000;
 
-const VIDEO: &str = "this release carries audio only";
+const VIDEO: &str = "this release makes no stand-in media";
 const HOOKS: &str = "this release calls no REST hooks";
 const TLS: &str = "this release speaks SIP over UDP and TCP";
 const BUNDLE: &str = "one port serves all media of all browsers";
@@ -368,9 +368,13 @@ pub const KEYS: &[Key] = &[
     key("generate_av_for_ua", "", Kind::List, "`all` or user agents that get stand-in media").without_effect(VIDEO),
     key("rtp_generator_start_timeout", "100", Kind::Number(0, DAY_MS), "ms before stand-in media")
         .without_effect(VIDEO),
-    key("profiles", "42e01f,640028", Kind::List, "H.264 profiles").without_effect(VIDEO),
-    key("proxy_use_h264_packetization_mode_1_only", "true", Kind::Bool, "false: H.264 mode 0 passes too")
-        .without_effect(VIDEO),
+    key("profiles", "42e01f,640028", Kind::List, "H.264 profiles of the INVITE (`profile-level-id`), best first"),
+    key(
+        "proxy_use_h264_packetization_mode_1_only",
+        "true",
+        Kind::Bool,
+        "false: the INVITE offers H.264 in packetization mode 0 too",
+    ),
     key("rtp_bundle", "true", Kind::Bool, "false: one port per medium towards browsers").without_effect(BUNDLE),
     key("compact_media_port_usage", "false", Kind::Bool, "use odd media ports too")
         .without_effect("RTP takes even ports, RTCP the odd ones"),

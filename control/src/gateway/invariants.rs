@@ -54,7 +54,9 @@ impl Gateway {
         }
         for (client, usage) in &self.clients {
             let known = match usage {
-                ClientUse::Invite(key) | ClientUse::Reinvite(key) => self.calls.contains_key(key),
+                ClientUse::Invite(key) | ClientUse::Reinvite(key) | ClientUse::PictureRequest(key) => {
+                    self.calls.contains_key(key)
+                }
                 ClientUse::Register(key) => self.sessions.contains_key(key),
                 ClientUse::Bye => true,
             };

@@ -70,6 +70,7 @@ enum ClientUse {
     Register(SessionKey),
     Invite(CallKey),
     Reinvite(CallKey),
+    PictureRequest(CallKey),
     Bye,
 }
 
@@ -132,7 +133,7 @@ impl Gateway {
         entropy: Box<dyn Entropy + Send>,
         sip_entropy: Box<dyn Entropy + Send>,
     ) -> Self {
-        config.ua.allow = vec![Method::Invite];
+        config.ua.allow = vec![Method::Invite, Method::Info];
         let ua = Ua::new(config.ua.clone(), sip_entropy);
         Gateway {
             config,
@@ -358,6 +359,7 @@ impl Gateway {
             Some(ClientUse::Invite(key)) if is_failure_of_address(&result) => self.call_undelivered(key, client, end),
             Some(ClientUse::Invite(key)) => self.call_refused(key, client, end),
             Some(ClientUse::Reinvite(key)) => self.realigned(key, result.ok()),
+            Some(ClientUse::PictureRequest(key)) => self.picture_request_ended(key, result.ok()),
             Some(ClientUse::Bye) | None => {}
         }
     }

@@ -1,7 +1,8 @@
 //! Negotiated call -> [`RelayProgram`]. The only place that builds programs.
 //!
-//! A call is two legs, [`BROWSER`] and [`SIP`], and one audio route each way. The first generation knows no agreement: it makes
-//! the relay open its ports, so that descriptions can be written from the reply.
+//! A call is two legs, [`BROWSER`] and [`SIP`], and one audio route each way; with video a third leg, [`SIP_VIDEO`], and two more
+//! routes, because a SIP peer has a port for each medium and a browser one for all. The first generation knows no agreement: it
+//! makes the relay open its ports, so that descriptions can be written from the reply.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,12 +16,14 @@ use gangway_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sdp::{Agreement, Codec, Direction, Encoding, PayloadRoute};
+use crate::sdp::{Agreement, Codec, Direction, Encoding, MediaAgreement, PayloadRoute};
 
 /// The browser's leg in every program.
 pub const BROWSER: LegId = LegId(0);
-/// The SIP peer's leg in every program.
+/// The SIP peer's leg in every program: its audio.
 pub const SIP: LegId = LegId(1);
+/// The SIP peer's video.
+pub const SIP_VIDEO: LegId = LegId(2);
 
 /// Facts of a call that its programs carry and that never change: drawn or read once, journaled with the call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +36,24 @@ pub struct CallMedia {
     pub browser_ssrc: u32,
     /// SSRC of the audio to the SIP peer.
     pub sip_ssrc: u32,
+    /// The streams of its video; absent in calls of sound alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoStreams>,
     /// Local address for the SIP leg; absent: the dataplane's first of the remote's family.
     pub sip_local_ip: Option<IpAddr>,
     /// Silence in milliseconds after which `MediaTimeout` is reported; absent with `rtp_activity_detecting=false`.
     pub media_timeout_ms: Option<u32>,
     /// Silence of consent checks in milliseconds after which `ConsentLost` is reported; absent: the dataplane's setting.
     pub consent_timeout_ms: Option<u32>,
+}
+
+/// SSRCs of a call's video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VideoStreams {
+    /// To the browser, announced in its description.
+    pub browser_ssrc: u32,
+    /// To the SIP peer.
+    pub sip_ssrc: u32,
 }
 
 /// Local facts of a call's relay, read from the reply to a `Put`.
@@ -54,6 +69,8 @@ pub struct CallAddresses {
     pub fingerprint: Fingerprint,
     /// Our RTP address towards the SIP peer.
     pub rtp: SocketAddr,
+    /// Our RTP address for its video.
+    pub video_rtp: Option<SocketAddr>,
 }
 
 impl CallAddresses {
@@ -63,12 +80,17 @@ impl CallAddresses {
         let address = |id: LegId| reply.legs.iter().find(|leg| leg.id == id).map(|leg| &leg.address);
         let LegAddress::IceDtls { candidates, ufrag, pwd, fingerprint } = address(BROWSER)? else { return None };
         let LegAddress::Rtp { rtp, .. } = address(SIP)? else { return None };
+        let video_rtp = match address(SIP_VIDEO) {
+            Some(LegAddress::Rtp { rtp, .. }) => Some(*rtp),
+            _ => None,
+        };
         Some(CallAddresses {
             candidates: candidates.clone(),
             ufrag: ufrag.clone(),
             pwd: Secret::new(pwd.clone()),
             fingerprint: *fingerprint,
             rtp: *rtp,
+            video_rtp,
         })
     }
 }
@@ -76,39 +98,54 @@ impl CallAddresses {
 /// Generation 1: ports, credentials and no media. `browser` is known already when the browser offered.
 #[must_use]
 pub fn opening(media: &CallMedia, browser: Option<&IceRemote>) -> RelayProgram {
-    program(media, browser, None, Vec::new())
+    program(media, browser, None, media.video.map(|_| None), Vec::new())
 }
 
 /// A call whose two sides agreed. A direction that a side does not allow (held, inactive, a browser without a microphone) is a
-/// paused route, so that its stream goes on unbroken when it is resumed.
+/// paused route, so that its stream goes on unbroken when it is resumed. Video that they did not agree on has no leg.
 #[must_use]
 pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agreement) -> RelayProgram {
-    let remote = agreement.sip_remote.map(|target| RtpRemote { rtp: target.rtp, rtcp: target.rtcp, rtcp_mux: false });
-    let flows = |from: Direction, to: Direction| from.receives() && to.sends();
-    let to_sip = flows(agreement.browser_direction, agreement.sip_direction);
-    let to_browser = flows(agreement.sip_direction, agreement.browser_direction);
-    let routes = vec![
-        route(BROWSER, SIP, &agreement.to_sip(), media.sip_ssrc, !to_sip),
-        route(SIP, BROWSER, &agreement.to_browser(), media.browser_ssrc, !to_browser),
-    ];
-    program(media, browser, remote, routes)
+    let mut routes = routes(&agreement.audio, Media::Audio, SIP, (media.browser_ssrc, media.sip_ssrc));
+    let video = media.video.zip(agreement.video.as_ref());
+    if let Some((streams, agreed)) = video {
+        routes.extend(self::routes(agreed, Media::Video, SIP_VIDEO, (streams.browser_ssrc, streams.sip_ssrc)));
+    }
+    program(media, browser, remote(&agreement.audio), video.map(|(_, agreed)| remote(agreed)), routes)
 }
 
+fn remote(agreed: &MediaAgreement) -> Option<RtpRemote> {
+    agreed.sip_remote.map(|target| RtpRemote { rtp: target.rtp, rtcp: target.rtcp, rtcp_mux: false })
+}
+
+/// The route of one medium each way.
+fn routes(agreed: &MediaAgreement, media: Media, sip: LegId, (browser_ssrc, sip_ssrc): (u32, u32)) -> Vec<Route> {
+    let flows = |from: Direction, to: Direction| from.receives() && to.sends();
+    let to_sip = flows(agreed.browser_direction, agreed.sip_direction);
+    let to_browser = flows(agreed.sip_direction, agreed.browser_direction);
+    vec![
+        route((BROWSER, sip), media, &agreed.to_sip(), sip_ssrc, !to_sip),
+        route((sip, BROWSER), media, &agreed.to_browser(), browser_ssrc, !to_browser),
+    ]
+}
+
+/// `video` is there when the call has a video leg, and then says where the peer takes it.
 fn program(
     media: &CallMedia,
     browser: Option<&IceRemote>,
-    remote: Option<RtpRemote>,
+    audio: Option<RtpRemote>,
+    video: Option<Option<RtpRemote>>,
     routes: Vec<Route>,
 ) -> RelayProgram {
     let ice = IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms };
-    let rtp = RtpLeg { media: Media::Audio, local_ip: media.sip_local_ip, remote };
-    let leg = |id, kind| Leg { id, media_timeout_ms: media.media_timeout_ms, kind };
-    RelayProgram {
-        label: cut(&media.label),
-        cname: cut(&media.cname),
-        legs: vec![leg(BROWSER, LegKind::IceDtls(ice)), leg(SIP, LegKind::Rtp(rtp))],
-        routes,
-    }
+    let rtp = |medium, remote| LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote });
+    // A camera may be off for as long as it likes: only sound that falls silent ends a call.
+    let leg = |id, kind, media_timeout_ms| Leg { id, media_timeout_ms, kind };
+    let mut legs = vec![
+        leg(BROWSER, LegKind::IceDtls(ice), media.media_timeout_ms),
+        leg(SIP, rtp(Media::Audio, audio), media.media_timeout_ms),
+    ];
+    legs.extend(video.map(|remote| leg(SIP_VIDEO, rtp(Media::Video, remote), None)));
+    RelayProgram { label: cut(&media.label), cname: cut(&media.cname), legs, routes }
 }
 
 /// As much of a name as a program takes.
@@ -120,14 +157,14 @@ fn cut(name: &str) -> String {
     name[..end].to_owned()
 }
 
-fn route(from: LegId, to: LegId, routes: &[PayloadRoute], ssrc: u32, paused: bool) -> Route {
+fn route((from, to): (LegId, LegId), media: Media, routes: &[PayloadRoute], ssrc: u32, paused: bool) -> Route {
     let mapped = routes.iter().any(|route| route.from.encoding != route.to.encoding);
     let process = if mapped { Process::G711 } else { Process::Pass };
     let payloads = routes.iter().take(limits::PAYLOADS_MAX).map(|route| PayloadMap {
         from: payload(route.from_pt, &route.from, route.from_fmtp.as_deref()),
         to: payload(route.to_pt, &route.to, route.to_fmtp.as_deref()),
     });
-    Route { from, to, media: Media::Audio, payloads: payloads.collect(), process, ssrc, paused }
+    Route { from, to, media, payloads: payloads.collect(), process, ssrc, paused }
 }
 
 fn payload(pt: u8, codec: &Codec, fmtp: Option<&str>) -> rcp::Payload {

@@ -15,7 +15,7 @@ use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportPr
 use super::{
     CANDIDATES_MAX, Direction, MediaKind, Payload, SdpError, attribute, attributes, describe_payloads, direction,
     formats,
-    negotiate::{BrowserSide, answered_leg, offered_leg},
+    negotiate::{BrowserSide, LegPayload, MediaSide, Offered, answered_leg, offered_leg},
     payloads, print, read, rejected,
 };
 
@@ -111,6 +111,21 @@ pub struct BrowserLocal {
     pub cname: String,
     /// SSRC of the audio the relay sends.
     pub audio_ssrc: u32,
+    /// SSRC of the video the relay sends.
+    pub video_ssrc: u32,
+}
+
+/// What our description says of one medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserMedia {
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Payload types, the one in use first.
+    pub payloads: Vec<Payload>,
+    /// Our direction; an answer limits it to what the offer allows.
+    pub direction: Direction,
+    /// Packet time in milliseconds that the SIP peer asked for.
+    pub ptime_ms: Option<u16>,
 }
 
 impl BrowserDescription {
@@ -170,6 +185,20 @@ impl BrowserDescription {
         audio.find(|section| !section.rejected).ok_or(SdpError::NoAudio { reason: "it is refused with port 0" })
     }
 
+    /// The video section that can be used: the first that is not refused and shares the audio section's transport, as all
+    /// browsers have it.
+    #[must_use]
+    pub fn video(&self) -> Option<&BrowserSection> {
+        let audio = self.audio().ok()?;
+        let is_bundled = |section: &&BrowserSection| {
+            let grouped = |section: &BrowserSection| section.mid.as_ref().is_some_and(|mid| self.bundle.contains(mid));
+            let ufrag = |section: &BrowserSection| section.transport.as_ref().map(|transport| transport.ufrag.clone());
+            (grouped(audio) && grouped(section)) || ufrag(audio) == ufrag(section)
+        };
+        let mut video = self.sections.iter().filter(|section| section.kind == MediaKind::Video);
+        video.find(|section| !section.rejected && !section.payloads.is_empty() && is_bundled(section))
+    }
+
     /// ICE and DTLS facts of the audio section, which carries the bundle.
     ///
     /// # Errors
@@ -184,17 +213,35 @@ impl BrowserDescription {
     /// # Errors
     /// [`SdpError::NoAudio`].
     pub fn side_of_offer(&self) -> Result<BrowserSide, SdpError> {
-        let audio = self.audio()?;
-        Ok(BrowserSide { payloads: offered_leg(&audio.payloads), direction: audio.direction.reversed() })
+        self.side(|section| offered_leg(&section.payloads))
     }
 
     /// This browser's half of a negotiation in which it answered our offer of `ours`.
     ///
     /// # Errors
     /// [`SdpError::NoAudio`].
-    pub fn side_of_answer(&self, ours: &[Payload]) -> Result<BrowserSide, SdpError> {
-        let audio = self.audio()?;
-        Ok(BrowserSide { payloads: answered_leg(ours, &audio.payloads), direction: audio.direction.reversed() })
+    pub fn side_of_answer(&self, ours: &Offered) -> Result<BrowserSide, SdpError> {
+        self.side(|section| {
+            let ours = if section.kind == MediaKind::Video { &ours.video } else { &ours.audio };
+            answered_leg(ours, &section.payloads)
+        })
+    }
+
+    fn side(&self, leg: impl Fn(&BrowserSection) -> Vec<LegPayload>) -> Result<BrowserSide, SdpError> {
+        let side =
+            |section: &BrowserSection| MediaSide { payloads: leg(section), direction: section.direction.reversed() };
+        let audio = side(self.audio()?);
+        // One transport carries both, so a number of the audio can mean nothing else (RFC 9143 section 9.2).
+        let means_audio = |payload: &LegPayload| {
+            audio.payloads.iter().any(|taken| {
+                taken.send_pt == payload.send_pt || taken.receive_pts.iter().any(|pt| payload.receive_pts.contains(pt))
+            })
+        };
+        let video = self.video().map(side).map(|mut video| {
+            video.payloads.retain(|payload| !means_audio(payload));
+            video
+        });
+        Ok(BrowserSide { video, audio })
     }
 }
 
@@ -286,36 +333,33 @@ const fn is_ice_char(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
-/// The answer to a browser's offer (RFC 8829 section 5.3): each section in its place, audio with `payloads`, the codec in use
-/// first, everything else refused with port 0 and left out of the BUNDLE group.
-///
-/// `direction` is ours; it is limited to what the offer allows. `ptime_ms` is the packet time that the SIP peer asked for.
+/// The answer to a browser's offer (RFC 8829 section 5.3): each section in its place, those of `media` accepted with the codec in
+/// use first, everything else refused with port 0 and left out of the BUNDLE group.
 ///
 /// # Errors
 /// [`SdpError::NoAudio`] when the offer has no audio section in use.
-pub fn answer(
-    offer: &BrowserDescription,
-    payloads: &[Payload],
-    wanted: Direction,
-    ptime_ms: Option<u16>,
-    local: &BrowserLocal,
-) -> Result<String, SdpError> {
-    let accepted = offer.audio()?;
-    let direction = super::negotiate::answer_direction(accepted.direction, wanted);
+pub fn answer(offer: &BrowserDescription, media: &[BrowserMedia], local: &BrowserLocal) -> Result<String, SdpError> {
+    let (audio, video) = (offer.audio()?, offer.video());
+    let accepted = |section: &BrowserSection| {
+        let is_used = std::ptr::eq(section, audio) || video.is_some_and(|video| std::ptr::eq(section, video));
+        media.iter().find(|medium| is_used && medium.kind == section.kind)
+    };
     let mut session = session(local);
-    let grouped = |mid: &&str| offer.bundle.iter().any(|bundled| bundled == mid);
-    if let Some(mid) = accepted.mid.as_deref().filter(grouped) {
-        session.add_attribute_with_value("group", format!("BUNDLE {mid}"));
+    let mids = offer.sections.iter().filter(|section| accepted(section).is_some()).filter_map(|s| s.mid.as_deref());
+    let mids: Vec<&str> = mids.filter(|mid| offer.bundle.iter().any(|bundled| bundled == mid)).collect();
+    if !mids.is_empty() {
+        session.add_attribute_with_value("group", format!("BUNDLE {}", mids.join(" ")));
     }
     for section in &offer.sections {
-        let media = if std::ptr::eq(section, accepted) {
-            let audio = Audio { mid: section.mid.as_deref(), payloads, direction, ptime_ms, setup: "passive" };
-            audio.section(&section.protocol, local)
+        let mid = section.mid.as_deref();
+        let media = if let Some(medium) = accepted(section) {
+            let direction = super::negotiate::answer_direction(section.direction, medium.direction);
+            Accepted { mid, medium, direction, setup: "passive" }.section(&section.protocol, local)
         } else {
             let mut media = rejected(&section.kind, &section.protocol, &section.formats);
             // Firefox wants a connection in each section.
             media.add_connection(Connection::from_ip_addr([0, 0, 0, 0]));
-            if let Some(mid) = &section.mid {
+            if let Some(mid) = mid {
                 media.add_attribute_with_value("mid", mid);
             }
             media.add_attribute_from_str("inactive");
@@ -326,14 +370,17 @@ pub fn answer(
     Ok(print(&session))
 }
 
-/// The offer to a browser for an incoming call: one audio section with `payloads`, which the browser answers as DTLS client.
+/// The offer to a browser for an incoming call: one section for each of `media`, all on one transport, which the browser answers as
+/// DTLS client.
 #[must_use]
-pub fn offer(payloads: &[Payload], ptime_ms: Option<u16>, local: &BrowserLocal) -> String {
-    let mid = "0";
+pub fn offer(media: &[BrowserMedia], local: &BrowserLocal) -> String {
+    let mids: Vec<String> = (0..media.len()).map(|index| index.to_string()).collect();
     let mut session = session(local);
-    session.add_attribute_with_value("group", format!("BUNDLE {mid}"));
-    let audio = Audio { mid: Some(mid), payloads, direction: Direction::SendRecv, ptime_ms, setup: "actpass" };
-    session.add_media(audio.section("UDP/TLS/RTP/SAVPF", local));
+    session.add_attribute_with_value("group", format!("BUNDLE {}", mids.join(" ")));
+    for (mid, medium) in mids.iter().zip(media) {
+        let accepted = Accepted { mid: Some(mid), medium, direction: medium.direction, setup: "actpass" };
+        session.add_media(accepted.section("UDP/TLS/RTP/SAVPF", local));
+    }
     print(&session)
 }
 
@@ -345,20 +392,23 @@ fn session(local: &BrowserLocal) -> Session {
     session
 }
 
-/// An accepted audio section.
-struct Audio<'a> {
+/// A section in use.
+struct Accepted<'a> {
     mid: Option<&'a str>,
-    payloads: &'a [Payload],
+    medium: &'a BrowserMedia,
     direction: Direction,
-    ptime_ms: Option<u16>,
     setup: &'static str,
 }
 
-impl Audio<'_> {
+impl Accepted<'_> {
     fn section(&self, protocol: &str, local: &BrowserLocal) -> Media {
+        let BrowserMedia { kind, payloads, ptime_ms, .. } = self.medium;
+        let (media_type, ssrc) = match kind {
+            MediaKind::Video => (MediaType::Video, local.video_ssrc),
+            _ => (MediaType::Audio, local.audio_ssrc),
+        };
         let first = local.candidates.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9)));
-        let mut media =
-            Media::new(MediaType::Audio, first.port(), TransportProto::UdpTlsRtpSavpf, formats(self.payloads));
+        let mut media = Media::new(media_type, first.port(), TransportProto::UdpTlsRtpSavpf, formats(payloads));
         media.proto = protocol.to_owned();
         media.add_connection(Connection::from_ip_addr(first.ip()));
         media.add_attribute_with_value("ice-ufrag", &local.ufrag);
@@ -370,14 +420,14 @@ impl Audio<'_> {
         }
         media.add_attribute_from_str(self.direction.attribute());
         media.add_attribute_from_str("rtcp-mux");
-        describe_payloads(&mut media, self.payloads);
-        if let Some(ptime_ms) = self.ptime_ms {
+        describe_payloads(&mut media, payloads);
+        if let Some(ptime_ms) = ptime_ms {
             media.add_attribute_with_value("ptime", ptime_ms);
         }
         if self.direction.sends() {
             // `msid:-` and two streams both lose media in Chromium (rule R12).
-            media.add_attribute_with_value("msid", format!("{} {}-audio", local.stream, local.stream));
-            media.add_attribute_with_value("ssrc", format!("{} cname:{}", local.audio_ssrc, local.cname));
+            media.add_attribute_with_value("msid", format!("{} {}-{kind}", local.stream, local.stream));
+            media.add_attribute_with_value("ssrc", format!("{ssrc} cname:{}", local.cname));
         }
         for (index, address) in local.candidates.iter().enumerate() {
             media.add_attribute_with_value("candidate", host_candidate(index, *address));

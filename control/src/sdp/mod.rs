@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod codec;
+pub mod h264;
 pub mod negotiate;
 pub mod trunk;
 
@@ -14,10 +15,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use browser::{BrowserDescription, BrowserLocal, BrowserSection, IceDtls, Setup};
+pub use browser::{BrowserDescription, BrowserLocal, BrowserMedia, BrowserSection, IceDtls, Setup};
 pub use codec::{Codec, CodecPolicy, Encoding, Payload};
-pub use negotiate::{Agreement, BrowserSide, Direction, LegPayload, MediaTarget, NegotiateError, PayloadRoute};
-pub use trunk::{SipSdpLines, TrunkDescription, TrunkSection, TrunkSession};
+pub use negotiate::{
+    Agreement, BrowserSide, Direction, LegPayload, MediaAgreement, MediaSide, MediaTarget, NegotiateError, Offered,
+    PayloadRoute,
+};
+pub use trunk::{SipSdpLines, TrunkDescription, TrunkMedia, TrunkSection, TrunkSession};
 
 /// Longest description taken, in bytes: ten times the largest offer of a browser with audio and video.
 pub const DESCRIPTION_MAX_BYTES: usize = 64 * 1024;
@@ -212,6 +216,7 @@ fn payloads(media: &sdp_types::Media) -> Vec<Payload> {
         let mapped = value_of(media, "rtpmap", pt).and_then(Codec::parse_rtpmap).or_else(|| Codec::of_static_type(pt));
         let Some(codec) = mapped.filter(|_| usable) else { continue };
         let fmtp = value_of(media, "fmtp", pt).map(str::to_owned);
+        let codec = codec.with_fmtp(fmtp.as_deref());
         let feedback = values_of(media, "rtcp-fb", pt).map(str::to_owned).collect();
         payloads.push(Payload { pt, codec, fmtp, feedback });
     }

@@ -9,14 +9,19 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    SdpError,
-    codec::{Codec, CodecPolicy, Encoding, Payload, passed_fmtp},
-    trunk::{TrunkDescription, TrunkSection},
+    MediaKind, SdpError,
+    browser::BrowserMedia,
+    codec::{Codec, CodecPolicy, Encoding, Payload, VIDEO_FEEDBACK, told_fmtp},
+    trunk::{TrunkDescription, TrunkMedia, TrunkSection},
 };
 
 /// Most numbers under which one codec of one leg is taken: the negotiated one and the one before it, or the one that the peer
 /// wrote. A payload map of the relay holds sixteen entries.
 const RECEIVE_NUMBERS_MAX: usize = 2;
+/// First number of video in our offers to browsers; the numbers of audio are above all of them, because one transport carries both.
+const BROWSER_VIDEO_FIRST: u8 = 96;
+/// Most video payload types in one of our offers to a browser, and most taken of a SIP peer's.
+const BROWSER_VIDEO_MAX: usize = 8;
 
 /// Who may send, seen from the side that wrote the description (RFC 8866 section 6.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +96,17 @@ pub const fn answer_direction(offered: Direction, wanted: Direction) -> Directio
     Direction::of(allowed.sends() && wanted.sends(), allowed.receives() && wanted.receives())
 }
 
+/// What we offer, by medium.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Sound and keypad events.
+    pub audio: Vec<Payload>,
+    /// Pictures; empty: no section.
+    pub video: Vec<Payload>,
+    /// Our direction for pictures: that of the other side, since nothing stands in for a camera.
+    pub video_direction: Direction,
+}
+
 /// The payload types of an answer: those of the offer that `supports` accepts, in the offer's order and with its numbers, each
 /// codec once (RFC 3264 section 6.1).
 pub fn answer_payloads(offer: &[Payload], supports: impl Fn(&Codec) -> bool) -> Vec<Payload> {
@@ -126,11 +142,19 @@ pub fn offered_leg(offer: &[Payload]) -> Vec<LegPayload> {
 
 /// The codecs of a peer that answered our offer: we send with its numbers and receive on ours, and also on its own where that
 /// number means nothing else, because phones exist that send what they wrote. Codecs that we did not offer are left out.
+///
+/// H.264 is taken in the profile and mode that the answer states, even when that is not what its number was offered with: an
+/// answer without `packetization-mode` means mode 0 (RFC 6184 section 8.1).
 #[must_use]
 pub fn answered_leg(ours: &[Payload], answer: &[Payload]) -> Vec<LegPayload> {
+    let is_answered = |ours: &Payload, theirs: &Payload| {
+        let same_number = ours.pt == theirs.pt && ours.codec.h264.is_some() && theirs.codec.h264.is_some();
+        same_number || ours.codec == theirs.codec
+    };
     let mut leg = Vec::new();
-    for theirs in answer_payloads(answer, |codec| ours.iter().any(|payload| payload.codec == *codec)) {
-        let mut receive_pts: Vec<u8> = ours.iter().filter(|p| p.codec == theirs.codec).map(|p| p.pt).collect();
+    let named = answer.iter().filter(|theirs| ours.iter().any(|ours| is_answered(ours, theirs)));
+    for theirs in answer_payloads(&named.cloned().collect::<Vec<_>>(), |_| true) {
+        let mut receive_pts: Vec<u8> = ours.iter().filter(|ours| is_answered(ours, &theirs)).map(|p| p.pt).collect();
         receive_pts.truncate(RECEIVE_NUMBERS_MAX - 1);
         if !ours.iter().any(|payload| payload.pt == theirs.pt) {
             receive_pts.push(theirs.pt);
@@ -167,13 +191,30 @@ pub struct MediaTarget {
     pub rtcp: SocketAddr,
 }
 
-/// The browser's half of a negotiation: its codecs and what it lets us do.
+/// The browser's half of a negotiation: what it speaks and lets us do, by medium.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrowserSide {
+    /// Sound.
+    pub audio: MediaSide,
+    /// Pictures, when its description has a section for them that can be used.
+    pub video: Option<MediaSide>,
+}
+
+/// One medium of a browser.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaSide {
     /// Codecs in the browser's order.
     pub payloads: Vec<LegPayload>,
     /// Our direction towards the browser: all that it allows, because it is asked only once.
     pub direction: Direction,
+}
+
+impl BrowserSide {
+    /// A browser that sends and receives sound alone.
+    #[must_use]
+    pub fn of_audio(payloads: Vec<LegPayload>) -> Self {
+        BrowserSide { audio: MediaSide { payloads, direction: Direction::SendRecv }, video: None }
+    }
 }
 
 /// How one arriving payload number leaves on the other leg.
@@ -196,6 +237,16 @@ pub struct PayloadRoute {
 /// What browser and SIP peer agreed on, with the gateway between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreement {
+    /// Sound; a call has it.
+    pub audio: MediaAgreement,
+    /// Pictures, when both sides share a codec for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<MediaAgreement>,
+}
+
+/// What both sides agreed on for one medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaAgreement {
     /// The browser's codecs: the one in use first (fixed for the call's life), others it was answered with, keypad events.
     pub browser: Vec<LegPayload>,
     /// Our direction towards the browser.
@@ -208,17 +259,22 @@ pub struct Agreement {
     pub sip_remote: Option<MediaTarget>,
     /// Packet time in milliseconds that the SIP peer asked for.
     pub sip_ptime_ms: Option<u16>,
+    /// The SIP peer stopped this medium with port 0 after the browser was answered with it (RFC 3264 section 8.2).
+    #[serde(default)]
+    pub is_stopped: bool,
 }
 
-/// The payload of `leg` that takes `codec`: the same codec, or the other G.711 law.
+/// The payload of `leg` that takes `codec`: the same codec, the other G.711 law, or H.264 that its decoder takes as well.
 fn counterpart<'a>(codec: &Codec, leg: &'a [LegPayload]) -> Option<&'a LegPayload> {
     let mapped = codec.encoding.g711_counterpart().map(Codec::usual);
     let find = |wanted: &Codec| leg.iter().find(|payload| payload.codec == *wanted);
-    find(codec).or_else(|| mapped.as_ref().and_then(find))
+    let served = || leg.iter().find(|payload| codec.serves(&payload.codec));
+    find(codec).or_else(|| mapped.as_ref().and_then(find)).or_else(served)
 }
 
-fn is_audio(payload: &LegPayload) -> bool {
-    payload.codec.encoding.is_passed_audio()
+/// Whether it carries the medium itself, and not keypad events beside it.
+fn is_media(payload: &LegPayload) -> bool {
+    payload.codec.is_passed() && !payload.codec.is_telephone_event()
 }
 
 /// Keypad events of `leg` that fit its audio: at the clock of one of its codecs (RFC 4733 section 2.1), or, where there is none,
@@ -236,7 +292,7 @@ fn events(leg: &[LegPayload], audio: &[LegPayload], other: &[LegPayload]) -> Vec
 
 impl Agreement {
     /// The SIP peer answered our offer (200, or a 18x with a description): its first usable codec is the one in use, and the
-    /// browser may be answered with [`Agreement::browser`].
+    /// browser may be answered with [`Agreement::browser_media`]. Without a common codec for video it is a call of sound.
     ///
     /// `ours` is what we offered, `wanted` the direction we offered.
     ///
@@ -244,38 +300,20 @@ impl Agreement {
     /// [`NegotiateError::NoCommonCodecs`], or what is wrong with the answer.
     pub fn answered_by_sip(
         browser: &BrowserSide,
-        ours: &[Payload],
+        ours: &Offered,
         answer: &TrunkDescription,
         wanted: Direction,
     ) -> Result<Self, NegotiateError> {
-        let section = answer.audio()?;
-        let leg = answered_leg(ours, &section.payloads);
-        let mut sip: Vec<LegPayload> =
-            leg.iter().filter(|p| is_audio(p) && counterpart(&p.codec, &browser.payloads).is_some()).cloned().collect();
-        let mut audio: Vec<LegPayload> = Vec::new();
-        for chosen in sip.iter().filter_map(|payload| counterpart(&payload.codec, &browser.payloads)) {
-            if !audio.contains(chosen) {
-                audio.push(chosen.clone());
-            }
-        }
-        if audio.is_empty() {
-            return Err(NegotiateError::NoCommonCodecs);
-        }
-        let sip_events = events(&leg, &sip, &browser.payloads);
-        audio.extend(events(&browser.payloads, &audio, &leg).into_iter().filter(|e| has(&sip_events, &e.codec)));
-        sip.extend(sip_events);
-        Ok(Agreement {
-            browser: audio,
-            browser_direction: browser.direction,
-            sip,
-            sip_direction: answer_direction(section.effective_direction(), wanted),
-            sip_remote: section.target()?,
-            sip_ptime_ms: section.ptime_ms,
-        })
+        let audio = MediaAgreement::answered_by_sip(&browser.audio, &ours.audio, answer.audio()?, wanted)?;
+        let video = browser.video.as_ref().zip(answer.video());
+        let video = video.map(|(browser, section)| {
+            MediaAgreement::answered_by_sip(browser, &ours.video, section, ours.video_direction)
+        });
+        Ok(Agreement { audio, video: video.and_then(Result::ok) })
     }
 
     /// The browser answered the offer that we made it for a SIP peer's offer: the browser's first usable codec is the one in
-    /// use, and the SIP peer is answered with [`Agreement::sip`], that one codec and keypad events.
+    /// use, and the SIP peer is answered with [`Agreement::sip_media`], that one codec and keypad events.
     ///
     /// # Errors
     /// [`NegotiateError::NoCommonCodecs`], or what is wrong with the offer.
@@ -284,28 +322,16 @@ impl Agreement {
         offer: &TrunkDescription,
         policy: &CodecPolicy,
     ) -> Result<Self, NegotiateError> {
-        let section = offer.audio()?;
-        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
-        let audio: Vec<LegPayload> = browser
-            .payloads
-            .iter()
-            .filter(|payload| is_audio(payload) && counterpart(&payload.codec, &leg).is_some())
-            .cloned()
-            .collect();
-        let fixed = audio.first().ok_or(NegotiateError::NoCommonCodecs)?;
-        let sip = chosen_for(fixed, &leg, &browser.payloads).ok_or(NegotiateError::NoCommonCodecs)?;
-        let browser_events = events(&browser.payloads, &audio, &leg);
-        Ok(Agreement {
-            browser: audio.iter().cloned().chain(browser_events).collect(),
-            browser_direction: browser.direction,
-            sip,
-            sip_direction: answer_direction(section.effective_direction(), Direction::SendRecv),
-            sip_remote: section.target()?,
-            sip_ptime_ms: section.ptime_ms,
-        })
+        let audio = MediaAgreement::answering_sip(&browser.audio, offer.audio()?, policy, Direction::SendRecv)?;
+        let video = browser.video.as_ref().zip(offer.video());
+        let video = video.map(|(browser, section)| {
+            MediaAgreement::answering_sip(browser, section, policy, browser.direction.reversed())
+        });
+        Ok(Agreement { audio, video: video.and_then(Result::ok) })
     }
 
-    /// A later offer of the SIP peer (re-INVITE, UPDATE): answered with the browser's codec or one the relay maps to it.
+    /// A later offer of the SIP peer (re-INVITE, UPDATE): answered with the browser's codec or one the relay maps to it. Video
+    /// that the browser was not answered with stays out; video that cannot go on is stopped.
     ///
     /// # Errors
     /// [`NegotiateError::FixedCodecMissing`]: answer 488 and keep this agreement.
@@ -315,10 +341,14 @@ impl Agreement {
         policy: &CodecPolicy,
         wanted: Direction,
     ) -> Result<Self, NegotiateError> {
-        let section = offer.audio()?;
-        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
-        let sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
-        self.replaced(sip, section, wanted)
+        let audio = self.audio.reoffered_by_sip(offer.audio()?, policy, wanted)?;
+        let video = self.video.as_ref().map(|video| {
+            let section = offer
+                .video()
+                .and_then(|section| video.reoffered_by_sip(section, policy, video.browser_direction.reversed()).ok());
+            section.unwrap_or_else(|| video.stopped())
+        });
+        Ok(Agreement { audio, video })
     }
 
     /// A later answer of the SIP peer: to a re-INVITE of ours, or the 200 after a 18x that answered the browser.
@@ -327,18 +357,178 @@ impl Agreement {
     /// [`NegotiateError::FixedCodecMissing`]: re-INVITE with [`Agreement::fixed_offer`], or give up.
     pub fn reanswered_by_sip(
         &self,
-        ours: &[Payload],
+        ours: &Offered,
         answer: &TrunkDescription,
         wanted: Direction,
     ) -> Result<Self, NegotiateError> {
-        let section = answer.audio()?;
+        let audio = self.audio.reanswered_by_sip(&ours.audio, answer.audio()?, wanted)?;
+        let video = self.video.as_ref().map(|video| {
+            let section = answer
+                .video()
+                .and_then(|section| video.reanswered_by_sip(&ours.video, section, ours.video_direction).ok());
+            section.unwrap_or_else(|| video.stopped())
+        });
+        Ok(Agreement { audio, video })
+    }
+
+    /// The payload types of a re-INVITE that insists on the browser's codecs.
+    #[must_use]
+    pub fn fixed_offer(&self, policy: &CodecPolicy) -> Offered {
+        let video = self.video.as_ref().filter(|video| !video.is_stopped);
+        Offered {
+            audio: self.audio.fixed_offer(policy),
+            video: video.map(|video| video.fixed_offer(policy)).unwrap_or_default(),
+            video_direction: video.map_or(Direction::SendRecv, |video| video.browser_direction.reversed()),
+        }
+    }
+
+    /// What our description towards the browser says of each medium.
+    #[must_use]
+    pub fn browser_media(&self) -> Vec<BrowserMedia> {
+        let media = |kind, agreed: &MediaAgreement| BrowserMedia {
+            kind,
+            payloads: agreed.browser_payloads(),
+            direction: agreed.browser_direction,
+            ptime_ms: agreed.sip_ptime_ms,
+        };
+        let audio = media(MediaKind::Audio, &self.audio);
+        std::iter::once(audio).chain(self.video.as_ref().map(|video| media(MediaKind::Video, video))).collect()
+    }
+
+    /// What our description towards the SIP peer says of each medium; `rtp` is the relay's address for audio, `video_rtp` that
+    /// for video.
+    #[must_use]
+    pub fn sip_media(&self, rtp: SocketAddr, video_rtp: Option<SocketAddr>) -> Vec<TrunkMedia> {
+        let media = |kind, rtp, agreed: &MediaAgreement| TrunkMedia {
+            kind,
+            rtp,
+            payloads: agreed.sip_payloads(),
+            direction: agreed.sip_direction,
+        };
+        let video = self.video.as_ref().filter(|video| !video.is_stopped).zip(video_rtp);
+        let video = video.map(|(agreed, rtp)| media(MediaKind::Video, rtp, agreed));
+        std::iter::once(media(MediaKind::Audio, rtp, &self.audio)).chain(video).collect()
+    }
+}
+
+impl Offered {
+    /// What our offer to a SIP peer says of each medium; see [`Agreement::sip_media`].
+    #[must_use]
+    pub fn sip_media(&self, rtp: SocketAddr, video_rtp: Option<SocketAddr>) -> Vec<TrunkMedia> {
+        let media = |kind, rtp, payloads: &[Payload], direction| TrunkMedia {
+            kind,
+            rtp,
+            payloads: payloads.to_vec(),
+            direction,
+        };
+        let video = video_rtp.filter(|_| !self.video.is_empty());
+        let video = video.map(|rtp| media(MediaKind::Video, rtp, &self.video, self.video_direction));
+        std::iter::once(media(MediaKind::Audio, rtp, &self.audio, Direction::SendRecv)).chain(video).collect()
+    }
+
+    /// What our offer to a browser says of each medium. `ptime_ms` is the packet time that the SIP peer asked for.
+    #[must_use]
+    pub fn browser_media(&self, ptime_ms: Option<u16>) -> Vec<BrowserMedia> {
+        let media = |kind, payloads: &[Payload], ptime_ms| BrowserMedia {
+            kind,
+            payloads: payloads.to_vec(),
+            direction: Direction::SendRecv,
+            ptime_ms,
+        };
+        let video = (!self.video.is_empty()).then(|| media(MediaKind::Video, &self.video, None));
+        std::iter::once(media(MediaKind::Audio, &self.audio, ptime_ms)).chain(video).collect()
+    }
+}
+
+impl MediaAgreement {
+    fn answered_by_sip(
+        browser: &MediaSide,
+        ours: &[Payload],
+        section: &TrunkSection,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let leg = answered_leg(ours, &section.payloads);
+        let mut sip: Vec<LegPayload> =
+            leg.iter().filter(|p| is_media(p) && counterpart(&p.codec, &browser.payloads).is_some()).cloned().collect();
+        let mut agreed: Vec<LegPayload> = Vec::new();
+        for chosen in sip.iter().filter_map(|payload| counterpart(&payload.codec, &browser.payloads)) {
+            if !agreed.contains(chosen) {
+                agreed.push(chosen.clone());
+            }
+        }
+        if agreed.is_empty() {
+            return Err(NegotiateError::NoCommonCodecs);
+        }
+        let sip_events = events(&leg, &sip, &browser.payloads);
+        agreed.extend(events(&browser.payloads, &agreed, &leg).into_iter().filter(|e| has(&sip_events, &e.codec)));
+        sip.extend(sip_events);
+        Ok(MediaAgreement {
+            browser: agreed,
+            browser_direction: browser.direction,
+            sip,
+            sip_direction: answer_direction(section.effective_direction(), wanted),
+            sip_remote: section.target()?,
+            sip_ptime_ms: section.ptime_ms,
+            is_stopped: false,
+        })
+    }
+
+    fn answering_sip(
+        browser: &MediaSide,
+        section: &TrunkSection,
+        policy: &CodecPolicy,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
+        let agreed: Vec<LegPayload> = browser
+            .payloads
+            .iter()
+            .filter(|payload| is_media(payload) && counterpart(&payload.codec, &leg).is_some())
+            .cloned()
+            .collect();
+        let fixed = agreed.first().ok_or(NegotiateError::NoCommonCodecs)?;
+        let sip = chosen_for(fixed, &leg, &browser.payloads).ok_or(NegotiateError::NoCommonCodecs)?;
+        let browser_events = events(&browser.payloads, &agreed, &leg);
+        Ok(MediaAgreement {
+            browser: agreed.iter().cloned().chain(browser_events).collect(),
+            browser_direction: browser.direction,
+            sip,
+            sip_direction: answer_direction(section.effective_direction(), wanted),
+            sip_remote: section.target()?,
+            sip_ptime_ms: section.ptime_ms,
+            is_stopped: false,
+        })
+    }
+
+    fn reoffered_by_sip(
+        &self,
+        section: &TrunkSection,
+        policy: &CodecPolicy,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
+        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
+        let sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
+        self.replaced(sip, section, wanted)
+    }
+
+    fn reanswered_by_sip(
+        &self,
+        ours: &[Payload],
+        section: &TrunkSection,
+        wanted: Direction,
+    ) -> Result<Self, NegotiateError> {
         let leg = answered_leg(ours, &section.payloads);
         let mut sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
         // The peer may send any codec of its answer, not only the one we send.
-        let others = leg.iter().filter(|p| is_audio(p) && counterpart(&p.codec, &self.browser).is_some());
+        let others = leg.iter().filter(|p| is_media(p) && counterpart(&p.codec, &self.browser).is_some());
         let others: Vec<LegPayload> = others.filter(|payload| !sip.contains(payload)).cloned().collect();
         sip.extend(others);
         self.replaced(sip, section, wanted)
+    }
+
+    /// The same, with the SIP peer's section gone.
+    fn stopped(&self) -> Self {
+        MediaAgreement { sip_direction: Direction::Inactive, is_stopped: true, ..self.clone() }
     }
 
     /// The codec with which the browser was answered; it stays for the call's life.
@@ -357,14 +547,17 @@ impl Agreement {
         let fixed = &self.fixed().codec;
         let mut wanted: Vec<Codec> = vec![fixed.clone()];
         wanted.extend(fixed.encoding.g711_counterpart().map(Codec::usual));
-        wanted.push(Codec::telephone_event(fixed.clock_hz));
+        if fixed.encoding.is_passed_audio() {
+            wanted.push(Codec::telephone_event(fixed.clock_hz));
+        }
         let mut offer: Vec<Payload> = Vec::new();
         for codec in wanted.into_iter().filter(|codec| policy.admits_sip(&codec.encoding)) {
             let known = self.sip.iter().find(|payload| payload.codec == codec);
             let known = known.and_then(|payload| payload.receive_pts.first().copied());
             let pt = known.unwrap_or_else(|| self.free_number(super::codec::sip_number(&codec), &offer));
-            let fmtp = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
-            let fmtp = passed_fmtp(&codec, fmtp);
+            let browser = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
+            let own = self.sip.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
+            let fmtp = told_fmtp(&codec, own, browser);
             offer.push(Payload { pt, codec, fmtp, feedback: Vec::new() });
         }
         offer
@@ -380,10 +573,11 @@ impl Agreement {
     }
 
     /// The payload types for our description towards the browser: its numbers, the codec in use first, with what the SIP peer
-    /// wants to receive.
+    /// wants to receive and the feedback that the relay heeds.
     #[must_use]
     pub fn browser_payloads(&self) -> Vec<Payload> {
-        described(&self.browser, &self.sip)
+        let payloads = described(&self.browser, &self.sip).into_iter();
+        payloads.map(|payload| Payload { feedback: feedback(&payload.codec), ..payload }).collect()
     }
 
     /// The payload types for our description towards the SIP peer, with what the browser wants to receive.
@@ -423,11 +617,12 @@ impl Agreement {
             payload.receive_pts.extend(before);
             payload.receive_pts.truncate(RECEIVE_NUMBERS_MAX);
         }
-        Ok(Agreement {
+        Ok(MediaAgreement {
             sip,
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?.or(self.sip_remote),
             sip_ptime_ms: section.ptime_ms,
+            is_stopped: false,
             ..self.clone()
         })
     }
@@ -436,12 +631,20 @@ impl Agreement {
 /// A leg as we describe it to its peer: the numbers we receive on, and the other leg's wishes.
 fn described(leg: &[LegPayload], other: &[LegPayload]) -> Vec<Payload> {
     let describe = |payload: &LegPayload| {
-        let wish = other.iter().find(|p| p.codec == payload.codec).and_then(|p| p.fmtp.as_deref());
+        let wish = other.iter().find(|p| p.codec == payload.codec);
+        let wish = wish.or_else(|| other.iter().find(|p| p.codec.serves(&payload.codec)));
         let pt = payload.receive_pts.first().copied().unwrap_or(payload.send_pt);
-        let fmtp = passed_fmtp(&payload.codec, wish);
+        let own = payload.fmtp.as_deref();
+        let fmtp = told_fmtp(&payload.codec, own, wish.and_then(|p| p.fmtp.as_deref()));
         Payload { pt, codec: payload.codec.clone(), fmtp, feedback: Vec::new() }
     };
     leg.iter().map(describe).collect()
+}
+
+/// The feedback that a peer may send us about this codec.
+fn feedback(codec: &Codec) -> Vec<String> {
+    let feedback = VIDEO_FEEDBACK.iter().filter(|_| codec.encoding.is_passed_video());
+    feedback.map(|&kind| kind.to_owned()).collect()
 }
 
 fn has(leg: &[LegPayload], codec: &Codec) -> bool {
@@ -477,17 +680,28 @@ fn routes(from: &[LegPayload], to: &[LegPayload]) -> Vec<PayloadRoute> {
     routes
 }
 
-/// The payload types to offer a browser for an incoming call: what the SIP peer offered and browsers speak, in its order, then
-/// the other G.711 law where it has only one, with keypad events at their clocks. Without a SIP offer (an INVITE without a
-/// description) it is everything the operator allows.
+/// What to offer a browser for an incoming call: what the SIP peer offered and browsers speak, in its order, then the other G.711
+/// law where it has only one, with keypad events at their clocks; and video when the peer offered some. Without a SIP offer (an
+/// INVITE without a description) it is all the sound that the operator allows.
 ///
 /// # Errors
 /// [`NegotiateError::NoCommonCodecs`], or what is wrong with the SIP peer's offer.
-pub fn browser_offer(offer: Option<&TrunkDescription>, policy: &CodecPolicy) -> Result<Vec<Payload>, NegotiateError> {
-    let offered = match offer {
-        Some(offer) => answer_payloads(&offer.audio()?.payloads, |codec| policy.admits_sip(&codec.encoding)),
-        None => policy.everything(),
+pub fn browser_offer(offer: Option<&TrunkDescription>, policy: &CodecPolicy) -> Result<Offered, NegotiateError> {
+    let admitted = |section: &TrunkSection| answer_payloads(&section.payloads, |c| policy.admits_sip(&c.encoding));
+    let audio = match offer {
+        Some(offer) => admitted(offer.audio()?),
+        None => policy.everything().audio,
     };
+    let video = offer.and_then(TrunkDescription::video).map(admitted).unwrap_or_default();
+    Ok(Offered {
+        audio: browser_audio(&audio)?,
+        video: browser_video(video),
+        // The browser is asked only once, so all that it may ever do is offered.
+        video_direction: Direction::SendRecv,
+    })
+}
+
+fn browser_audio(offered: &[Payload]) -> Result<Vec<Payload>, NegotiateError> {
     let mut codecs: Vec<Codec> = Vec::new();
     let counterparts = offered.iter().filter_map(|p| p.codec.encoding.g711_counterpart()).map(Codec::usual);
     let spoken = offered.iter().map(|p| p.codec.clone()).filter(|codec| codec.encoding.is_passed_audio());
@@ -507,11 +721,23 @@ pub fn browser_offer(offer: Option<&TrunkDescription>, policy: &CodecPolicy) -> 
         .into_iter()
         .map(|codec| Payload {
             pt: browser_number(&codec),
-            fmtp: passed_fmtp(&codec, fmtp_of(&codec)),
+            fmtp: told_fmtp(&codec, None, fmtp_of(&codec)),
             codec,
             feedback: Vec::new(),
         })
         .collect())
+}
+
+fn browser_video(offered: Vec<Payload>) -> Vec<Payload> {
+    let passed = offered.into_iter().filter(|p| p.codec.encoding.is_passed_video() && p.codec.is_passed());
+    (BROWSER_VIDEO_FIRST..)
+        .zip(passed.take(BROWSER_VIDEO_MAX))
+        .map(|(pt, Payload { codec, fmtp, .. })| {
+            let fmtp = told_fmtp(&codec, None, fmtp.as_deref());
+            let feedback = feedback(&codec);
+            Payload { pt, codec, fmtp, feedback }
+        })
+        .collect()
 }
 
 /// The number of a codec in our offers to browsers: the one browsers themselves use, so that logs read the same both ways.

@@ -19,6 +19,9 @@ pub const SIP_SDP_LINES_MAX: usize = 32;
 pub const SIP_SDP_LINE_MAX_BYTES: usize = 256;
 /// Packet time that we ask of SIP peers: what every phone has.
 const PTIME_MS: u16 = 20;
+/// Asks for key frames that we take from a SIP peer. Peers of the plain profile exist that heed and send them, and those that know
+/// none ignore the lines (RFC 4585 section 4.2).
+const VIDEO_FEEDBACK_LINES: [&str; 2] = ["* nack pli", "* ccm fir"];
 /// Packet times taken from a peer, in milliseconds.
 const PTIME_RANGE_MS: std::ops::RangeInclusive<u16> = 10..=120;
 
@@ -165,6 +168,13 @@ impl TrunkDescription {
         }
         Err(SdpError::NoAudio { reason })
     }
+
+    /// The video section to use: the first over plain RTP that is not refused and names a codec.
+    #[must_use]
+    pub fn video(&self) -> Option<&TrunkSection> {
+        let mut video = self.sections.iter().filter(|section| section.kind == MediaKind::Video);
+        video.find(|section| section.fault().is_none() && !section.payloads.is_empty())
+    }
 }
 
 impl TrunkSection {
@@ -245,8 +255,32 @@ fn parse_rtcp(value: &str) -> Option<(u16, Option<IpAddr>)> {
     Some((port, ip.filter(|ip| !ip.is_unspecified() && !ip.is_multicast())))
 }
 
-/// Our side of the SDP session with one SIP peer: `a=rtcp-mux` is never taken, SIP legs have a port pair. It lives as long as the dialog: the session id stays, the version grows by
-/// one with each description that differs from the one before (RFC 3264 section 8).
+/// What our description says of one medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkMedia {
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// The relay's advertised address.
+    pub rtp: SocketAddr,
+    /// Payload types, the preferred first.
+    pub payloads: Vec<Payload>,
+    /// Our direction.
+    pub direction: Direction,
+}
+
+/// An m-line that this session has: it stays in its place for ever (RFC 3264 section 8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    kind: MediaKind,
+    protocol: String,
+    formats: String,
+    /// Whether our medium of this kind stands here; a second section of a kind stays refused.
+    is_ours: bool,
+}
+
+/// Our side of the SDP session with one SIP peer: `a=rtcp-mux` is never taken, SIP legs have a port pair. It lives as long as the
+/// dialog: the session id stays, m-lines keep their places, the version grows by one with each description that differs from the one
+/// before (RFC 3264 section 8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrunkSession {
     origin_user: String,
@@ -254,6 +288,9 @@ pub struct TrunkSession {
     session_id: u64,
     version: u64,
     lines: SipSdpLines,
+    /// Our m-lines so far, in order.
+    #[serde(default)]
+    places: Vec<Line>,
     last: Option<String>,
 }
 
@@ -266,38 +303,39 @@ impl TrunkSession {
         let session_id = session_id >> 2;
         let origin_user: String = origin_user.split_whitespace().collect();
         let session_name = if session_name.trim().is_empty() { "-" } else { session_name };
-        TrunkSession { origin_user, session_name: session_name.to_owned(), session_id, version: 0, lines, last: None }
+        let session_name = session_name.to_owned();
+        TrunkSession { origin_user, session_name, session_id, version: 0, lines, places: Vec::new(), last: None }
     }
 
-    /// An offer of one audio section. `rtp` is the relay's advertised address.
+    /// An offer of these media. Sections that earlier descriptions had keep their places, refused when `media` lacks them.
     #[must_use]
-    pub fn offer(&mut self, rtp: SocketAddr, payloads: &[Payload], direction: Direction) -> String {
-        let audio = audio_section("RTP/AVP", rtp, payloads, direction);
-        self.publish(rtp.ip(), &[audio])
+    pub fn offer(&mut self, media: &[TrunkMedia]) -> String {
+        for medium in media {
+            if !self.places.iter().any(|line| line.is_ours && line.kind == medium.kind) {
+                let formats = formats(&medium.payloads);
+                let protocol = "RTP/AVP".to_owned();
+                self.places.push(Line { kind: medium.kind.clone(), protocol, formats, is_ours: true });
+            }
+        }
+        self.publish(media)
     }
 
-    /// The answer to a peer's offer: its audio section with `payloads`, all others refused in their places
+    /// The answer to a peer's offer: its sections in their places, those of `media` accepted, all others refused
     /// (RFC 3264 section 6).
     ///
     /// # Errors
     /// [`SdpError::NoAudio`] when the offer has no usable audio section.
-    pub fn answer(
-        &mut self,
-        rtp: SocketAddr,
-        offer: &TrunkDescription,
-        payloads: &[Payload],
-        direction: Direction,
-    ) -> Result<String, SdpError> {
-        let accepted = offer.audio()?.index;
-        let media = |section: &TrunkSection| {
-            if section.index == accepted {
-                audio_section(&section.protocol, rtp, payloads, direction)
-            } else {
-                rejected(&section.kind, &section.protocol, &section.formats)
-            }
+    pub fn answer(&mut self, offer: &TrunkDescription, media: &[TrunkMedia]) -> Result<String, SdpError> {
+        let audio = offer.audio()?.index;
+        let video = offer.video().map(|section| section.index);
+        let line = |section: &TrunkSection| Line {
+            kind: section.kind.clone(),
+            protocol: section.protocol.clone(),
+            formats: section.formats.clone(),
+            is_ours: section.index == audio || Some(section.index) == video,
         };
-        let media: Vec<Media> = offer.sections.iter().map(media).collect();
-        Ok(self.publish(rtp.ip(), &media))
+        self.places = offer.sections.iter().map(line).collect();
+        Ok(self.publish(media))
     }
 
     /// The latest description, if there was one: for a refresh that changes nothing.
@@ -306,13 +344,22 @@ impl TrunkSession {
         self.last.as_deref()
     }
 
-    fn publish(&mut self, ip: IpAddr, media: &[Media]) -> String {
-        let unchanged = self.render(self.version, ip, media);
+    fn publish(&mut self, media: &[TrunkMedia]) -> String {
+        let section = |line: &Line| {
+            let ours = media.iter().find(|medium| line.is_ours && medium.kind == line.kind);
+            match ours {
+                Some(medium) => section(&line.protocol, medium),
+                None => rejected(&line.kind, &line.protocol, &line.formats),
+            }
+        };
+        let sections: Vec<Media> = self.places.iter().map(section).collect();
+        let ip = media.first().map_or(IpAddr::from([0, 0, 0, 0]), |medium| medium.rtp.ip());
+        let unchanged = self.render(self.version, ip, &sections);
         if self.last.as_ref() == Some(&unchanged) {
             return unchanged;
         }
         self.version += 1;
-        let text = self.render(self.version, ip, media);
+        let text = self.render(self.version, ip, &sections);
         self.last = Some(text.clone());
         text
     }
@@ -332,12 +379,18 @@ impl TrunkSession {
     }
 }
 
-fn audio_section(protocol: &str, rtp: SocketAddr, payloads: &[Payload], direction: Direction) -> Media {
-    let mut media = Media::new(MediaType::Audio, rtp.port(), TransportProto::RtpAvp, formats(payloads));
+fn section(protocol: &str, medium: &TrunkMedia) -> Media {
+    let is_video = medium.kind == MediaKind::Video;
+    let kind = if is_video { MediaType::Video } else { MediaType::Audio };
+    let mut media = Media::new(kind, medium.rtp.port(), TransportProto::RtpAvp, formats(&medium.payloads));
     media.proto = protocol.to_owned();
-    describe_payloads(&mut media, payloads);
-    media.add_attribute_with_value("ptime", PTIME_MS);
-    media.add_attribute_from_str(direction.attribute());
+    describe_payloads(&mut media, &medium.payloads);
+    if is_video {
+        VIDEO_FEEDBACK_LINES.iter().for_each(|line| media.add_attribute_with_value("rtcp-fb", line));
+    } else {
+        media.add_attribute_with_value("ptime", PTIME_MS);
+    }
+    media.add_attribute_from_str(medium.direction.attribute());
     media
 }
 

@@ -10,4 +10,5 @@ mod registration;
 mod relay;
 mod session;
 mod simulation;
+mod video;
 mod world;

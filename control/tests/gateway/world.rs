@@ -31,8 +31,8 @@ use gangway_shared::{
     entropy::SeededEntropy,
     ids::{Generation, LegId, RelayId},
     rcp::{
-        ErrorCode, Fingerprint, LegAddress, LegKind, LegReply, ListEntry, PutReply, RelayError, RelayProgram, Reply,
-        Request as RelayRequest,
+        ActAction, ErrorCode, Fingerprint, LegAddress, LegKind, LegReply, ListEntry, PutReply, RelayError,
+        RelayProgram, Reply, Request as RelayRequest,
     },
     time::Time,
 };
@@ -83,6 +83,8 @@ pub(crate) struct Relay {
     pub(crate) incarnation: u8,
     /// Refuse every `Put`, with this code.
     pub(crate) refuses: Option<ErrorCode>,
+    /// What was asked of relays.
+    pub(crate) actions: Vec<(RelayId, ActAction)>,
 }
 
 impl Relay {
@@ -102,6 +104,10 @@ impl Relay {
                     forwarded: 0,
                 };
                 Ok(Reply::List { relays: relays.map(entry).collect(), more: false })
+            }
+            RelayRequest::Act { relay, action, .. } => {
+                self.actions.push((relay, action));
+                Ok(Reply::Act)
             }
             other => panic!("the core never asks {other:?}"),
         }
@@ -123,20 +129,22 @@ impl Relay {
             return Err(RelayError::new(ErrorCode::Stale, "generation", "it is old"));
         }
         let port = 31_000 + 2 * u16::try_from(relay.to_u128() & 0xfff).unwrap();
-        let address = |kind: &LegKind| match kind {
+        let address = |id: LegId, kind: &LegKind| match kind {
             LegKind::IceDtls(_) => LegAddress::IceDtls {
                 candidates: vec!["192.0.2.1:32100".parse().unwrap()],
                 ufrag: format!("u{:x}{}", relay.to_u128() & 0xffff, self.incarnation),
                 pwd: "p".repeat(24),
                 fingerprint: Fingerprint([self.incarnation; 32]),
             },
-            LegKind::Rtp(_) => LegAddress::Rtp {
-                rtp: SocketAddr::new("10.0.0.1".parse().unwrap(), port),
-                rtcp: SocketAddr::new("10.0.0.1".parse().unwrap(), port + 1),
-            },
+            LegKind::Rtp(_) => {
+                let port = port + 10_000 * (u16::from(id.0) - 1);
+                let address = |port| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
+                LegAddress::Rtp { rtp: address(port), rtcp: address(port + 1) }
+            }
             _ => LegAddress::None,
         };
-        let legs = program.legs.iter().map(|leg| LegReply { id: leg.id, address: address(&leg.kind) }).collect();
+        let legs =
+            program.legs.iter().map(|leg| LegReply { id: leg.id, address: address(leg.id, &leg.kind) }).collect();
         self.relays.insert(relay, (generation, program));
         Ok(PutReply { relay, generation, legs })
     }
@@ -372,10 +380,14 @@ impl World {
     }
 
     pub(crate) fn call(&mut self, socket: SocketId, call_id: &str, callee: &str) {
+        self.call_with(socket, call_id, callee, BROWSER_OFFER);
+    }
+
+    pub(crate) fn call_with(&mut self, socket: SocketId, call_id: &str, callee: &str, offer: &str) {
         let request = CallRequest {
             call_id: call_id.to_owned(),
             callee: Some(callee.to_owned()),
-            sdp: Some(BROWSER_OFFER.to_owned()),
+            sdp: Some(offer.to_owned()),
             visible_name: Some("Alice \"A\"".to_owned()),
             media_provider: Some("WebRTC".to_owned()),
             ..CallRequest::default()
@@ -573,9 +585,20 @@ impl World {
 
     /// A request of the peer in the dialog that `invite` of ours and its answer made (tag `peer-tag`).
     pub(crate) fn in_our_dialog(&mut self, invite: &Request, method: &Method, cseq: u32, sdp: Option<&str>) {
+        self.in_our_dialog_with(invite, method, cseq, sdp.map(|sdp| ("application/sdp", sdp)));
+    }
+
+    /// The same with a body of any type.
+    pub(crate) fn in_our_dialog_with(
+        &mut self,
+        invite: &Request,
+        method: &Method,
+        cseq: u32,
+        body: Option<(&str, &str)>,
+    ) {
         let from = format!("{};tag=peer-tag", invite.headers.value(&HeaderName::To).unwrap());
         let to = invite.headers.value(&HeaderName::From).unwrap().to_owned();
-        self.in_dialog(invite, (&from, &to), method, cseq, sdp);
+        self.in_dialog(invite, (&from, &to), method, cseq, body);
     }
 
     /// A request of the peer in the dialog that its `invite` and our `answer` made.
@@ -589,10 +612,17 @@ impl World {
     ) {
         let from = invite.headers.value(&HeaderName::From).unwrap().to_owned();
         let to = answer.headers.value(&HeaderName::To).unwrap().to_owned();
-        self.in_dialog(invite, (&from, &to), method, cseq, sdp);
+        self.in_dialog(invite, (&from, &to), method, cseq, sdp.map(|sdp| ("application/sdp", sdp)));
     }
 
-    fn in_dialog(&mut self, invite: &Request, (from, to): (&str, &str), method: &Method, cseq: u32, sdp: Option<&str>) {
+    fn in_dialog(
+        &mut self,
+        invite: &Request,
+        (from, to): (&str, &str),
+        method: &Method,
+        cseq: u32,
+        body: Option<(&str, &str)>,
+    ) {
         self.next_branch += 1;
         let mut request = Request::new(method.clone(), "sip:x@10.0.0.1:5060".parse().unwrap());
         let via = format!("SIP/2.0/UDP 10.0.0.2:5060;branch=z9hG4bKd{};rport", self.next_branch);
@@ -603,9 +633,9 @@ impl World {
         request.headers.push(HeaderName::CallId, invite.headers.value(&HeaderName::CallId).unwrap());
         request.headers.push(HeaderName::CSeq, format!("{cseq} {method}"));
         request.headers.push(HeaderName::Contact, "<sip:peer@10.0.0.2:5060>");
-        if let Some(sdp) = sdp {
-            request.headers.push(HeaderName::ContentType, "application/sdp");
-            request.body = sdp.as_bytes().to_vec();
+        if let Some((kind, body)) = body {
+            request.headers.push(HeaderName::ContentType, kind);
+            request.body = body.as_bytes().to_vec();
         }
         self.receive(request.to_bytes());
     }

@@ -2,10 +2,10 @@
 //! agree on is always a program the relay takes; no accepted `sipSDP` line changes the structure of a description.
 
 use gangway_control::{
-    gateway::plan::{self, CallMedia},
+    gateway::plan::{self, CallMedia, VideoStreams},
     sdp::{
-        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding, Payload,
-        SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
+        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding, MediaSide,
+        Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
     },
 };
 use gangway_shared::{rcp::Fingerprint, secret::Secret};
@@ -45,9 +45,8 @@ pub const TARGET: Target = Target {
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut trunk = trunk_session(SipSdpLines::default());
-    let payloads = CodecPolicy::default().everything();
-    let sip = trunk.offer(([192, 0, 2, 9], 4000).into(), &payloads, Direction::SendRecv);
-    let ours = browser::offer(&browser_payloads(), Some(20), &local());
+    let sip = trunk.offer(&CodecPolicy::default().sip_offer(&browser_side()).sip_media(rtp(), Some(video_rtp())));
+    let ours = browser::offer(&browser_offer().browser_media(Some(20)), &local());
     let chromium = ours.replace("a=ice-lite\r\n", "a=extmap-allow-mixed\r\n")
         + "m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijkl\r\n\
            a=setup:actpass\r\na=mid:1\r\na=rtcp-mux\r\na=fingerprint:sha-256 "
@@ -71,7 +70,7 @@ fn law(input: &[u8]) {
     }
     let lines: Vec<&str> = text.split('\n').collect();
     if let Ok(lines) = SipSdpLines::new(&lines) {
-        let offer = trunk_session(lines).offer(rtp(), &browser_payloads(), Direction::SendRecv);
+        let offer = trunk_session(lines).offer(&browser_offer().sip_media(rtp(), None));
         let kinds = offer.split("\r\n").filter_map(|line| line.chars().next());
         assert_eq!(kinds.filter(|kind| !"ab".contains(*kind)).collect::<String>(), "vosctm", "{offer}");
     }
@@ -80,13 +79,14 @@ fn law(input: &[u8]) {
 /// A browser's offer, with a SIP peer that answers everything.
 fn browser_law(offer: &BrowserDescription) {
     let Ok(side) = offer.side_of_offer() else { return };
-    let ours = CodecPolicy::default().sip_offer(&side.payloads);
+    let ours = CodecPolicy::default().sip_offer(&side);
     let mut peer = trunk_session(SipSdpLines::default());
-    let answer = TrunkDescription::parse(&peer.offer(rtp(), &ours, Direction::SendRecv)).expect("our own text");
+    let answer = peer.offer(&ours.sip_media(rtp(), Some(video_rtp())));
+    let answer = TrunkDescription::parse(&answer).expect("our own text");
     let Ok(agreement) = Agreement::answered_by_sip(&side, &ours, &answer, Direction::SendRecv) else { return };
     check_program(&agreement, Some(offer));
-    let payloads = agreement.browser_payloads();
-    let text = browser::answer(offer, &payloads, agreement.browser_direction, None, &local()).expect("it has audio");
+    let media = agreement.browser_media();
+    let text = browser::answer(offer, &media, &local()).expect("it has audio");
     let read =
         BrowserDescription::parse_answer(&text.replace("a=setup:passive", "a=setup:active")).expect("our own text");
     assert_eq!(read.sections.len(), offer.sections.len(), "{text}");
@@ -94,20 +94,26 @@ fn browser_law(offer: &BrowserDescription) {
         assert_eq!((&answered.kind, &answered.mid), (&offered.kind, &offered.mid), "{text}");
     }
     let accepted: Vec<_> = read.sections.iter().filter(|section| !section.rejected).collect();
-    assert_eq!(accepted.len(), 1, "{text}");
-    assert_eq!(accepted[0].payloads, payloads, "{text}");
+    assert_eq!(accepted.len(), media.len(), "{text}");
+    for section in accepted {
+        let ours = media.iter().find(|medium| medium.kind == section.kind).expect("one of ours");
+        assert_eq!(section.payloads, ours.payloads, "{text}");
+    }
 }
 
 /// A SIP peer's text, once as an offer and once as the answer to ours.
 fn trunk_law(description: &TrunkDescription) {
-    let side = BrowserSide { payloads: negotiate::offered_leg(&browser_payloads()), direction: Direction::SendRecv };
+    let side = browser_side();
     let policy = CodecPolicy::default();
-    let ours = policy.sip_offer(&side.payloads);
+    let ours = policy.sip_offer(&side);
     if let Ok(agreement) = Agreement::answered_by_sip(&side, &ours, description, Direction::SendRecv) {
         check_program(&agreement, None);
         check_fixed_offer(&agreement, &policy);
         if let Ok(later) = agreement.reoffered_by_sip(description, &policy, Direction::SendRecv) {
-            assert_eq!(later.browser, agreement.browser, "the browser's side changed");
+            let browser = |agreement: &Agreement| {
+                (agreement.audio.browser.clone(), agreement.video.as_ref().map(|video| video.browser.clone()))
+            };
+            assert_eq!(browser(&later), browser(&agreement), "the browser's side changed");
             check_program(&later, None);
             check_fixed_offer(&later, &policy);
         }
@@ -115,23 +121,25 @@ fn trunk_law(description: &TrunkDescription) {
     let Ok(agreement) = Agreement::answering_sip(&side, description, &policy) else { return };
     check_program(&agreement, None);
     let mut session = trunk_session(SipSdpLines::default());
-    let text = session
-        .answer(rtp(), description, &agreement.sip_payloads(), agreement.sip_direction)
-        .expect("an agreement was made with its audio");
+    let media = agreement.sip_media(rtp(), Some(video_rtp()));
+    let text = session.answer(description, &media).expect("an agreement was made with its audio");
     let read = TrunkDescription::parse(&text).expect("our own text");
     assert_eq!(read.sections.len(), description.sections.len(), "{text}");
     assert!(read.sections.iter().zip(&description.sections).all(|(ours, theirs)| ours.kind == theirs.kind), "{text}");
-    assert_eq!(read.sections.iter().filter(|section| section.port != 0).count(), 1, "{text}");
-    assert_eq!(read.audio().map(|section| &section.payloads), Ok(&agreement.sip_payloads()), "{text}");
+    assert_eq!(read.sections.iter().filter(|section| section.port != 0).count(), media.len(), "{text}");
+    assert_eq!(read.audio().map(|section| &section.payloads), Ok(&agreement.audio.sip_payloads()), "{text}");
 }
 
 /// Our re-INVITE gives each number one meaning, and not one that it had otherwise in this dialog (RFC 3264 section 8.3.2).
 fn check_fixed_offer(agreement: &Agreement, policy: &CodecPolicy) {
     let offer = agreement.fixed_offer(policy);
-    for (at, payload) in offer.iter().enumerate() {
-        assert!(offer[..at].iter().all(|other| other.pt != payload.pt), "{offer:?}");
-        let mut meanings = agreement.sip.iter().filter(|known| known.receive_pts.contains(&payload.pt));
-        assert!(meanings.all(|known| known.codec == payload.codec), "{offer:?}");
+    let video = agreement.video.as_ref().map(|video| (video, &offer.video));
+    for (agreed, offer) in std::iter::once((&agreement.audio, &offer.audio)).chain(video) {
+        for (at, payload) in offer.iter().enumerate() {
+            assert!(offer[..at].iter().all(|other| other.pt != payload.pt), "{offer:?}");
+            let mut meanings = agreed.sip.iter().filter(|known| known.receive_pts.contains(&payload.pt));
+            assert!(meanings.all(|known| known.codec == payload.codec), "{offer:?}");
+        }
     }
 }
 
@@ -142,6 +150,7 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         cname: "c".into(),
         browser_ssrc: 1,
         sip_ssrc: 2,
+        video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4 }),
         sip_local_ip: None,
         media_timeout_ms: None,
         consent_timeout_ms: None,
@@ -153,9 +162,21 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
     }
 }
 
-fn browser_payloads() -> Vec<Payload> {
-    let codecs = [(111, Encoding::Opus), (9, Encoding::G722), (0, Encoding::Pcmu), (126, Encoding::TelephoneEvent)];
-    codecs.into_iter().map(|(pt, encoding)| Payload::new(pt, Codec::usual(encoding))).collect()
+fn browser_offer() -> Offered {
+    let sound = [(111, Encoding::Opus), (9, Encoding::G722), (0, Encoding::Pcmu), (126, Encoding::TelephoneEvent)];
+    let payload = |(pt, encoding)| Payload::new(pt, Codec::usual(encoding));
+    let pictures = [(96, Encoding::Vp8), (97, Encoding::H264)];
+    Offered {
+        audio: sound.map(payload).into(),
+        video: pictures.map(payload).into(),
+        video_direction: Direction::SendRecv,
+    }
+}
+
+fn browser_side() -> BrowserSide {
+    let Offered { audio, video, .. } = browser_offer();
+    let video = MediaSide { payloads: negotiate::offered_leg(&video), direction: Direction::SendRecv };
+    BrowserSide { video: Some(video), ..BrowserSide::of_audio(negotiate::offered_leg(&audio)) }
 }
 
 fn trunk_session(lines: SipSdpLines) -> TrunkSession {
@@ -164,6 +185,10 @@ fn trunk_session(lines: SipSdpLines) -> TrunkSession {
 
 fn rtp() -> std::net::SocketAddr {
     ([192, 0, 2, 1], 31_000).into()
+}
+
+fn video_rtp() -> std::net::SocketAddr {
+    ([192, 0, 2, 1], 31_002).into()
 }
 
 fn local() -> BrowserLocal {
@@ -176,5 +201,6 @@ fn local() -> BrowserLocal {
         stream: "gangway".into(),
         cname: "c1".into(),
         audio_ssrc: 7,
+        video_ssrc: 8,
     }
 }

@@ -1,4 +1,4 @@
-//! The vendor's own Phone page, unmodified, in Chromium, against Kamailio and baresip.
+//! The vendor's own Phone and Phone Video pages, unmodified, in Chromium, against Kamailio and baresip.
 
 use std::time::Duration;
 
@@ -17,7 +17,12 @@ const BEEPS: Duration = Duration::from_millis(60);
 
 /// Opens the Phone page and fills in the account.
 fn open_phone(browser: &mut Browser, gateway: &Gateway, password: &str, port: u16, registers: bool) {
-    browser.open("phone", &format!("{}client2/examples/demo/sip/phone/phone.html", gateway.pages()));
+    open_page(browser, gateway, "phone", (password, port, registers));
+}
+
+/// Opens one of the vendor's phone pages and fills in the account: password, port of the registrar, whether to register.
+fn open_page(browser: &mut Browser, gateway: &Gateway, page: &str, (password, port, registers): (&str, u16, bool)) {
+    browser.open("phone", &format!("{}client2/examples/demo/sip/{page}/{page}.html", gateway.pages()));
     // The page builds itself twice; it is ready when its fields are there and its buttons do something.
     let ready = "const [b, u] = ['#connectBtn', '#urlServer'].map((id) => document.querySelector(id)); \
                  return !!(b && u && u.value && document.querySelector('#holdBtn') && $._data(b, 'events'));";
@@ -193,4 +198,74 @@ fn phone_page_without_registration() {
     browser.close("phone");
     peer.wait_event("CALL_CLOSED", Deadline::seconds(20));
     gateway.wait_idle(Deadline::seconds(8));
+}
+
+/// Waits until the page has painted this many pictures of the other side.
+fn wait_pictures(browser: &mut Browser, count: u32) {
+    let script = format!(
+        "const v = document.querySelector('#remoteVideo video'); \
+         return !!v && v.videoWidth > 0 && v.getVideoPlaybackQuality().totalVideoFrames >= {count};"
+    );
+    browser.wait("phone", &script, 15);
+}
+
+/// Check 13 and 25: a call with pictures each way, decoded on both sides, with sound beside them.
+#[test]
+fn phone_video_page_vp8() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { video: Some("vp8"), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
+    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
+
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    wait_pictures(&mut browser, 20);
+    let picture = peer.wait_picture(Deadline::seconds(15));
+    assert!(picture.len() > 1000, "a picture of {} bytes", picture.len());
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    let used = codecs_in_use(&mut browser);
+    assert!(used.contains(&"video/vp8".to_owned()) && used.contains(&"audio/pcmu".to_owned()), "{used:?}");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.wait_text("phone", "#callBtn", "Call", 5);
+
+    peer.dial("1001");
+    browser.wait("phone", "return /new call/.test(document.querySelector('#incomingCallAlert').textContent);", 10);
+    browser.click("phone", "#answerBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    wait_pictures(&mut browser, 20);
+    peer.hangup();
+    browser.wait_text("phone", "#callStatus", "FINISH", 8);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// Check 14: a camera calls a phone that has none. Sound both ways, the call stays.
+#[test]
+fn phone_video_page_with_a_phone_of_sound() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
+    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
 }

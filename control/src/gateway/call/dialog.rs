@@ -16,8 +16,10 @@ impl Gateway {
     /// A request in a dialog of ours.
     pub(in crate::gateway) fn dialog_request(&mut self, dialog: &DialogId, server: ServerId, request: &Request) {
         let Some(key) = self.dialogs.get(dialog).copied() else { return self.reply(server, 481) };
-        if request.method != Method::Invite {
-            return self.reply(server, 405);
+        match request.method {
+            Method::Invite => {}
+            Method::Info => return self.info(key, server, request),
+            _ => return self.reply(server, 405),
         }
         let Some(call) = self.calls.get(&key) else { return self.reply(server, 481) };
         // One change at a time (RFC 3261 section 14.2).
@@ -25,7 +27,7 @@ impl Gateway {
             return self.reply(server, 491);
         }
         match description(&request.headers, &request.body) {
-            Err(_) => self.reply(server, 415),
+            Err(_) => self.refuse_type(server, super::SDP_TYPE),
             Ok(None) => self.offer_again(key, server),
             Ok(Some(text)) => self.reoffered(key, server, &text),
         }
@@ -35,8 +37,8 @@ impl Gateway {
     fn reoffered(&mut self, key: CallKey, server: ServerId, text: &str) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(former) = call.agreement.clone() else { return self.reply(server, 488) };
-        let Some((rtp, program)) =
-            call.addresses().map(|addresses| addresses.rtp).zip(call.relay.as_ref().map(|relay| relay.program.clone()))
+        let Some((addresses, program)) =
+            call.addresses().cloned().zip(call.relay.as_ref().map(|relay| relay.program.clone()))
         else {
             return self.reply(server, 500);
         };
@@ -49,8 +51,7 @@ impl Gateway {
         };
         let agreement = former.reoffered_by_sip(&offer, &self.config.codecs, Direction::SendRecv);
         let answer = agreement.map_err(|error| error.to_string()).and_then(|agreement| {
-            let payloads = agreement.sip_payloads();
-            let body = call.trunk.answer(rtp, &offer, &payloads, agreement.sip_direction);
+            let body = call.trunk.answer(&offer, &agreement.sip_media(addresses.rtp, addresses.video_rtp));
             body.map(|body| (agreement, body)).map_err(|error| error.to_string())
         });
         match answer {
@@ -70,12 +71,10 @@ impl Gateway {
     /// A re-INVITE without an offer: ours goes into the 200, the answer comes in ACK.
     fn offer_again(&mut self, key: CallKey, server: ServerId) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let (Some(agreement), Some(rtp)) = (&call.agreement, call.addresses().map(|addresses| addresses.rtp)) else {
+        let offered = call.agreement.as_ref().map(|agreement| agreement.fixed_offer(&self.config.codecs));
+        let Some(sdp) = offered.and_then(|offered| call.offer_peer(offered)) else {
             return self.reply(server, 500);
         };
-        let payloads = agreement.fixed_offer(&self.config.codecs);
-        let sdp = call.trunk.offer(rtp, &payloads, Direction::SendRecv);
-        call.offered_peer = payloads;
         call.offered_in = Some(server);
         self.servers.insert(server, key);
         let reply = self.dialog_reply(key, 200, Some(sdp));
@@ -112,13 +111,18 @@ impl Gateway {
         reply
     }
 
-    fn reply(&mut self, server: ServerId, status: u16) {
-        let mut reply = Reply::new(Status::literal(status));
-        if status == 415 {
-            reply.headers.push(HeaderName::Accept, super::SDP_TYPE);
-        }
-        if let Err(error) = self.ua.respond(self.now, server, reply) {
+    pub(super) fn reply(&mut self, server: ServerId, status: u16) {
+        if let Err(error) = self.ua.respond(self.now, server, Reply::new(Status::literal(status))) {
             tracing::debug!(%error, status, "request was gone before its answer");
+        }
+    }
+
+    /// 415: only `accepted` is read there (RFC 3261 section 21.4.13).
+    pub(super) fn refuse_type(&mut self, server: ServerId, accepted: &str) {
+        let mut reply = Reply::new(Status::literal(415));
+        reply.headers.push(HeaderName::Accept, accepted);
+        if let Err(error) = self.ua.respond(self.now, server, reply) {
+            tracing::debug!(%error, "request was gone before its answer");
         }
     }
 }

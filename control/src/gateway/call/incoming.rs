@@ -62,10 +62,10 @@ impl Gateway {
             },
         };
         match browser_offer(offer.as_ref(), &self.config.codecs) {
-            Ok(payloads) => {
+            Ok(offered) => {
                 let key = self.begin_incoming(server, request, source, session);
                 let Some(call) = self.calls.get_mut(&key) else { return };
-                call.offered_browser = payloads;
+                call.offered_browser = offered;
                 call.peer_offer = offer;
                 let Some(call) = self.calls.get(&key) else { return };
                 let session_id = self.sessions.get(&session).map(|s| s.session_id.clone()).unwrap_or_default();
@@ -163,7 +163,7 @@ impl Gateway {
         let Some(socket) = self.socket_of(call).filter(|socket| call.described_to != Some(*socket)) else { return };
         let Some(local) = local else { return };
         let ptime_ms = call.peer_offer.as_ref().and_then(|offer| offer.audio().ok()?.ptime_ms);
-        let sdp = browser::offer(&call.offered_browser, ptime_ms, &local);
+        let sdp = browser::offer(&call.offered_browser.browser_media(ptime_ms), &local);
         let view = Box::new(self.view(call));
         let call_id = call.id.clone();
         if let Some(call) = self.calls.get_mut(&key) {
@@ -225,7 +225,7 @@ impl Gateway {
         };
         let browser = BrowserDescription::parse_answer(sdp).map_err(unusable)?;
         let side = browser.side_of_answer(&call.offered_browser).map_err(|_| CallEnd::NoCommonCodecs)?;
-        if side.payloads.iter().all(|payload| payload.codec.is_telephone_event()) {
+        if side.audio.payloads.iter().all(|payload| payload.codec.is_telephone_event()) {
             return Err(CallEnd::NoCommonCodecs);
         }
         if let Some(offer) = &call.peer_offer {
@@ -245,17 +245,16 @@ impl Gateway {
     /// The relay knows the browser: 200 to the caller.
     pub(super) fn send_answer(&mut self, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let (Some(server), Some(rtp)) = (call.server, call.addresses().map(|addresses| addresses.rtp)) else { return };
+        let Some(server) = call.server else { return };
         let sdp = match (&call.agreement, &call.peer_offer) {
-            (Some(agreement), Some(offer)) => {
-                call.trunk.answer(rtp, offer, &agreement.sip_payloads(), agreement.sip_direction).ok()
+            (Some(_), Some(offer)) => {
+                let media = call.agreed_media().unwrap_or_default();
+                call.trunk.answer(offer, &media).ok()
             }
             // The INVITE had no offer: ours goes into the 200 (RFC 3261 section 13.2.1).
             _ => {
                 let side = call.browser.as_ref().and_then(|browser| browser.side_of_answer(&call.offered_browser).ok());
-                let payloads = side.map(|side| self.config.codecs.sip_offer(&side.payloads)).unwrap_or_default();
-                call.offered_peer = payloads;
-                Some(call.trunk.offer(rtp, &call.offered_peer, Direction::SendRecv))
+                call.offer_peer(side.map(|side| self.config.codecs.sip_offer(&side)).unwrap_or_default())
             }
         };
         let Some(sdp) = sdp else { return self.finish(key, CallEnd::BadPeerDescription) };
@@ -359,6 +358,7 @@ impl Gateway {
             return self.finish(key, CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Internal));
         };
         let (browser_ssrc, sip_ssrc) = (self.ssrc(), self.ssrc());
+        let video = plan::VideoStreams { browser_ssrc: self.ssrc(), sip_ssrc: self.ssrc() };
         let cname = self.entropy.hex(8);
         let sip_local_ip = self.media_ip_towards(peer);
         let Some(call) = self.calls.get_mut(&key) else { return };
@@ -367,6 +367,7 @@ impl Gateway {
             cname,
             browser_ssrc,
             sip_ssrc,
+            video: call.has_video().then_some(video),
             sip_local_ip,
             media_timeout_ms: None,
             consent_timeout_ms: None,

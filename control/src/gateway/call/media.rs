@@ -40,10 +40,10 @@ impl Gateway {
         else {
             return self.finish(key, CallEnd::RelayLost);
         };
-        relay.addresses = Some(addresses.clone());
+        relay.addresses = Some(addresses);
         let incoming = call.incoming;
         self.journal_program(key);
-        if incoming { self.ring_browser(key) } else { self.invite(key, &addresses) }
+        if incoming { self.ring_browser(key) } else { self.invite(key) }
     }
 
     /// Puts what the call agreed on.
@@ -54,6 +54,11 @@ impl Gateway {
             Some(agreement) => plan::connected(&relay.media, call.browser_remote.as_ref(), agreement),
             None => plan::opening(&relay.media, call.browser_remote.as_ref()),
         };
+        if program.leg(plan::SIP_VIDEO).is_none()
+            && let Some(addresses) = &mut relay.addresses
+        {
+            addresses.video_rtp = None;
+        }
         if program != relay.program {
             relay.generation = Generation(relay.generation.0 + 1);
             relay.program = program;
@@ -203,6 +208,7 @@ impl Gateway {
                 tracing::error!(?reason, "the dataplane ended a relay");
                 self.finish(key, CallEnd::RelayLost);
             }
+            Event::KeyframeWanted { leg: plan::BROWSER, .. } => self.ask_peer_for_picture(key),
             // For logs and later issues.
             Event::PathLost { .. }
             | Event::ConsentLost { .. }

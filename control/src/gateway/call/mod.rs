@@ -7,6 +7,7 @@ mod dialog;
 mod incoming;
 mod media;
 mod outgoing;
+mod video;
 
 use gangway_shared::{
     ids::{Generation, RelayId},
@@ -26,7 +27,7 @@ use super::{
     timers::{CallTimer, Timer},
 };
 use crate::{
-    sdp::{Agreement, BrowserDescription, Payload, TrunkDescription, TrunkSession},
+    sdp::{Agreement, BrowserDescription, Offered, TrunkDescription, TrunkMedia, TrunkSession},
     sip::{
         dialog::DialogId,
         message::{HeaderName, Headers, Method, Status},
@@ -109,11 +110,11 @@ pub(super) struct Call {
     /// The browser's ICE and DTLS. Once known it stands in every program: the dataplane lets a browser be replaced, not taken away.
     pub(super) browser_remote: Option<IceRemote>,
     /// What we offered the browser.
-    pub(super) offered_browser: Vec<Payload>,
+    pub(super) offered_browser: Offered,
     /// The peer's offer.
     pub(super) peer_offer: Option<TrunkDescription>,
     /// What we offered the peer.
-    pub(super) offered_peer: Vec<Payload>,
+    pub(super) offered_peer: Offered,
     pub(super) trunk: TrunkSession,
     pub(super) agreement: Option<Agreement>,
     pub(super) relay: Option<CallRelay>,
@@ -137,6 +138,10 @@ pub(super) struct Call {
     pub(super) described_to: Option<SocketId>,
     pub(super) path_selected: bool,
     pub(super) keys_ready: bool,
+    /// Our INFO that asks the peer for a key frame, without an answer.
+    pub(super) picture_request: Option<ClientId>,
+    /// The peer has not refused such a request yet.
+    pub(super) knows_picture_requests: bool,
 }
 
 impl Call {
@@ -155,6 +160,29 @@ impl Call {
     /// Bytes of JSON kept for echoes.
     pub(super) fn kept_bytes(&self) -> usize {
         self.custom.as_ref().map_or(0, KeptJson::len_bytes)
+    }
+
+    /// Whether it has pictures, or would have.
+    fn has_video(&self) -> bool {
+        match (&self.agreement, self.incoming) {
+            (Some(agreement), _) => agreement.video.is_some(),
+            (None, true) => !self.offered_browser.video.is_empty(),
+            (None, false) => self.browser.as_ref().is_some_and(|browser| browser.video().is_some()),
+        }
+    }
+
+    /// What a description to the SIP peer says of each medium as agreed.
+    fn agreed_media(&self) -> Option<Vec<TrunkMedia>> {
+        let (agreement, addresses) = (self.agreement.as_ref()?, self.addresses()?);
+        Some(agreement.sip_media(addresses.rtp, addresses.video_rtp))
+    }
+
+    /// Writes an offer to the SIP peer and remembers it.
+    fn offer_peer(&mut self, offered: Offered) -> Option<String> {
+        let addresses = self.addresses()?;
+        let media = offered.sip_media(addresses.rtp, addresses.video_rtp);
+        self.offered_peer = offered;
+        Some(self.trunk.offer(&media))
     }
 
     /// The relay's addresses, once it is there.
@@ -203,9 +231,9 @@ impl Gateway {
             phase: Phase::Inviting,
             browser: None,
             browser_remote: None,
-            offered_browser: Vec::new(),
+            offered_browser: Offered::default(),
             peer_offer: None,
-            offered_peer: Vec::new(),
+            offered_peer: Offered::default(),
             trunk: new.trunk,
             agreement: None,
             relay: None,
@@ -220,6 +248,8 @@ impl Gateway {
             described_to: None,
             path_selected: false,
             keys_ready: false,
+            picture_request: None,
+            knows_picture_requests: true,
         };
         self.calls.insert(key, call);
         key
@@ -244,7 +274,7 @@ impl Gateway {
             callee: call.callee.clone(),
             visible_name: call.visible_name.clone(),
             has_audio: true,
-            has_video: false,
+            has_video: call.has_video(),
             media_provider: "WebRTC",
             custom: call.custom.as_ref().map(KeptJson::value),
             node_id: super::node_id(self.config.node),
@@ -389,6 +419,9 @@ impl Gateway {
         }
         if let Some(server) = call.offered_in {
             self.servers.remove(&server);
+        }
+        if let Some(client) = call.picture_request {
+            self.clients.remove(&client);
         }
         if let Some((_, Purpose::Reoffer { server, .. })) = call.relay.as_ref().and_then(|relay| relay.pending.as_ref())
         {

@@ -8,7 +8,6 @@ use crate::{
         kept::{KEPT_MAX_BYTES, KeptJson},
         messages::{CallMessage, CallRequest, CallStatus, CallView, Fail, ServerMessage},
         outcome::{CallEnd, Outcome},
-        plan::CallAddresses,
         session::SessionKey,
         targets::Targets,
         timers::{CallTimer, Timer},
@@ -208,13 +207,13 @@ impl Gateway {
     }
 
     /// The relay is there: INVITE with a small offer of our own.
-    pub(in crate::gateway) fn invite(&mut self, key: CallKey, addresses: &CallAddresses) {
-        if let Err(end) = self.try_invite(key, addresses) {
+    pub(in crate::gateway) fn invite(&mut self, key: CallKey) {
+        if let Err(end) = self.try_invite(key) {
             self.finish(key, end);
         }
     }
 
-    fn try_invite(&mut self, key: CallKey, addresses: &CallAddresses) -> Result<(), CallEnd> {
+    fn try_invite(&mut self, key: CallKey) -> Result<(), CallEnd> {
         let call = self.calls.get_mut(&key).ok_or(CallEnd::BadTarget)?;
         let session = self.sessions.get_mut(&call.session).ok_or(CallEnd::SessionClosed)?;
         let account = session.account.as_ref().ok_or(CallEnd::BadTarget)?;
@@ -222,11 +221,11 @@ impl Gateway {
         let uri = call.uri.clone().ok_or(CallEnd::BadTarget)?;
         let offer = call.browser.as_ref().ok_or(CallEnd::BadBrowserDescription)?;
         let side = offer.side_of_offer().map_err(|_| CallEnd::BadBrowserDescription)?;
-        let payloads = self.config.codecs.sip_offer(&side.payloads);
-        if !payloads.iter().any(|payload| !payload.codec.is_telephone_event()) {
+        let offered = self.config.codecs.sip_offer(&side);
+        if offered.audio.iter().all(|payload| payload.codec.is_telephone_event()) {
             return Err(CallEnd::NoCommonCodecs);
         }
-        let sdp = call.trunk.offer(addresses.rtp, &payloads, Direction::SendRecv);
+        let sdp = call.offer_peer(offered).ok_or(CallEnd::RelayLost)?;
         let contact = self.ua.contact(&session.contact_key, target.transport, target.remote);
         let (call_id, tag) = call
             .identity
@@ -251,7 +250,6 @@ impl Gateway {
             _ => CallEnd::TransportFailed,
         })?;
         session.had_calls = true;
-        call.offered_peer = payloads;
         call.client = Some(client);
         call.phase = Phase::Inviting;
         self.clients.insert(client, ClientUse::Invite(key));
@@ -336,10 +334,8 @@ impl Gateway {
     fn realign(&mut self, key: CallKey) -> bool {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return false };
         let (Some(agreement), Some(dialog)) = (&call.agreement, call.dialog.clone()) else { return false };
-        let Some(rtp) = call.addresses().map(|addresses| addresses.rtp) else { return false };
-        let payloads = agreement.fixed_offer(&self.config.codecs);
-        let sdp = call.trunk.offer(rtp, &payloads, Direction::SendRecv);
-        call.offered_peer = payloads;
+        let offered = agreement.fixed_offer(&self.config.codecs);
+        let Some(sdp) = call.offer_peer(offered) else { return false };
         match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(sdp_content(sdp))) {
             Ok(client) => {
                 call.client = Some(client);
@@ -384,8 +380,7 @@ impl Gateway {
         let local = self.browser_local(key);
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.described_to.is_none()) else { return };
         let (Some(local), Some(agreement), Some(offer)) = (local, &call.agreement, &call.browser) else { return };
-        let payloads = agreement.browser_payloads();
-        let answer = browser::answer(offer, &payloads, agreement.browser_direction, agreement.sip_ptime_ms, &local);
+        let answer = browser::answer(offer, &agreement.browser_media(), &local);
         let (call_id, session) = (call.id.clone(), call.session);
         let Ok(sdp) = answer else { return self.finish(key, CallEnd::BadBrowserDescription) };
         let Some(socket) = self.sessions.get(&session).and_then(|session| session.socket) else { return };
@@ -408,6 +403,7 @@ impl Gateway {
             stream: relay.media.cname.clone(),
             cname: relay.media.cname.clone(),
             audio_ssrc: relay.media.browser_ssrc,
+            video_ssrc: relay.media.video.map_or(0, |video| video.browser_ssrc),
         })
     }
 
@@ -431,8 +427,7 @@ impl Gateway {
         let media_ip = self.media_ip_towards(Some(next.remote.ip()));
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(relay) = call.relay.take_if(|relay| relay.media.sip_local_ip != media_ip) else {
-            let Some(addresses) = call.addresses().cloned() else { return self.finish(key, end) };
-            return self.invite(key, &addresses);
+            return self.invite(key);
         };
         // Of the other family: the description must name an address of that one, so the relay is made anew.
         self.timers.clear(Timer::Call(key, CallTimer::Put));

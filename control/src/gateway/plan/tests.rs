@@ -4,7 +4,7 @@ use gangway_shared::{
 };
 
 use super::*;
-use crate::sdp::{BrowserSide, CodecPolicy, Payload, TrunkDescription, negotiate::offered_leg};
+use crate::sdp::{BrowserSide, CodecPolicy, MediaSide, Payload, TrunkDescription, negotiate::offered_leg};
 
 fn media() -> CallMedia {
     CallMedia {
@@ -12,6 +12,7 @@ fn media() -> CallMedia {
         cname: "c1".into(),
         browser_ssrc: 1,
         sip_ssrc: 2,
+        video: None,
         sip_local_ip: Some("192.0.2.1".parse().unwrap()),
         media_timeout_ms: Some(60_000),
         consent_timeout_ms: None,
@@ -26,7 +27,8 @@ fn remote() -> IceRemote {
 fn agreement(encodings: &[Encoding], direction: Direction, media: &str) -> Agreement {
     let payloads: Vec<Payload> =
         (100..).zip(encodings).map(|(pt, e)| Payload::new(pt, Codec::usual(e.clone()))).collect();
-    let browser = BrowserSide { payloads: offered_leg(&payloads), direction };
+    let audio = MediaSide { payloads: offered_leg(&payloads), direction };
+    let browser = BrowserSide { audio, video: None };
     let sip = format!("v=0\r\nc=IN IP4 192.0.2.9\r\n{media}");
     let ours = CodecPolicy::default().everything();
     Agreement::answered_by_sip(&browser, &ours, &TrunkDescription::parse(&sip).unwrap(), Direction::SendRecv).unwrap()
@@ -77,7 +79,7 @@ fn directions_that_a_side_does_not_allow_are_paused() {
     for browser in Direction::ALL {
         for sip in Direction::ALL {
             let mut agreement = agreement(&[Encoding::Pcmu], browser, "m=audio 4000 RTP/AVP 0\r\n");
-            agreement.sip_direction = sip;
+            agreement.audio.sip_direction = sip;
             let program = connected(&media(), Some(&remote()), &agreement);
             let paused: Vec<bool> = program.routes.iter().map(|route| route.paused).collect();
             let expected = [!(browser.receives() && sip.sends()), !(sip.receives() && browser.sends())];
@@ -124,4 +126,38 @@ fn addresses_are_read_from_a_whole_reply_only() {
     assert_eq!(CallAddresses::from_reply(&reply), None);
     reply.legs.clear();
     assert_eq!(CallAddresses::from_reply(&reply), None);
+}
+
+#[test]
+fn video_is_a_leg_and_two_routes_of_its_own_and_silence_of_a_camera_ends_nothing() {
+    let media = CallMedia { video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4 }), ..media() };
+    let opened = opening(&media, None);
+    assert_eq!(opened.validate(), Ok(()));
+    let LegKind::Rtp(rtp) = &opened.leg(SIP_VIDEO).unwrap().kind else { panic!("leg 2 is the SIP peer's video") };
+    assert_eq!((rtp.media, rtp.remote), (Media::Video, None));
+    let vp8 = [Payload::new(96, Codec::usual(Encoding::Vp8))];
+    let video = MediaSide { payloads: offered_leg(&vp8), direction: Direction::SendRecv };
+    let audio = offered_leg(&[Payload::new(0, Codec::usual(Encoding::Pcmu))]);
+    let browser = BrowserSide { video: Some(video), ..BrowserSide::of_audio(audio) };
+    let ours = CodecPolicy::default().sip_offer(&browser);
+    let answer = |video: &str| {
+        let text = format!("v=0\r\nc=IN IP4 192.0.2.9\r\nm=audio 4000 RTP/AVP 0\r\n{video}");
+        let answer = TrunkDescription::parse(&text).unwrap();
+        Agreement::answered_by_sip(&browser, &ours, &answer, Direction::SendRecv).unwrap()
+    };
+    let program = connected(&media, None, &answer("m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n"));
+    assert_eq!(program.validate(), Ok(()));
+    let timeouts: Vec<Option<u32>> = program.legs.iter().map(|leg| leg.media_timeout_ms).collect();
+    assert_eq!(timeouts, [Some(60_000), Some(60_000), None]);
+    let shown: Vec<(LegId, LegId, Media, u32, u8, u8)> = program
+        .routes
+        .iter()
+        .map(|r| (r.from, r.to, r.media, r.ssrc, r.payloads[0].from.pt, r.payloads[0].to.pt))
+        .collect();
+    assert_eq!(
+        shown[2..],
+        [(BROWSER, SIP_VIDEO, Media::Video, 4, 96, 97), (SIP_VIDEO, BROWSER, Media::Video, 3, 97, 96)]
+    );
+    let refused = connected(&media, None, &answer("m=video 0 RTP/AVP 97\r\n"));
+    assert_eq!((refused.legs.len(), refused.routes.len()), (2, 2), "its port is given back");
 }

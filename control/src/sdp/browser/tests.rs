@@ -15,7 +15,15 @@ fn local() -> BrowserLocal {
         stream: "gangway".into(),
         cname: "c1".into(),
         audio_ssrc: 0x1234_5678,
+        video_ssrc: 0x2345_6789,
     }
+}
+
+fn both_media() -> [BrowserMedia; 2] {
+    [(MediaKind::Audio, 0, Encoding::Pcmu), (MediaKind::Video, 96, Encoding::Vp8)].map(|(kind, pt, encoding)| {
+        let payloads = vec![Payload::new(pt, Codec::usual(encoding))];
+        BrowserMedia { kind, payloads, direction: Direction::SendRecv, ptime_ms: None }
+    })
 }
 
 fn names(payloads: &[Payload]) -> Vec<String> {
@@ -24,13 +32,13 @@ fn names(payloads: &[Payload]) -> Vec<String> {
 
 /// Answers a browser's offer for a SIP peer that took PCMA and keypad events.
 fn pcma_answer(offer: &BrowserDescription) -> String {
-    let ours = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap().payloads);
+    let ours = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap());
     let sip = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 101\r\n\
                a=rtpmap:101 telephone-event/8000\r\n";
     let sip = TrunkDescription::parse(sip).unwrap();
     let agreement =
         Agreement::answered_by_sip(&offer.side_of_offer().unwrap(), &ours, &sip, Direction::SendRecv).unwrap();
-    answer(offer, &agreement.browser_payloads(), agreement.browser_direction, None, &local()).unwrap()
+    answer(offer, &agreement.browser_media(), &local()).unwrap()
 }
 
 #[test]
@@ -77,8 +85,8 @@ fn firefox_offer_with_session_level_fingerprint_is_read() {
 #[test]
 fn offer_damaged_by_strip_codecs_gives_a_call() {
     let offer = BrowserDescription::parse_offer(&samples::chromium_stripped()).unwrap();
-    let offered = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap().payloads);
-    assert_eq!(names(&offered), ["8 PCMA/8000", "0 PCMU/8000", "101 telephone-event/8000"]);
+    let offered = CodecPolicy::default().sip_offer(&offer.side_of_offer().unwrap());
+    assert_eq!(names(&offered.audio), ["8 PCMA/8000", "0 PCMU/8000", "101 telephone-event/8000"]);
     let answer = pcma_answer(&offer);
     assert!(answer.contains("m=audio 32100 UDP/TLS/RTP/SAVPF 8 126\r\n"), "{answer}");
 }
@@ -98,6 +106,47 @@ fn answer_to_chromium_keeps_every_section_and_refuses_video() {
          a=candidate:2 1 udp 2130706175 2001:db8::1 32100 typ host\r\na=end-of-candidates\r\n\
          m=video 0 UDP/TLS/RTP/SAVPF 96 97 103 104\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=inactive\r\n"
     );
+}
+
+#[test]
+fn accepted_video_shares_the_transport_and_the_stream() {
+    let offer = BrowserDescription::parse_offer(&samples::chromium_audio_video()).unwrap();
+    let text = answer(&offer, &both_media(), &local()).unwrap();
+    assert!(text.contains("a=group:BUNDLE 0 1\r\n"), "{text}");
+    let (_, video) = text.split_once("m=video ").unwrap();
+    assert!(video.starts_with("32100 UDP/TLS/RTP/SAVPF 96\r\n"), "{video}");
+    for line in [
+        "a=ice-ufrag:gWay",
+        "a=setup:passive",
+        "a=mid:1",
+        "a=rtcp-mux",
+        "a=msid:gangway gangway-video",
+        "a=ssrc:591751049 cname:c1",
+    ] {
+        assert!(video.contains(&format!("{line}\r\n")), "{line}: {video}");
+    }
+    let read = BrowserDescription::parse_answer(&text.replace("passive", "active")).unwrap();
+    assert_eq!(names(&read.video().unwrap().payloads), ["96 VP8/90000"]);
+}
+
+#[test]
+fn video_on_a_transport_of_its_own_is_refused() {
+    let alone = samples::chromium_audio_video().replace("BUNDLE 0 1", "BUNDLE 0");
+    let (audio, video) = alone.split_once("m=video").unwrap();
+    let alone = format!("{audio}m=video{}", video.replace("a=ice-ufrag:nCLu", "a=ice-ufrag:other"));
+    let offer = BrowserDescription::parse_offer(&alone).unwrap();
+    assert_eq!(offer.video(), None);
+    assert!(answer(&offer, &both_media(), &local()).unwrap().contains("m=video 0 "));
+}
+
+#[test]
+fn a_number_with_two_meanings_on_one_transport_is_the_audios() {
+    let text = samples::chromium_audio_video()
+        .replace("SAVPF 96 97 103 104", "SAVPF 126 96")
+        .replace("a=rtpmap:103 H264", "a=rtpmap:126 H264");
+    let side = BrowserDescription::parse_offer(&text).unwrap().side_of_offer().unwrap();
+    let numbers: Vec<u8> = side.video.unwrap().payloads.iter().map(|payload| payload.send_pt).collect();
+    assert_eq!(numbers, [96]);
 }
 
 #[test]
@@ -134,13 +183,13 @@ fn answer_directions_follow_rfc_3264() {
 #[test]
 fn our_offer_is_read_back_and_lets_the_browser_open_dtls() {
     let payloads = crate::sdp::negotiate::browser_offer(None, &CodecPolicy::default()).unwrap();
-    let text = offer(&payloads, Some(30), &local());
+    let text = offer(&payloads.browser_media(Some(30)), &local());
     assert!(text.contains("a=ptime:30\r\n") && text.contains("a=group:BUNDLE 0\r\n"), "{text}");
     let read = BrowserDescription::parse_offer(&text).unwrap();
     assert_eq!(read.transport().unwrap().setup, Setup::Actpass);
-    assert_eq!(read.audio().unwrap().payloads, payloads);
+    assert_eq!(read.audio().unwrap().payloads, payloads.audio);
     assert_eq!(
-        names(&payloads),
+        names(&payloads.audio),
         [
             "111 opus/48000/2",
             "8 PCMA/8000",
@@ -228,7 +277,7 @@ proptest! {
             }))
             .collect();
         if let Ok(offer) = BrowserDescription::parse_offer(&damaged)
-            && let Ok(text) = answer(&offer, &[Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv, None, &local())
+            && let Ok(text) = answer(&offer, &both_media(), &local())
         {
             prop_assert_eq!(BrowserDescription::parse_offer(&text.replace("passive", "active")).unwrap().sections.len(), offer.sections.len());
         }

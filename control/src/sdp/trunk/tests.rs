@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::sdp::{Codec, CodecPolicy, Encoding, negotiate::offered_leg};
+use crate::sdp::{BrowserSide, Codec, CodecPolicy, Encoding, negotiate::offered_leg};
 
 fn rtp() -> SocketAddr {
     "192.0.2.1:31002".parse().unwrap()
@@ -19,20 +19,34 @@ fn lines(lines: &[&str]) -> SipSdpLines {
     SipSdpLines::new(lines).unwrap()
 }
 
+fn sound(payloads: Vec<Payload>, direction: Direction) -> TrunkMedia {
+    TrunkMedia { kind: MediaKind::Audio, rtp: rtp(), payloads, direction }
+}
+
+fn pictures(pt: u8) -> TrunkMedia {
+    let payloads = vec![Payload::new(pt, Codec::usual(Encoding::Vp8))];
+    TrunkMedia {
+        kind: MediaKind::Video,
+        rtp: "192.0.2.1:31004".parse().unwrap(),
+        payloads,
+        direction: Direction::SendRecv,
+    }
+}
+
 fn chromium_payloads() -> Vec<Payload> {
     let codecs = [Encoding::Opus, Encoding::G722, Encoding::Pcmu, Encoding::Pcma];
     let mut browser: Vec<Payload> =
         (0..).zip(codecs).map(|(pt, encoding)| Payload::new(pt, Codec::usual(encoding))).collect();
     browser[0].fmtp = Some("minptime=10;useinbandfec=1".into());
     browser.push(Payload::new(126, Codec::telephone_event(8000)));
-    CodecPolicy::default().sip_offer(&offered_leg(&browser))
+    CodecPolicy::default().sip_offer(&BrowserSide::of_audio(offered_leg(&browser))).audio
 }
 
 #[test]
 fn offer_is_small_fresh_and_carries_sip_sdp_lines_between_c_and_t() {
     let sip_sdp = lines(&["b=AS:3000", "b=TIAS:2500000", "a=tool:x y", "b=RS:1000"]);
     let mut session = TrunkSession::new("Gang way", "Gangway", 40, sip_sdp);
-    let offer = session.offer(rtp(), &chromium_payloads(), Direction::SendRecv);
+    let offer = session.offer(&[sound(chromium_payloads(), Direction::SendRecv)]);
     assert_eq!(
         offer,
         "v=0\r\no=Gangway 10 1 IN IP4 192.0.2.1\r\ns=Gangway\r\nc=IN IP4 192.0.2.1\r\nb=AS:3000\r\nb=TIAS:2500000\r\n\
@@ -49,15 +63,15 @@ fn version_grows_by_one_with_each_change_only() {
     let mut session = TrunkSession::new("-", "", 4, SipSdpLines::default());
     let version = |text: &str| text.split(' ').nth(2).unwrap().to_owned();
     let payloads = chromium_payloads();
-    let first = session.offer(rtp(), &payloads, Direction::SendRecv);
+    let first = session.offer(&[sound(payloads.clone(), Direction::SendRecv)]);
     assert!(first.contains("\r\ns=-\r\n"), "{first}");
-    assert_eq!(session.offer(rtp(), &payloads, Direction::SendRecv), first);
-    assert_eq!(version(&session.offer(rtp(), &payloads, Direction::SendOnly)), "2");
-    assert_eq!(version(&session.offer(rtp(), &payloads, Direction::SendRecv)), "3");
+    assert_eq!(session.offer(&[sound(payloads.clone(), Direction::SendRecv)]), first);
+    assert_eq!(version(&session.offer(&[sound(payloads.clone(), Direction::SendOnly)])), "2");
+    assert_eq!(version(&session.offer(&[sound(payloads.clone(), Direction::SendRecv)])), "3");
     let stored = serde_json::to_string(&session).unwrap();
     let mut restored: TrunkSession = serde_json::from_str(&stored).unwrap();
     assert_eq!(restored.last(), session.last());
-    assert_eq!(version(&restored.offer(rtp(), &payloads, Direction::Inactive)), "4");
+    assert_eq!(version(&restored.offer(&[sound(payloads.clone(), Direction::Inactive)])), "4");
 }
 
 #[test]
@@ -101,14 +115,49 @@ fn answer_refuses_other_sections_in_their_places() {
         + "m=image 5000 udptl t38\r\nm=audio 4000 RTP/SAVP 0\r\nm=audio 4002 RTP/AVPF 0 8\r\nm=video 4004 RTP/AVP 97\r\n";
     let offer = TrunkDescription::parse(&offer).unwrap();
     let mut session = TrunkSession::new("g", "g", 4, SipSdpLines::default());
-    let answer =
-        session.answer(rtp(), &offer, &[Payload::new(8, Codec::usual(Encoding::Pcma))], Direction::RecvOnly).unwrap();
+    let answer = session
+        .answer(&offer, &[sound(vec![Payload::new(8, Codec::usual(Encoding::Pcma))], Direction::RecvOnly)])
+        .unwrap();
     let (_, sections) = answer.split_once("t=0 0\r\n").unwrap();
     assert_eq!(
         sections,
         "m=image 0 udptl t38\r\nm=audio 0 RTP/SAVP 0\r\nm=audio 31002 RTP/AVPF 8\r\na=rtpmap:8 PCMA/8000\r\na=ptime:20\r\n\
          a=recvonly\r\nm=video 0 RTP/AVP 97\r\n"
     );
+}
+
+#[test]
+fn video_has_its_own_port_and_asks_for_key_frames() {
+    let mut session = TrunkSession::new("g", "g", 4, SipSdpLines::default());
+    let pcmu = sound(vec![Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv);
+    let offer = session.offer(&[pcmu, pictures(97)]);
+    let (_, sections) = offer.split_once("t=0 0\r\n").unwrap();
+    assert_eq!(
+        sections,
+        "m=audio 31002 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na=sendrecv\r\n\
+         m=video 31004 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\na=rtcp-fb:* nack pli\r\na=rtcp-fb:* ccm fir\r\na=sendrecv\r\n"
+    );
+}
+
+#[test]
+fn sections_keep_their_places_for_the_life_of_the_dialog() {
+    let lines =
+        |text: &str| text.split("\r\n").filter(|line| line.starts_with("m=")).map(str::to_owned).collect::<Vec<_>>();
+    let pcmu = || sound(vec![Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv);
+    let mut caller = TrunkSession::new("g", "g", 4, SipSdpLines::default());
+    let _ = caller.offer(&[pcmu(), pictures(97)]);
+    assert_eq!(lines(&caller.offer(&[pcmu()])), ["m=audio 31002 RTP/AVP 0", "m=video 0 RTP/AVP 97"]);
+    // Sections that a peer brought stay, ours among them, in the peer's order.
+    let offer = head("c=IN IP4 192.0.2.9\r\n")
+        + "m=image 5000 udptl t38\r\nm=video 4004 RTP/AVPF 98\r\na=rtpmap:98 VP8/90000\r\nm=audio 4002 RTP/AVP 0\r\n";
+    let offer = TrunkDescription::parse(&offer).unwrap();
+    let mut callee = TrunkSession::new("g", "g", 4, SipSdpLines::default());
+    let answer = callee.answer(&offer, &[pcmu(), pictures(98)]).unwrap();
+    assert_eq!(lines(&answer), ["m=image 0 udptl t38", "m=video 31004 RTP/AVPF 98", "m=audio 31002 RTP/AVP 0"]);
+    let stored = serde_json::to_string(&callee).unwrap();
+    let mut restored: TrunkSession = serde_json::from_str(&stored).unwrap();
+    let again = restored.offer(&[pcmu(), pictures(99)]);
+    assert_eq!(lines(&again), ["m=image 0 udptl t38", "m=video 31004 RTP/AVPF 99", "m=audio 31002 RTP/AVP 0"]);
 }
 
 #[test]
@@ -224,7 +273,7 @@ proptest! {
         let text = text + &lines.iter().filter(|l| !l.starts_with("m=")).map(|l| format!("{l}\r\n")).collect::<String>();
         let Ok(offer) = TrunkDescription::parse(&text) else { return Ok(()) };
         let mut session = TrunkSession::new("g", "g", 4, SipSdpLines::default());
-        if let Ok(answer) = session.answer(rtp(), &offer, &[Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv) {
+        if let Ok(answer) = session.answer(&offer, &[sound(vec![Payload::new(0, Codec::usual(Encoding::Pcmu))], Direction::SendRecv)]) {
             let answer = TrunkDescription::parse(&answer).unwrap();
             prop_assert_eq!(answer.sections.len(), offer.sections.len());
             for (answered, offered) in answer.sections.iter().zip(&offer.sections) {
@@ -239,7 +288,7 @@ proptest! {
     fn accepted_sip_sdp_lines_never_change_the_structure(wild in proptest::collection::vec("[ab]=[ -~\r\n]{0,40}", 0..6)) {
         let Ok(sip_sdp) = SipSdpLines::new(&wild) else { return Ok(()) };
         let mut session = TrunkSession::new("g", "g", 4, sip_sdp);
-        let offer = session.offer(rtp(), &chromium_payloads(), Direction::SendRecv);
+        let offer = session.offer(&[sound(chromium_payloads(), Direction::SendRecv)]);
         let kinds: String = offer.split("\r\n").filter_map(|line| line.chars().next()).filter(|kind| !"ab".contains(*kind)).collect();
         prop_assert_eq!(kinds, "vosctm");
     }

@@ -1,0 +1,209 @@
+//! Video, passed through: its sections on both sides, its leg and routes, and requests for key frames by INFO.
+
+use gangway_control::{
+    gateway::{
+        effects::Input,
+        messages::{AnswerRequest, CallStatus, ClientMessage},
+        plan::{BROWSER, SIP_VIDEO},
+    },
+    sip::message::{HeaderName, Method, Request},
+};
+use gangway_shared::rcp::{ActAction, Event, LegKind, Media, RelayProgram};
+
+use crate::world::{BROWSER_OFFER, World, browser_answer, config, phone_sdp};
+
+/// What a page with a camera adds to its offer: VP8 and H.264 in both packetization modes.
+const CAMERA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96 97 102 103\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
+    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\n\
+    a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n\
+    a=setup:actpass\r\na=mid:1\r\na=sendrecv\r\na=rtcp-mux\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 nack pli\r\n\
+    a=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n\
+    a=rtpmap:102 H264/90000\r\na=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
+    a=rtpmap:103 H264/90000\r\na=fmtp:103 level-asymmetry-allowed=1;packetization-mode=0;profile-level-id=42e01f\r\n";
+const MEDIA_CONTROL: &str = "application/media_control+xml";
+
+fn camera_offer() -> String {
+    format!("{}{CAMERA}", BROWSER_OFFER.replace("BUNDLE 0", "BUNDLE 0 1"))
+}
+
+/// A phone that answers or offers sound and this video section.
+fn video_phone(video: &str) -> String {
+    format!("{}{video}", phone_sdp(4000, "0"))
+}
+
+const VP8_PHONE: &str = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
+
+/// An outgoing call with a camera that a phone answers so.
+fn answered(video: &str) -> (World, Request) {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(video)));
+    (world, invite)
+}
+
+fn program(world: &World) -> &RelayProgram {
+    &world.relay.relays[&world.only_relay()].1
+}
+
+/// The payload types of the video routes: from and to, browser to SIP first.
+fn video_maps(world: &World) -> Vec<(u8, u8)> {
+    let routes = program(world).routes.iter().filter(|route| route.media == Media::Video);
+    routes.map(|route| (route.payloads[0].from.pt, route.payloads[0].to.pt)).collect()
+}
+
+#[test]
+fn a_camera_is_offered_on_a_port_of_its_own_and_passed_both_ways() {
+    let (world, invite) = answered(VP8_PHONE);
+    let offer = String::from_utf8(invite.body).unwrap();
+    let (audio, video) = offer.split_once("m=video ").expect("a video section");
+    assert!(audio.contains("m=audio 31002 ") && video.starts_with("41002 RTP/AVP 98 97\r\n"), "{offer}");
+    assert!(
+        video.contains("a=fmtp:98 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"),
+        "{offer}"
+    );
+    let answer = world.last_description();
+    assert!(
+        answer.contains("a=group:BUNDLE 0 1\r\n") && answer.contains("m=video 32100 UDP/TLS/RTP/SAVPF 96\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("a=rtcp-fb:96 nack pli\r\n"), "{answer}");
+    assert!(world.last_call().has_video);
+    assert_eq!(video_maps(&world), [(96, 97), (97, 96)]);
+    let LegKind::Rtp(leg) = &program(&world).leg(SIP_VIDEO).unwrap().kind else { panic!("a video leg") };
+    assert_eq!(leg.remote.unwrap().rtp, "10.0.0.2:4002".parse().unwrap());
+}
+
+#[test]
+fn a_phone_that_takes_no_video_has_a_call_of_sound_and_the_port_is_given_back() {
+    for video in ["", "m=video 0 RTP/AVP 97\r\n", "m=video 4002 RTP/AVP 120\r\na=rtpmap:120 VP9/90000\r\n"] {
+        let (mut world, _) = answered(video);
+        let answer = world.last_description();
+        assert!(answer.contains("m=video 0 ") && answer.contains("a=group:BUNDLE 0\r\n"), "{video}: {answer}");
+        let call = world.last_call();
+        assert_eq!((call.status, call.has_video), (CallStatus::Established, false), "{video}");
+        assert_eq!((program(&world).legs.len(), program(&world).routes.len()), (2, 2), "{video}");
+        world.keys_ready();
+        assert!(!world.names().contains(&"finish FAILED".to_owned()), "{video}");
+    }
+}
+
+#[test]
+fn the_browsers_payload_type_is_that_of_the_peers_mode() {
+    let h264 = |fmtp: &str| format!("m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\n{fmtp}");
+    for (fmtp, browser) in [
+        ("a=fmtp:98 profile-level-id=42e01f;packetization-mode=1\r\n", 102),
+        ("a=fmtp:98 profile-level-id=42e01f;packetization-mode=0\r\n", 103),
+        ("a=fmtp:98 profile-level-id=42801e\r\n", 103),
+        ("", 103),
+    ] {
+        let (world, _) = answered(&h264(fmtp));
+        let answer = world.last_description();
+        assert!(answer.contains(&format!("m=video 32100 UDP/TLS/RTP/SAVPF {browser}\r\n")), "{fmtp}: {answer}");
+        assert_eq!(video_maps(&world), [(browser, 98), (98, browser)], "{fmtp}");
+    }
+}
+
+#[test]
+fn a_page_without_a_camera_asks_to_receive_only() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer().replace("a=mid:1\r\na=sendrecv", "a=mid:1\r\na=recvonly"));
+    let invite = world.request(&Method::Invite);
+    let offer = String::from_utf8(invite.body.clone()).unwrap();
+    let (audio, video) = offer.split_once("m=video ").expect("a video section");
+    assert!(audio.contains("a=sendrecv") && video.contains("a=recvonly"), "{offer}");
+    world.respond(&invite, 200, Some(&video_phone(&format!("{VP8_PHONE}a=sendonly\r\n"))));
+    let (_, video) = world.last_description().split_once("m=video").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(video.contains("a=sendonly"), "{video}");
+    let paused: Vec<bool> = program(&world).routes.iter().map(|route| route.paused).collect();
+    assert_eq!(paused, [false, false, true, false]);
+}
+
+#[test]
+fn an_incoming_call_shows_its_video_and_takes_what_the_page_allows() {
+    for (browser, told_peer) in [("sendrecv", "sendrecv"), ("recvonly", "sendonly")] {
+        let mut world = World::new(config());
+        let page = world.session();
+        let uri = format!("sip:{}@10.0.0.1:5060", world.contact_key(page));
+        let invite = world.invite(&uri, "in1", Some(&video_phone(VP8_PHONE)));
+        let offer = world.last_description();
+        assert!(offer.contains("a=group:BUNDLE 0 1\r\n") && offer.contains("UDP/TLS/RTP/SAVPF 96\r\n"), "{offer}");
+        assert!(offer.contains("a=rtcp-fb:96 ccm fir\r\n"), "{offer}");
+        assert!(world.last_call().has_video);
+        let call_id = world.last_call().call_id;
+        let camera = CAMERA.replace("a=setup:actpass", "a=setup:active").replace("a=sendrecv", &format!("a={browser}"));
+        let sdp = format!("{}{camera}", browser_answer("0").replace("BUNDLE 0", "BUNDLE 0 1"));
+        let request = AnswerRequest { call_id, sdp: Some(sdp), ..AnswerRequest::default() };
+        world.say(page, ClientMessage::Answer(Box::new(request)));
+        let answer = world.response(200);
+        let body = String::from_utf8(answer.body.clone()).unwrap();
+        let (_, video) = body.split_once("m=video ").expect("a video section");
+        // What the peer may do is what the page lets it.
+        let expected = if told_peer == "sendonly" { "a=recvonly" } else { "a=sendrecv" };
+        assert!(video.starts_with("4") && video.contains(expected), "{browser}: {body}");
+        world.in_their_dialog(&invite, &answer, &Method::Ack, 1, None);
+        assert_eq!(video_maps(&world), [(96, 97), (97, 96)]);
+    }
+}
+
+#[test]
+fn a_re_invite_can_stop_the_video_and_bring_it_back() {
+    let (mut world, invite) = answered(VP8_PHONE);
+    world.keys_ready();
+    world.forget();
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&video_phone("m=video 0 RTP/AVP 97\r\n")));
+    let stopped = String::from_utf8(world.response(200).body).unwrap();
+    assert!(stopped.contains("m=video 0 RTP/AVP 97"), "{stopped}");
+    let paused: Vec<bool> = program(&world).routes.iter().map(|route| route.paused).collect();
+    assert_eq!(paused, [false, false, true, true]);
+    world.in_our_dialog(&invite, &Method::Ack, 2, None);
+    world.in_our_dialog(&invite, &Method::Invite, 3, Some(&video_phone(VP8_PHONE)));
+    let back = String::from_utf8(world.response(200).body).unwrap();
+    assert!(back.contains("m=video 41002 RTP/AVP 97"), "{back}");
+    assert!(program(&world).routes.iter().all(|route| !route.paused));
+    assert!(world.names().is_empty(), "the page has one description");
+}
+
+#[test]
+fn a_wish_of_the_browser_goes_out_as_info_until_the_peer_refuses() {
+    let (mut world, _) = answered(VP8_PHONE);
+    world.keys_ready();
+    world.forget();
+    let relay = world.only_relay();
+    let wanted = |world: &mut World| {
+        world.input(Input::RelayEvent { event: Event::KeyframeWanted { relay, leg: BROWSER } });
+    };
+    wanted(&mut world);
+    wanted(&mut world);
+    let info = world.request(&Method::Info);
+    assert_eq!(info.headers.content_type().as_deref(), Some(MEDIA_CONTROL));
+    assert!(String::from_utf8(info.body.clone()).unwrap().contains("<picture_fast_update/>"));
+    assert!(world.sip.is_empty(), "one at a time");
+    world.respond(&info, 200, None);
+    wanted(&mut world);
+    let info = world.request(&Method::Info);
+    world.respond(&info, 415, None);
+    wanted(&mut world);
+    assert!(world.sip.is_empty(), "the peer knows no such requests");
+    assert!(world.names().is_empty(), "the call goes on");
+}
+
+#[test]
+fn a_picture_request_of_the_peer_goes_to_the_browser() {
+    let (mut world, invite) = answered(VP8_PHONE);
+    world.keys_ready();
+    world.forget();
+    let relay = world.only_relay();
+    let ask = "<media_control><vc_primitive><to_encoder><picture_fast_update></picture_fast_update></to_encoder></vc_primitive></media_control>";
+    world.in_our_dialog_with(&invite, &Method::Info, 2, Some((MEDIA_CONTROL, ask)));
+    assert_eq!(world.sip_names(), ["200"]);
+    assert_eq!(world.relay.actions, [(relay, ActAction::Keyframe { leg: BROWSER })]);
+    world.in_our_dialog_with(&invite, &Method::Info, 3, None);
+    assert_eq!(world.sip_names(), ["200"], "a keep-alive");
+    world.in_our_dialog_with(&invite, &Method::Info, 4, Some(("application/x-unknown", "?")));
+    let refused = world.response(415);
+    assert_eq!(refused.headers.value(&HeaderName::Accept), Some(MEDIA_CONTROL));
+    assert_eq!(world.relay.actions.len(), 1);
+}
