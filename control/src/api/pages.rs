@@ -1,6 +1,7 @@
 //! Pages: our Phone page at `/`, the vendor's SDK package under `/client2/`, and what a plain GET on a websocket port sees.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -90,9 +91,14 @@ impl Pages {
             return rest::error(405, "GET is understood here");
         }
         let name = if path == "/" { "/index.html" } else { path };
-        if let Some(file) = OWN.iter().find(|(own, ..)| *own == name) {
-            return own(file);
-        }
+        let response = match OWN.iter().find(|(own, ..)| *own == name) {
+            Some(file) => own(file),
+            None => self.other(path, headers).await,
+        };
+        unless_known(response, headers)
+    }
+
+    async fn other(&self, path: &str, headers: &HeaderMap) -> Response {
         match path {
             "/demo.json" => self.demo(headers),
             "/client2" => redirect("/client2/examples/demo/sip/phone/phone.html"),
@@ -125,7 +131,7 @@ impl Pages {
             return rest::error(404, "no such file");
         };
         match read_inside(root, &path).await {
-            Ok(bytes) => typed(bytes, mime(&path)),
+            Ok(bytes) => tagged(bytes, mime(&path)),
             Err(_) if !root.join("flashphoner.js").exists() => missing_sdk(),
             Err(_) => rest::error(404, "no such file"),
         }
@@ -178,8 +184,33 @@ fn typed(body: impl Into<bytes::Bytes>, content_type: &'static str) -> Response 
     response
 }
 
+/// A file with an entity tag (RFC 9110 section 8.8.3): a browser that has it is told so instead of getting it again.
+fn tagged(body: impl Into<bytes::Bytes>, content_type: &'static str) -> Response {
+    let body = body.into();
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    let mut response = typed(body, content_type);
+    response.headers_mut().insert(header::ETAG, tag.parse().expect("hexadecimal digits in quotes are a header value"));
+    response
+}
+
+/// The response, or 304 without a body when the request names its entity tag (RFC 9110 section 13.1.2).
+fn unless_known(response: Response, headers: &HeaderMap) -> Response {
+    let Some(tag) = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()) else { return response };
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+    let is_known = known.flat_map(|list| list.split(',')).any(|one| one.trim().trim_start_matches("W/") == tag);
+    if !is_known {
+        return response;
+    }
+    let (mut parts, _) = response.into_parts();
+    parts.status = http::StatusCode::NOT_MODIFIED;
+    parts.headers.remove(header::CONTENT_TYPE);
+    http::Response::from_parts(parts, bytes::Bytes::new()).map(Into::into)
+}
+
 fn own(&(_, kind, text): &OwnFile) -> Response {
-    let mut response = typed(text, kind);
+    let mut response = tagged(text, kind);
     if kind == HTML {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, http::HeaderValue::from_static(POLICY));
     }
@@ -301,7 +332,10 @@ mod tests {
                 let base = path.rsplit_once('/').unwrap().0;
                 let to =
                     if to.starts_with('/') { to.to_owned() } else { format!("{base}/{}", to.trim_start_matches("./")) };
-                assert!(served.contains(&to.as_str()) || to == "/client2/flashphoner.js", "{path} refers to {to}");
+                assert!(
+                    served.contains(&to.as_str()) || to == "/client2/flashphoner-webrtc-only.min.js",
+                    "{path} refers to {to}"
+                );
             }
         }
     }

@@ -27,6 +27,29 @@ async fn the_phone_page_and_its_files_have_their_types() {
     assert_eq!(http::get(control.http(), "/demo.json").await.status, 404);
 }
 
+/// A browser asks each time, because pages change with the program, and gets only what it does not have.
+#[tokio::test]
+async fn a_file_that_the_browser_has_is_not_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("flashphoner.js"), "sdk").unwrap();
+    let control = Control::start(&[&format!("sdk_dir={}", dir.path().display())]);
+    for path in ["/", "/modules/call.js", "/client2/flashphoner.js"] {
+        let first = http::get(control.http(), path).await;
+        let tag = first.header("etag").expect("an entity tag").to_owned();
+        let ask = async |list: String| {
+            let headers = format!("Host: {}\r\nIf-None-Match: {list}\r\n", control.http());
+            http::request_with(control.http(), "GET", path, &headers, "").await
+        };
+        for list in [tag.clone(), format!("\"other\", W/{tag}")] {
+            let again = ask(list).await;
+            assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(&*tag)), "{path}");
+        }
+        let changed = ask("\"other\"".to_owned()).await;
+        assert_eq!((changed.status, &changed.body), (200, &first.body), "{path}");
+    }
+    assert_eq!(http::get(control.http(), "/nothing").await.header("etag"), None);
+}
+
 #[tokio::test]
 async fn the_package_is_served_and_nothing_outside_of_it() {
     let dir = tempfile::tempdir().unwrap();
