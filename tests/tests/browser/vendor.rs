@@ -1,4 +1,4 @@
-//! The vendor's own Phone and Phone Video pages, unmodified, in Chromium, against Kamailio and baresip.
+//! The vendor's own Phone, Phone Video and Click to Call pages, unmodified, in Chromium, against Kamailio and baresip.
 
 use std::time::Duration;
 
@@ -27,6 +27,13 @@ fn open_page(browser: &mut Browser, gateway: &Gateway, page: &str, (password, po
     let ready = "const [b, u] = ['#connectBtn', '#urlServer'].map((id) => document.querySelector(id)); \
                  return !!(b && u && u.value && document.querySelector('#holdBtn') && $._data(b, 'events'));";
     browser.wait("phone", ready, 15);
+    fill_account(browser, gateway, password, port);
+    browser.set_checked("phone", "#sipRegisterRequired", registers);
+    browser.click("phone", "#connectBtn");
+}
+
+/// The fields that all of the vendor's phone pages have.
+fn fill_account(browser: &mut Browser, gateway: &Gateway, password: &str, port: u16) {
     let port = port.to_string();
     for (field, value) in [
         ("#urlServer", gateway.ws().as_str()),
@@ -39,8 +46,6 @@ fn open_page(browser: &mut Browser, gateway: &Gateway, page: &str, (password, po
     ] {
         browser.fill("phone", field, value);
     }
-    browser.set_checked("phone", "#sipRegisterRequired", registers);
-    browser.click("phone", "#connectBtn");
 }
 
 /// The codec that the browser receives and sends, as getStats reports it.
@@ -267,5 +272,34 @@ fn phone_video_page_with_a_phone_of_sound() {
     browser.click("phone", "#callBtn");
     browser.wait_text("phone", "#callStatus", "FINISH", 5);
     gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// Check 40: the page calls as soon as it is ESTABLISHED, while REGISTER is under way; after the call its session is closed.
+#[test]
+fn click_to_call_page() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    let url = format!("{}client2/examples/demo/sip/click-to-call/click-to-call.html", gateway.pages());
+    browser.open("phone", &url);
+    browser.wait("phone", "return !!document.querySelector('#urlServer').value;", 15);
+    browser.click("phone", "#sipCredentialsBtn");
+    fill_account(&mut browser, &gateway, "secret-1001", kamailio.port());
+    browser.click("phone", "#okBtn");
+    for _ in 0..2 {
+        browser.fill("phone", "#callee", "2001");
+        browser.click("phone", "#callBtn");
+        browser.wait_text("phone", "#status", "Call: ESTABLISHED", 15);
+        peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+        browser.wait_heard("phone", 660, 25, 15);
+        peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+        browser.click("phone", "#callBtn");
+        browser.wait_text("phone", "#status", "Session: DISCONNECTED", 8);
+        peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+        gateway.wait_idle(Deadline::seconds(8));
+        browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
+    }
     browser.assert_quiet("phone", &[]);
 }
