@@ -25,8 +25,8 @@ use rustix::{
 
 pub use records::{
     Addr, Counters, FINGERPRINTS_MAX, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream, PATHS_MAX, Path,
-    PayloadEntry, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RxSlot,
-    SourceMap, kind,
+    PayloadEntry, PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource,
+    RouteRecord, RxSlot, SourceMap, kind,
 };
 
 /// "GANGWAY" and a zero: this memory is an arena.

@@ -369,7 +369,7 @@ impl<E: Engine> Worker<E> {
                     });
                 }
                 Command::Keyframe { token, relay, leg } => {
-                    let asked = relays.request_keyframe(relay, leg, &mut out);
+                    let asked = relays.request_keyframe(now, relay, leg, &mut out);
                     self.post.post(Report::Keyframe { token, asked });
                 }
                 Command::QueryRelay { token, relay } => {

@@ -244,8 +244,28 @@ pub struct PayloadEntry {
     pub transform: u8,
     /// 1 for telephone events, whose timestamp stands still through an event (RFC 4733 section 2.3).
     pub is_event: u8,
+    /// `Pictures as u8`: how its key frames are told.
+    pub pictures: u8,
+    /// Unused.
+    pub reserved: [u8; 3],
     /// RTP clock in Hz.
     pub clock: u32,
+}
+
+/// What a video route knows of the pictures that its receiver has.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PictureState {
+    /// Bit n: the packet n numbers before the highest of the source is missing. The last bit stands for all before it.
+    pub missing: u64,
+    /// Since when something is missing, plus one; 0: nothing is.
+    pub missing_since: u64,
+    /// When a key frame was last asked for on its behalf, plus one.
+    pub asked_at: u64,
+    /// 1 while a wish for a key frame waits.
+    pub is_wanted: u32,
+    /// 1 once the receiver was sent something.
+    pub is_joined: u32,
 }
 
 /// Which source of one port is believed.
@@ -455,6 +475,6 @@ pub struct RouteRecord {
     pub source: SourceMap,
     /// The source before it, whose late packets still find their place.
     pub former: SourceMap,
-    /// When a key frame was last asked for on its behalf, plus one.
-    pub keyframe_at: u64,
+    /// Its pictures, when it carries any.
+    pub pictures: PictureState,
 }

@@ -7,11 +7,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use gangway_shared::{
-    ids::{LegId, RelayId},
-    rcp::Event,
-    time::{Time, WallTime},
-};
+use gangway_shared::time::{Time, WallTime};
 
 use super::{
     Now, Output, Relays, Verdict,
@@ -26,8 +22,6 @@ use crate::{
     },
 };
 
-/// One wish for a key frame in so long goes to a source: several receivers, or a repeated PLI, are one wish.
-const KEYFRAME_GAP: Duration = Duration::from_millis(500);
 /// A sender report that moves the peer's clock by more was sent after it was set; smaller differences are transit.
 const CLOCK_STEP: Duration = Duration::from_millis(500);
 /// Relations of RTP to NTP time that lie further apart than so many seconds speak of different timelines.
@@ -210,55 +204,6 @@ impl Relays {
         }
     }
 
-    /// The peer of `slot` wants a key frame of one of the streams it is sent.
-    fn want_keyframe(&mut self, now: Now, slot: u32, media: u32, out: &mut impl Output) {
-        let leg = self.arena.leg(slot);
-        let stream = leg.out_of(media).map(|index| leg.out[index].route);
-        let Some(route_slot) = stream.and_then(|route| route.checked_sub(1)) else { return };
-        let route = self.arena.route_mut(route_slot);
-        let since_last = now.mono.since(Time::from_micros(route.keyframe_at.saturating_sub(1)));
-        if route.is_video == 0 || (route.keyframe_at != 0 && since_last < KEYFRAME_GAP) {
-            return;
-        }
-        route.keyframe_at = now.mono.as_micros() + 1;
-        if !self.send_pli(route_slot, out) {
-            let (relay, leg) = self.name_of(slot);
-            out.event(Event::KeyframeWanted { relay, leg });
-        }
-    }
-
-    /// See [`Relays::request_keyframe`].
-    pub(super) fn ask_keyframe(&mut self, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
-        let Some(slot) = self.slot_of(relay, leg) else { return false };
-        let mut is_sent = false;
-        for index in 0..self.derived[slot as usize].route_count {
-            let route = self.derived[slot as usize].routes[index];
-            if self.arena.route(route).is_video == 1 {
-                is_sent |= self.send_pli(route, out);
-            }
-        }
-        is_sent
-    }
-
-    /// Sends a PLI to the source of a route. False when it has none yet, or its profile knows no feedback (RFC 4585 section 4:
-    /// only browsers speak AVPF here).
-    fn send_pli(&mut self, route_slot: u32, out: &mut impl Output) -> bool {
-        let route = self.arena.route(route_slot);
-        let (from, media, is_known) = (route.from, route.source.ssrc, route.source.used == 1 || route.former.used == 1);
-        let leg = self.arena.leg(from);
-        if !leg.is_ice() || !is_known {
-            return false;
-        }
-        let reporter = leg.reporter();
-        let sender = leg.out[reporter].tx.ssrc();
-        let relay = *self.arena.relay(leg.relay_slot());
-        self.send_rtcp(from, reporter, out, |buffer| {
-            let cname = &relay.cname[..relay.cname_len as usize];
-            let report = rtcp::write_receiver_report(buffer, sender, &[], cname)?;
-            Some(report + rtcp::write_pli(&mut buffer[report..], sender, media)?)
-        })
-    }
-
     /// Sends the reports of one leg: SR of each stream that sent since the last report, else RR; the blocks about what the leg
     /// receives go with the first.
     pub(super) fn report(&mut self, now: Now, slot: u32, out: &mut impl Output) {
@@ -324,7 +269,7 @@ impl Relays {
     }
 
     /// Sends a compound on a leg, from the stream at `index`. False when the leg cannot send (yet).
-    fn send_rtcp(
+    pub(super) fn send_rtcp(
         &mut self,
         slot: u32,
         index: usize,

@@ -57,7 +57,11 @@ impl Relays {
         let keys = &self.derived[slot as usize];
         let has_keys = [keys.rx[0].is_some(), keys.tx.is_some()];
         check(has_keys == [leg.keys[0].number != 0; 2], || format!("session keys of leg {slot} are not derived"))?;
-        check(self.deadlines.is_set(slot), || format!("leg {slot} has no timer"))?;
+        let timer = self.deadlines.of(slot);
+        check(timer.is_some(), || format!("leg {slot} has no timer"))?;
+        check(self.keyframes_due(slot).is_none_or(|due| timer <= Some(due)), || {
+            format!("a key frame wanted of leg {slot} would be asked for too late")
+        })?;
         Ok(paths)
     }
 

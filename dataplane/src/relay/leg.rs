@@ -569,7 +569,8 @@ impl Relays {
 
     /// Sets the leg's timer anew after something it depends on changed.
     pub(super) fn schedule(&mut self, slot: u32) {
-        self.deadlines.set(slot, self.arena.leg(slot).deadline());
+        let soonest = self.keyframes_due(slot).into_iter().chain(self.arena.leg(slot).deadline()).min();
+        self.deadlines.set(slot, soonest);
     }
 
     /// Does what is due on one leg.
@@ -596,6 +597,7 @@ impl Relays {
             self.report(now, slot, out);
             self.next_report(now, slot);
         }
+        self.expire_keyframes(now, slot, out);
         self.schedule(slot);
     }
 

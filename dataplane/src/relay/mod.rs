@@ -5,6 +5,7 @@
 
 mod feedback;
 mod invariants;
+mod keyframe;
 mod latch;
 mod leg;
 mod rewrite;
@@ -450,9 +451,10 @@ impl Relays {
         })
     }
 
-    /// Asks the peer of a leg for a key frame of the video it sends. False when the leg cannot carry the wish.
-    pub fn request_keyframe(&mut self, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
-        self.ask_keyframe(relay, leg, out)
+    /// Asks the peer of a leg for a key frame of the video it sends, at once or when the wish before it is half a second old. False
+    /// when the leg cannot carry the wish.
+    pub fn request_keyframe(&mut self, now: Now, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
+        self.ask_keyframe(now, relay, leg, out)
     }
 
     /// Counters of a relay.

@@ -54,7 +54,8 @@ pub(super) fn ticks(span: Duration, clock: u32) -> u32 {
     (span.as_micros() * u128::from(clock) / 1_000_000) as u32
 }
 
-fn ahead(of: &SourceMap, sequence: u16) -> i16 {
+/// How far a number lies ahead of a source's highest.
+pub(super) fn ahead(of: &SourceMap, sequence: u16) -> i16 {
     sequence.wrapping_sub(of.sequence as u16).cast_signed()
 }
 

@@ -6,6 +6,7 @@ use gangway_shared::rcp::{Codec, PayloadMap, Process};
 
 use super::{
     Now, Output, PortId, Relays, Verdict,
+    keyframe::Pictures,
     rewrite::{Incoming, rewrite},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub(super) fn payload_entry(map: &PayloadMap, transform: Transform) -> PayloadEn
         to: map.to.pt,
         transform: transform as u8,
         is_event: u8::from(map.from.codec == Codec::TelephoneEvent),
+        pictures: Pictures::of(&map.from.codec) as u8,
+        reserved: [0; 3],
         clock: map.from.clock,
     }
 }
@@ -92,13 +95,14 @@ impl Relays {
         self.note_reception(now, slot, rx, payload_type, media);
         let mut chosen: Option<(u32, PayloadEntry)> = None;
         let mut is_held = false;
+        let mut wants_keyframe = false;
         for index in 0..self.derived[slot as usize].route_count {
             let route = self.derived[slot as usize].routes[index];
             let Some(entry) = self.arena.route(route).entry(payload_type) else { continue };
             if self.arena.route(route).is_paused == 1 {
                 is_held = true;
             } else if let Some((route, entry)) = chosen.replace((route, entry)) {
-                self.send_copy(now, route, entry, media, packet, out);
+                wants_keyframe |= self.send_copy(now, route, entry, media, packet, out);
             }
         }
         let Some((route, entry)) = chosen else {
@@ -109,9 +113,14 @@ impl Relays {
                 (false, false) => DropReason::NoRoute,
             });
         };
-        let (port, to) = self.target_of(route)?;
-        self.send(now, route, entry, media, packet)?;
-        Ok(Verdict::Forward { port, to })
+        let target = self.target_of(route);
+        let sent = target.and_then(|_| self.send(now, route, entry, media, packet));
+        if wants_keyframe || sent == Ok(true) {
+            // After all copies: what several receivers miss is one wish.
+            self.pursue_keyframes(now, slot, out);
+        }
+        let (port, to) = target?;
+        sent.map(|_| Verdict::Forward { port, to })
     }
 
     fn note_reception(&mut self, now: Now, slot: u32, rx: usize, payload_type: u8, media: Media) {
@@ -134,6 +143,7 @@ impl Relays {
         Ok(target)
     }
 
+    /// As [`send`](Self::send), with a copy; what goes wrong is counted.
     fn send_copy(
         &mut self,
         now: Now,
@@ -142,8 +152,8 @@ impl Relays {
         media: Media,
         packet: &Packet<'_>,
         out: &mut impl Output,
-    ) {
-        let mut verdict = self.target_of(route).map(|_| ());
+    ) -> bool {
+        let mut verdict = self.target_of(route).map(|_| false);
         if let Ok((port, to)) = self.target_of(route) {
             let had_buffer = out.transmit(port, to, |buffer| {
                 let len = packet.len();
@@ -158,12 +168,18 @@ impl Relays {
             }
         }
         match verdict {
-            Ok(()) => self.counters.sent += 1,
-            Err(reason) => self.count_on(Some(self.arena.route(route).to), reason),
+            Ok(wants_keyframe) => {
+                self.counters.sent += 1;
+                wants_keyframe
+            }
+            Err(reason) => {
+                self.count_on(Some(self.arena.route(route).to), reason);
+                false
+            }
         }
     }
 
-    /// Makes a clear packet one of the route's destination.
+    /// Makes a clear packet one of the route's destination. True when that gave a reason to ask the source for a key frame.
     fn send(
         &mut self,
         now: Now,
@@ -171,7 +187,7 @@ impl Relays {
         entry: PayloadEntry,
         media: Media,
         packet: &mut Packet<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<bool, DropReason> {
         let sections = self.arena.sections();
         let route = &mut sections.routes[route_slot as usize];
         let to = &mut sections.legs[route.to as usize];
@@ -184,9 +200,14 @@ impl Relays {
             is_event: entry.is_event == 1,
         };
         let seed = self.config.seed;
+        let before = route.source;
         let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, seed, incoming)?;
         let bytes = packet.bytes_mut();
         let payload = rtp::FIXED_HEADER_LEN..rtp::FIXED_HEADER_LEN + media.payload_len;
+        let wants_keyframe = route.is_video == 1 && {
+            let sight = Pictures::sight(entry.pictures, &bytes[payload.clone()]);
+            route.pictures.note(now.mono, incoming, &before, outgoing.is_switch, sight)
+        };
         entry.transform().apply(&mut bytes[payload]);
         rtp::set_payload_type(bytes, entry.to);
         // A frame of video ends at its marker: a switch must not invent one.
@@ -202,6 +223,6 @@ impl Relays {
         to.counters.tx_packets += 1;
         to.counters.tx_bytes += packet.len() as u64;
         sections.relays[(route.relay - 1) as usize].forwarded += 1;
-        Ok(())
+        Ok(wants_keyframe)
     }
 }

@@ -332,8 +332,20 @@ impl Relays {
             None => (Addr::NONE, Addr::NONE),
         };
         leg.rtcp_mux = u8::from(rtp.remote.is_some_and(|remote| remote.rtcp_mux));
+        let has_moved = leg.rtp_latch.declared != rtp_at;
         leg.rtp_latch.declare(rtp_at);
         leg.rtcp_latch.declare(rtcp_at);
+        if has_moved {
+            self.begin_pictures(slot);
+        }
+    }
+
+    /// Another receiver is behind the leg: it has seen none of the pictures that its routes sent.
+    fn begin_pictures(&mut self, slot: u32) {
+        let sections = self.arena.sections();
+        for route in sections.legs[slot as usize].out.iter().filter_map(|stream| stream.route.checked_sub(1)) {
+            sections.routes[route as usize].pictures.is_joined = 0;
+        }
     }
 
     fn set_sdes(&mut self, now: Now, slot: u32, keys: &SdesKeys) {

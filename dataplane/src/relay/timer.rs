@@ -34,9 +34,9 @@ impl Deadlines {
         Some(slot)
     }
 
-    /// Whether a slot has a deadline.
-    pub(super) fn is_set(&self, slot: u32) -> bool {
-        self.places[slot as usize] != ABSENT
+    /// The deadline of a slot.
+    pub(super) fn of(&self, slot: u32) -> Option<Time> {
+        self.heap.get(self.places[slot as usize] as usize).map(|(at, _)| *at)
     }
 
     /// Sets, moves or ends the deadline of a slot.

@@ -1,12 +1,14 @@
-//! Bytes as they come from and go to the network: the buffer a packet lives in, what kind it is, and in-place views of
-//! RTP, RTCP and STUN.
+//! Bytes as they come from and go to the network: the buffer a packet lives in, what kind it is, in-place views of
+//! RTP, RTCP and STUN, and where key frames start.
 //!
 //! Owns every length check on hostile bytes. Knows no leg, no key and no address table.
 
 pub mod drop_reason;
+pub mod h264;
 pub mod rtcp;
 pub mod rtp;
 pub mod stun;
+pub mod vp8;
 
 pub use drop_reason::DropReason;
 

@@ -23,6 +23,9 @@ const PHONE: &str = "192.0.2.50:4000";
 const PHONE_RTCP: &str = "192.0.2.50:4001";
 const BROWSER: &str = "198.51.100.7:50000";
 
+/// The first bytes of a VP8 key frame in RTP.
+const KEY_FRAME: &[u8] = &[0x10, 0x50, 0, 0];
+
 fn phone_ports() -> (PortId, PortId) {
     ports(1, LegId(1))
 }
@@ -232,7 +235,7 @@ fn with_video() -> RelayProgram {
 fn a_phone_that_wants_a_key_frame_gets_the_browser_asked_and_the_other_way_round_control() {
     let (mut world, mut browser) = connected(&with_video());
     browser.source = Source::new(0xca, 96);
-    browser.say(&mut world, b"frame");
+    browser.say(&mut world, KEY_FRAME);
     let mut pli = [0; 64];
     let mut len = rtcp::write_receiver_report(&mut pli, 0xf2, &[], b"p").unwrap();
     len += rtcp::write_pli(&mut pli[len..], 0xf2, 0x3003).unwrap();

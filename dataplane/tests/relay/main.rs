@@ -5,6 +5,7 @@
 mod allocation;
 mod feedback;
 mod handshake;
+mod keyframe;
 mod recovery;
 mod simulation;
 mod walk;

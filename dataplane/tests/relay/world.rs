@@ -219,7 +219,7 @@ impl World {
 
     pub(crate) fn keyframe(&mut self, number: u64, leg: u8) -> bool {
         let relays = self.relays.as_mut().expect("only `restart` takes them");
-        relays.request_keyframe(relay_id(number), LegId(leg), &mut self.out)
+        relays.request_keyframe(self.now, relay_id(number), LegId(leg), &mut self.out)
     }
 
     /// Events since the last call, without the counters of ended legs.

@@ -86,11 +86,12 @@ pub enum Event {
         /// How long, in milliseconds.
         duration_ms: u32,
     },
-    /// The leg's peer wants a key frame and no packet can carry the wish to its source.
+    /// The leg's peer wants or needs a key frame (it asked, it starts, a packet was lost) and no packet can carry the wish to its
+    /// source. Twice a second a source at most.
     KeyframeWanted {
         /// Relay.
         relay: RelayId,
-        /// Leg whose peer asked.
+        /// Leg whose peer waits for it.
         leg: LegId,
     },
     /// An action ended.

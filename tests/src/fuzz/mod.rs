@@ -15,6 +15,7 @@ use std::{
 
 use gangway_shared::entropy::{Entropy, SeededEntropy};
 
+pub mod h264;
 mod mutate;
 pub mod rcp;
 pub mod rtp;
@@ -22,6 +23,7 @@ pub mod sdp;
 pub mod sip;
 pub mod srtp;
 pub mod stun;
+pub mod vp8;
 pub mod wcs;
 
 /// A law about arbitrary bytes.
@@ -38,8 +40,17 @@ pub struct Target {
 }
 
 /// Every target, in the order of their names.
-pub const TARGETS: &[Target] =
-    &[rcp::TARGET, rtp::TARGET, sdp::TARGET, sip::TARGET, srtp::TARGET, stun::TARGET, wcs::TARGET];
+pub const TARGETS: &[Target] = &[
+    h264::TARGET,
+    rcp::TARGET,
+    rtp::TARGET,
+    sdp::TARGET,
+    sip::TARGET,
+    srtp::TARGET,
+    stun::TARGET,
+    vp8::TARGET,
+    wcs::TARGET,
+];
 
 /// Largest input that mutation makes; the formats' own limits lie below or are reached by the seeds.
 const INPUT_MAX_BYTES: usize = 8192;

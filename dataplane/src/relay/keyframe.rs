@@ -1,0 +1,364 @@
+//! When a receiver of video cannot go on without a key frame, and how its source is asked for one.
+//!
+//! The relay asks by itself when a receiver starts (its first packet, after a hold, at another address), when the source changes,
+//! and when a packet is lost for good. What peers wish comes on top. All wishes for one source are merged to one in
+//! [`ASK_GAP`]; one that falls into the gap waits for its end. A key frame that passes meanwhile fulfils them.
+
+use std::time::Duration;
+
+use gangway_shared::{
+    ids::{LegId, RelayId},
+    rcp::{Codec, Event},
+    time::Time,
+};
+
+use super::{
+    Now, Output, Relays,
+    rewrite::{Incoming, ahead},
+};
+use crate::{
+    arena::{PictureState, SourceMap},
+    wire::{h264, rtcp, vp8},
+};
+
+/// One wish for a key frame in so long goes to a source: several receivers, or a repeated PLI, are one wish.
+const ASK_GAP: Duration = Duration::from_millis(500);
+/// A packet that is missing for so long is lost. Reordering on real paths is over by then, and a picture that stands still for
+/// less is not seen.
+const LOST_AFTER: Duration = Duration::from_millis(100);
+/// The bit of [`PictureState::missing`] that stands for everything further back.
+const FAR_BACK: u32 = u64::BITS - 1;
+
+/// How the key frames of a payload type are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Pictures {
+    /// Not at all: every picture may depend on those before it.
+    Unknown = 0,
+    /// RFC 7741.
+    Vp8 = 1,
+    /// RFC 6184.
+    H264 = 2,
+}
+
+impl Pictures {
+    pub(super) fn of(codec: &Codec) -> Self {
+        match codec {
+            Codec::Vp8 => Pictures::Vp8,
+            Codec::H264 => Pictures::H264,
+            _ => Pictures::Unknown,
+        }
+    }
+
+    /// What a payload starts; `kind` is `Pictures as u8`.
+    pub(super) fn sight(kind: u8, payload: &[u8]) -> Sight {
+        match kind {
+            kind if kind == Pictures::Vp8 as u8 && vp8::starts_key_frame(payload) => Sight::KeyFrame,
+            kind if kind == Pictures::H264 as u8 => match h264::units(payload) {
+                h264::Units { has_parameters: true, .. } => Sight::KeyFrame,
+                h264::Units { has_idr: true, .. } => Sight::KeySlice,
+                h264::Units { .. } => Sight::Other,
+            },
+            _ => Sight::Other,
+        }
+    }
+}
+
+/// What a payload shows of its picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// A key frame starts here.
+    KeyFrame,
+    /// A part of a key frame starts here, the first one or another.
+    KeySlice,
+    /// Nothing that helps a receiver.
+    Other,
+}
+
+impl PictureState {
+    /// Takes note of a packet that is sent on. `before` is the route's source as it was. True when what there is to ask for, now
+    /// or later, may have become more or sooner.
+    pub(super) fn note(
+        &mut self,
+        now: Time,
+        packet: Incoming,
+        before: &SourceMap,
+        is_switch: bool,
+        sight: Sight,
+    ) -> bool {
+        if is_switch || self.is_joined == 0 {
+            (self.missing, self.missing_since, self.is_joined) = (0, 0, 1);
+            self.is_wanted = u32::from(sight != Sight::KeyFrame);
+            return true;
+        }
+        let former = (self.is_wanted, self.missing_since);
+        if packet.ssrc == before.ssrc {
+            self.note_sequence(now, packet, before, sight);
+        }
+        let current = (self.is_wanted, self.missing_since);
+        current != former && current != (0, 0)
+    }
+
+    fn note_sequence(&mut self, now: Time, packet: Incoming, before: &SourceMap, sight: Sight) {
+        let step = ahead(before, packet.sequence);
+        let ahead = u32::try_from(step).unwrap_or(0);
+        let back = if step > 0 { 0 } else { u32::from(step.unsigned_abs()).min(FAR_BACK) };
+        if ahead > 0 {
+            let is_far =
+                self.missing.checked_shr(u64::BITS - ahead.min(u64::BITS)).unwrap_or(0) != 0 || ahead > FAR_BACK;
+            let skipped = 1u64.checked_shl(ahead).unwrap_or(0).wrapping_sub(2);
+            self.missing = self.missing.checked_shl(ahead).unwrap_or(0) | skipped | u64::from(is_far) << FAR_BACK;
+        } else if back < FAR_BACK {
+            self.missing &= !(1 << back);
+        }
+        // A slice without parameters is the first of its picture only when the packet before it is there and of another one.
+        let is_first = step == 1 && packet.timestamp != before.timestamp;
+        if sight == Sight::KeyFrame || (sight == Sight::KeySlice && is_first) {
+            self.missing &= (1 << back) - 1;
+            (self.is_wanted, self.missing_since) = (0, 0);
+        }
+        self.missing_since = match self.missing_since {
+            _ if self.missing == 0 => 0,
+            0 => now.as_micros() + 1,
+            since => since,
+        };
+    }
+
+    /// When a key frame is to be asked for, of a source that was last asked at `asked_at` (plus one).
+    fn due(&self, asked_at: u64) -> Option<Time> {
+        let gap_ends = asked_at.checked_sub(1).map_or(Time::ZERO, |at| Time::from_micros(at) + ASK_GAP);
+        if self.is_wanted == 1 {
+            return Some(gap_ends);
+        }
+        let lost_at = self.missing_since.checked_sub(1).map(|since| Time::from_micros(since) + LOST_AFTER);
+        lost_at.map(|at| at.max(gap_ends))
+    }
+
+    fn asked(&mut self, now: Time) {
+        *self = PictureState { asked_at: now.as_micros() + 1, is_joined: self.is_joined, ..PictureState::default() };
+    }
+}
+
+impl Relays {
+    /// The peer of `slot` wants a key frame of one of the streams it is sent.
+    pub(super) fn want_keyframe(&mut self, now: Now, slot: u32, media: u32, out: &mut impl Output) {
+        let leg = self.arena.leg(slot);
+        let stream = leg.out_of(media).map(|index| leg.out[index].route);
+        let Some(route) = stream.and_then(|route| route.checked_sub(1)) else { return };
+        if self.arena.route(route).is_video == 1 {
+            let route = self.arena.route_mut(route);
+            route.pictures.is_wanted = 1;
+            let from = route.from;
+            self.pursue_keyframes(now, from, out);
+        }
+    }
+
+    /// See [`Relays::request_keyframe`].
+    pub(super) fn ask_keyframe(&mut self, now: Now, relay: RelayId, leg: LegId, out: &mut impl Output) -> bool {
+        let Some(slot) = self.slot_of(relay, leg) else { return false };
+        let mut can_ask = false;
+        for index in 0..self.derived[slot as usize].route_count {
+            let route = self.derived[slot as usize].routes[index];
+            if self.arena.route(route).is_video == 1 && self.can_ask(route) {
+                can_ask = true;
+                self.arena.route_mut(route).pictures.is_wanted = 1;
+            }
+        }
+        self.pursue_keyframes(now, slot, out);
+        can_ask
+    }
+
+    /// Asks for the key frames that receivers of a leg's video wait for, or sees to it that they are asked for in time.
+    pub(super) fn pursue_keyframes(&mut self, now: Now, slot: u32, out: &mut impl Output) {
+        self.expire_keyframes(now, slot, out);
+        self.schedule(slot);
+    }
+
+    /// Does what is due on the video that comes from a leg.
+    pub(super) fn expire_keyframes(&mut self, now: Now, slot: u32, out: &mut impl Output) {
+        for index in 0..self.derived[slot as usize].route_count {
+            let route = self.derived[slot as usize].routes[index];
+            if self.keyframe_due(route).is_some_and(|at| at <= now.mono) {
+                self.request_source(now, route, out);
+            }
+        }
+    }
+
+    /// The soonest time at which a key frame is to be asked for of the leg's peer.
+    pub(super) fn keyframes_due(&self, slot: u32) -> Option<Time> {
+        let derived = &self.derived[slot as usize];
+        derived.routes[..derived.route_count].iter().filter_map(|route| self.keyframe_due(*route)).min()
+    }
+
+    fn keyframe_due(&self, route: u32) -> Option<Time> {
+        let pictures = &self.arena.route(route).pictures;
+        if pictures.is_wanted == 0 && pictures.missing_since == 0 {
+            return None;
+        }
+        let asked_at = self.routes_of_source(route).map(|route| self.arena.route(route).pictures.asked_at).max();
+        pictures.due(asked_at.unwrap_or(0))
+    }
+
+    /// The video routes that forward the same source as this one, itself among them.
+    fn routes_of_source(&self, route: u32) -> impl Iterator<Item = u32> {
+        let record = self.arena.route(route);
+        let (from, ssrc) = (&self.derived[record.from as usize], record.source.ssrc);
+        from.routes[..from.route_count].iter().copied().filter(move |other| {
+            let other_record = self.arena.route(*other);
+            *other == route || (other_record.is_video == 1 && other_record.source.ssrc == ssrc)
+        })
+    }
+
+    fn request_source(&mut self, now: Now, route: u32, out: &mut impl Output) {
+        let record = self.arena.route(route);
+        let (from, to, ssrc) = (record.from, record.to, record.source.ssrc);
+        for index in 0..self.derived[from as usize].route_count {
+            let other = self.derived[from as usize].routes[index];
+            let other_record = self.arena.route_mut(other);
+            if other == route || (other_record.is_video == 1 && other_record.source.ssrc == ssrc) {
+                other_record.pictures.asked(now.mono);
+            }
+        }
+        if !self.arena.leg(from).is_ice() {
+            let (relay, leg) = self.name_of(to);
+            out.event(Event::KeyframeWanted { relay, leg });
+        } else if self.can_ask(route) {
+            self.send_pli(route, out);
+        }
+    }
+
+    /// Whether a packet can carry a wish to a route's source: one is known, reports reach it, and its profile knows feedback
+    /// (RFC 4585 section 4: only browsers speak AVPF here).
+    fn can_ask(&self, route: u32) -> bool {
+        let route = self.arena.route(route);
+        let leg = self.arena.leg(route.from);
+        let is_known = route.source.used == 1 || route.former.used == 1;
+        is_known && leg.is_ice() && leg.rtcp_target().is_ok() && self.derived[route.from as usize].tx.is_some()
+    }
+
+    fn send_pli(&mut self, route_slot: u32, out: &mut impl Output) {
+        let route = self.arena.route(route_slot);
+        let (from, media) = (route.from, route.source.ssrc);
+        let leg = self.arena.leg(from);
+        let reporter = leg.reporter();
+        let sender = leg.out[reporter].tx.ssrc();
+        let relay = *self.arena.relay(leg.relay_slot());
+        self.send_rtcp(from, reporter, out, |buffer| {
+            let cname = &relay.cname[..relay.cname_len as usize];
+            let report = rtcp::write_receiver_report(buffer, sender, &[], cname)?;
+            Some(report + rtcp::write_pli(&mut buffer[report..], sender, media)?)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A route's pictures, fed with numbers of one source.
+    struct Watch {
+        state: PictureState,
+        source: SourceMap,
+        ms: u64,
+    }
+
+    impl Watch {
+        /// A receiver that has a key frame with number 1000.
+        fn started() -> Self {
+            let source = SourceMap { used: 1, ssrc: 7, sequence: 1000, timestamp: 1000, ..SourceMap::default() };
+            Watch { state: PictureState { is_joined: 1, ..PictureState::default() }, source, ms: 0 }
+        }
+
+        /// One packet a frame: the timestamp is the number.
+        fn feed(&mut self, sequence: u16, sight: Sight) -> bool {
+            self.feed_of(sequence, u32::from(sequence), sight)
+        }
+
+        fn feed_of(&mut self, sequence: u16, timestamp: u32, sight: Sight) -> bool {
+            let packet = Incoming { ssrc: 7, sequence, timestamp, clock: 90_000, is_event: false };
+            let news = self.state.note(Time::from_millis(self.ms), packet, &self.source, false, sight);
+            if ahead(&self.source, sequence) > 0 {
+                (self.source.sequence, self.source.timestamp) = (sequence.into(), timestamp);
+            }
+            news
+        }
+
+        fn due_ms(&self) -> Option<u64> {
+            self.state.due(self.state.asked_at).map(|at| at.as_micros() / 1000)
+        }
+    }
+
+    #[test]
+    fn a_gap_is_given_up_after_a_while_unless_it_is_filled() {
+        let mut watch = Watch::started();
+        watch.ms = 10;
+        assert!(watch.feed(1003, Sight::Other));
+        assert_eq!(watch.due_ms(), Some(110));
+        watch.ms = 50;
+        assert!(!watch.feed(1001, Sight::Other));
+        assert_eq!(watch.due_ms(), Some(110), "one is still missing");
+        assert!(!watch.feed(1002, Sight::Other));
+        assert_eq!(watch.due_ms(), None);
+    }
+
+    #[test]
+    fn a_gap_further_back_than_can_be_told_is_lost() {
+        for step in [62, 63, 64, 65, 2000] {
+            let mut watch = Watch::started();
+            watch.feed(1002, Sight::Other);
+            watch.feed(1002 + step, Sight::Other);
+            for sequence in 1001..1002 + step {
+                watch.feed(sequence, Sight::Other);
+            }
+            assert_eq!(watch.due_ms().is_some(), step >= 62, "{step}");
+        }
+        let mut watch = Watch::started();
+        watch.feed(1040, Sight::Other);
+        (1001..1040).for_each(|sequence| assert!(!watch.feed(sequence, Sight::Other)));
+        assert_eq!(watch.due_ms(), None);
+    }
+
+    #[test]
+    fn a_key_frame_makes_up_for_what_was_lost_before_it_alone() {
+        let mut watch = Watch::started();
+        watch.feed(1003, Sight::Other);
+        watch.feed(1004, Sight::KeyFrame);
+        assert_eq!(watch.due_ms(), None);
+        watch.ms = 5;
+        watch.feed(1007, Sight::Other);
+        watch.feed(1005, Sight::KeyFrame);
+        assert_eq!(watch.due_ms(), Some(105), "1006 is missing");
+        watch.feed(1006, Sight::KeyFrame);
+        assert_eq!(watch.due_ms(), None);
+    }
+
+    #[test]
+    fn a_later_slice_of_a_key_frame_does_not_make_up_for_the_first() {
+        let mut watch = Watch::started();
+        watch.feed_of(1002, 77, Sight::KeySlice);
+        watch.feed_of(1003, 77, Sight::KeySlice);
+        assert!(watch.due_ms().is_some(), "1001 may have been its first");
+        watch.feed_of(1004, 78, Sight::KeySlice);
+        assert_eq!(watch.due_ms(), None);
+    }
+
+    #[test]
+    fn a_receiver_that_starts_wants_a_key_frame_unless_it_starts_with_one() {
+        let packet = Incoming { ssrc: 7, sequence: 1, timestamp: 1, clock: 90_000, is_event: false };
+        for (sight, is_wanted) in [(Sight::KeyFrame, 0), (Sight::KeySlice, 1), (Sight::Other, 1)] {
+            let mut state = PictureState::default();
+            assert!(state.note(Time::ZERO, packet, &SourceMap::default(), true, sight));
+            assert_eq!(state.is_wanted, is_wanted, "{sight:?}");
+        }
+    }
+
+    #[test]
+    fn wishes_of_one_gap_are_asked_for_at_its_end() {
+        let mut state = PictureState { is_wanted: 1, ..PictureState::default() };
+        assert_eq!(state.due(0), Some(Time::ZERO));
+        state.asked(Time::from_millis(1000));
+        assert_eq!(state.due(state.asked_at), None);
+        state.is_wanted = 1;
+        assert_eq!(state.due(state.asked_at), Some(Time::from_millis(1500)));
+    }
+}
