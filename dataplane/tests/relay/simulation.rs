@@ -15,18 +15,18 @@ use gangway_dataplane::{
     srtp::Profile,
     wire::{
         DropReason, PacketKind, classify,
-        rtcp::{self, Compound, SenderInfo},
+        rtcp::{self, Compound, RtcpPacket, SenderInfo},
         rtp,
     },
 };
 use gangway_shared::{
     entropy::{Entropy, SeededEntropy},
-    ids::LegId,
-    rcp::{Event, LegKind, RelayProgram, RtpRemote},
+    ids::{LegId, RelayId},
+    rcp::{Event, LegKind, Media, RelayProgram, RtpRemote},
     time::Time,
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, ports};
+use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, ports, relay_id};
 
 const STEPS: u32 = 1000;
 const LIMITS: RelayLimits = RelayLimits { relays: 4, legs: 8, routes: 8 };
@@ -37,6 +37,8 @@ struct Call {
     program: RelayProgram,
     generation: u32,
     browser: Browser,
+    /// What its browser's keys were filled with by the last handshake but the first.
+    fill: u8,
     phone: Source,
     phone_at: SocketAddr,
     /// Sequence numbers and payloads that left on each of the call's two SSRCs, newest first.
@@ -62,7 +64,9 @@ struct Simulation {
     /// Something to replay and to mutate.
     seen: Vec<Flying>,
     trace: u64,
-    /// How often each event and each reason of a drop happened, and `forwarded` and `reported`.
+    /// When a key frame was last wanted of a call's browser (true) or phone.
+    wanted: BTreeMap<(RelayId, bool), Time>,
+    /// How often each event and each reason of a drop happened, and `forwarded`, `reported` and `picture_loss`.
     happened: BTreeMap<String, u64>,
 }
 
@@ -86,6 +90,7 @@ impl Simulation {
             arrived: BTreeSet::new(),
             seen: Vec::new(),
             trace: 0,
+            wanted: BTreeMap::new(),
             happened: BTreeMap::new(),
         }
     }
@@ -155,13 +160,22 @@ impl Simulation {
         while let Some(entry) = self.network.first_entry().filter(|entry| entry.key().0 <= end) {
             let at = entry.key().0;
             let flying = entry.remove();
-            self.world.advance(at.since(self.world.now.mono));
+            self.pass(at);
             self.arrive(&flying);
+            self.settle();
+        }
+        self.pass(end);
+        self.world.check();
+    }
+
+    /// Lets time pass; what each timer does is looked at when it does it.
+    fn pass(&mut self, end: Time) {
+        while let Some(at) = self.world.relays().next_deadline().filter(|at| *at <= end) {
+            self.world.advance(at.since(self.world.now.mono));
             self.settle();
         }
         self.world.advance(end.since(self.world.now.mono));
         self.settle();
-        self.world.check();
     }
 
     fn arrive(&mut self, flying: &Flying) {
@@ -194,23 +208,39 @@ impl Simulation {
             self.note(&bytes);
             *self.happened.entry("reported".to_owned()).or_default() += 1;
             let ssrc = rtcp::sender_ssrc_of(&bytes);
-            let clear = match self.calls.iter_mut().find(|(number, _)| browser_ssrc(**number) == ssrc) {
-                Some((_, call)) if port == MUX => call.browser.hear_rtcp(&bytes),
-                _ => bytes,
+            let call = self.calls.iter_mut().find(|(number, _)| browser_ssrc(**number) == ssrc);
+            let (relay, clear) = match call {
+                Some((number, call)) if port == MUX => (Some(relay_id(*number)), call.browser.hear_rtcp(&bytes)),
+                _ => (None, bytes),
             };
-            Compound::parse(&clear).expect("what the relay reports is well-formed");
+            let compound = Compound::parse(&clear).expect("what the relay reports is well-formed");
+            if compound.packets().any(|packet| matches!(packet, RtcpPacket::PictureLoss { .. })) {
+                let relay = relay.expect("only browsers are asked by a packet");
+                *self.happened.entry("picture_loss".to_owned()).or_default() += 1;
+                self.keyframe_wanted(relay, true);
+            }
         }
         for event in self.world.events() {
             let text = format!("{event:?}");
             self.note(text.as_bytes());
             let name = text.split(' ').next().expect("text has a first word").to_owned();
             *self.happened.entry(name).or_default() += 1;
+            if let Event::KeyframeWanted { relay, .. } = event {
+                self.keyframe_wanted(relay, false);
+            }
             if let Event::WorkerLost { .. } | Event::RelayReaped { .. } = event {
                 panic!("nothing crashed: {event:?}");
             }
         }
         self.world.out.dtls.clear();
         self.world.out.dtls_paths.clear();
+    }
+
+    /// One source is asked for key frames twice a second at most, whatever happens.
+    fn keyframe_wanted(&mut self, relay: RelayId, is_browser: bool) {
+        let now = self.world.now.mono;
+        let last = self.wanted.insert((relay, is_browser), now);
+        assert!(last.is_none_or(|last| now.since(last) >= Duration::from_millis(500)), "asked again too soon");
     }
 
     fn media_left(&mut self, port: PortId, bytes: &[u8]) {
@@ -278,6 +308,9 @@ impl Simulation {
         program.routes[0].ssrc = phone_ssrc(number);
         program.routes[1].ssrc = browser_ssrc(number);
         program.legs[1].media_timeout_ms = Some(10_000);
+        if self.chance(50) {
+            program.routes.iter_mut().for_each(|route| route.media = Media::Video);
+        }
         let installed = match self.world.try_put(number, 1, &program) {
             Ok(installed) => installed,
             Err(error) => {
@@ -293,7 +326,7 @@ impl Simulation {
         let phone_at =
             if self.chance(33) { addr(&format!("192.0.2.250:{}", 9000 + number % 1000)) } else { addr(&phone) };
         let phone = Source::new(0xf000 + number as u32, 0);
-        let call = Call { program, generation: 1, browser, phone, phone_at, sent: BTreeMap::new() };
+        let call = Call { program, generation: 1, browser, fill: 0, phone, phone_at, sent: BTreeMap::new() };
         self.calls.insert(number, call);
         if self.chance(80) {
             self.nominate(number);
@@ -425,12 +458,17 @@ impl Simulation {
     }
 
     fn handshake(&mut self, number: u64) {
-        let fill = 120 + self.dice.below(100) as u8;
+        // No two calls agree on the same keys: one could not be told from the other behind an address that both had.
+        let mut fill = 120 + self.dice.below(100) as u8;
+        while self.calls.iter().any(|(other, call)| *other != number && call.fill == fill) {
+            fill = 120 + self.dice.below(100) as u8;
+        }
         let profile = Profile::ALL[self.dice.below(3) as usize];
         let call = self.calls.get_mut(&number).expect("the caller knows it");
         let knows_browser = matches!(&call.program.legs[0].kind, LegKind::IceDtls(ice) if ice.remote.is_some());
         if call.browser.is_keyed && knows_browser {
             call.browser.rekey(profile, fill);
+            call.fill = fill;
         }
         assert!(call.browser.handshake(&mut self.world, CERTIFICATE));
         call.browser.is_keyed = true;
@@ -448,9 +486,11 @@ impl Simulation {
 }
 
 /// What a run without any of these would not have tested.
-const MUST_HAPPEN: [&str; 18] = [
+const MUST_HAPPEN: [&str; 20] = [
     "forwarded",
     "reported",
+    "picture_loss",
+    "KeyframeWanted",
     "PathSelected",
     "PathLost",
     "KeysReady",
