@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 pub const ORPHAN_SILENCE: Duration = Duration::from_secs(30);
 
 /// What this dataplane runs, for `Hello.capabilities`.
-pub const CAPABILITIES: [&str; 5] = ["ice_dtls", "rtp", "srtp", "pass", "g711"];
+pub const CAPABILITIES: [&str; 6] = ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback"];
 
 /// Bounds and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,7 +321,7 @@ mod tests {
 
     fn program(label: &str) -> RelayProgram {
         let pcmu = payload(0, Codec::Pcmu, 8000);
-        let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote: None });
+        let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote: None, feedback: Vec::new() });
         let route = Route {
             from: LegId(0),
             to: LegId(0),

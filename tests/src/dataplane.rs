@@ -290,7 +290,7 @@ pub fn rtp_leg(id: u8, remote: Option<SocketAddr>) -> Leg {
         let rtcp = SocketAddr::new(rtp.ip(), rtp.port() + 1);
         RtpRemote { rtp, rtcp, rtcp_mux: false }
     });
-    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote });
+    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote, feedback: Vec::new() });
     Leg { id: LegId(id), media_timeout_ms: None, kind }
 }
 

@@ -137,7 +137,10 @@ fn program(
     routes: Vec<Route>,
 ) -> RelayProgram {
     let ice = IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms };
-    let rtp = |medium, remote| LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote });
+    // SIP peers are offered the profile AVP, which has no feedback (RFC 4585 section 4).
+    let rtp = |medium, remote| {
+        LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote, feedback: Vec::new() })
+    };
     // A camera may be off for as long as it likes: only sound that falls silent ends a call.
     let leg = |id, kind, media_timeout_ms| Leg { id, media_timeout_ms, kind };
     let mut legs = vec![

@@ -158,6 +158,8 @@ pub struct RxSlot {
     pub stream: RxStream,
     /// When its last packet was accepted, RTP or RTCP.
     pub heard_at: u64,
+    /// FIR commands that it was sent.
+    pub commands: u64,
     /// Statistics.
     pub reception: Reception,
 }
@@ -428,7 +430,7 @@ pub struct LegRecord {
     pub out: [OutStream; OUT_STREAMS_MAX],
     /// Index plus one in `out` of the leg's own SSRC, for reports when no route sends to it.
     pub own_out: u32,
-    /// Counts FIR commands and report intervals.
+    /// Counts report intervals.
     pub report_count: u32,
     /// When the next report is due.
     pub report_at: u64,
@@ -440,6 +442,10 @@ pub struct LegRecord {
     pub has_ntp_offset: u32,
     /// 1 while the nominated path is another leg's now.
     pub is_path_lost: u32,
+    /// 1 when the peer of an RTP leg takes PLI.
+    pub takes_pli: u32,
+    /// 1 when it takes FIR.
+    pub takes_fir: u32,
 
     /// Counters.
     pub counters: Counters,

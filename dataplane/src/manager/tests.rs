@@ -125,7 +125,7 @@ fn browser_leg(number: u8) -> Leg {
 }
 
 fn rtp_leg(number: u8) -> Leg {
-    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote: None });
+    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote: None, feedback: Vec::new() });
     Leg { id: LegId(number), media_timeout_ms: None, kind }
 }
 

@@ -17,7 +17,7 @@ use super::{
     rewrite::{Incoming, ahead},
 };
 use crate::{
-    arena::{PictureState, SourceMap},
+    arena::{LegRecord, PictureState, SourceMap},
     wire::{h264, rtcp, vp8},
 };
 
@@ -61,6 +61,26 @@ impl Pictures {
             },
             _ => Sight::Other,
         }
+    }
+}
+
+/// What carries a wish for a key frame to its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// RFC 4585 section 6.3.1.
+    Pli,
+    /// RFC 5104 section 4.3.1.
+    Fir,
+}
+
+impl LegRecord {
+    /// The number of the next FIR to a source. Each is a new command: what is asked again half a second later has another reason,
+    /// and a repeated number would be ignored by who has answered it (RFC 5104 section 4.3.1.1).
+    fn next_command(&mut self, ssrc: u32) -> u8 {
+        let sources = self.rx.iter_mut().filter(|slot| slot.used == 1 && slot.stream.ssrc() == ssrc);
+        let Some(source) = sources.max_by_key(|slot| slot.epoch) else { return 0 };
+        source.commands += 1;
+        source.commands as u8
     }
 }
 
@@ -159,7 +179,7 @@ impl Relays {
         let mut can_ask = false;
         for index in 0..self.derived[slot as usize].route_count {
             let route = self.derived[slot as usize].routes[index];
-            if self.arena.route(route).is_video == 1 && self.can_ask(route) {
+            if self.arena.route(route).is_video == 1 && self.carrier(route).is_some() {
                 can_ask = true;
                 self.arena.route_mut(route).pictures.is_wanted = 1;
             }
@@ -219,34 +239,53 @@ impl Relays {
                 other_record.pictures.asked(now.mono);
             }
         }
-        if !self.arena.leg(from).is_ice() {
-            let (relay, leg) = self.name_of(to);
-            out.event(Event::KeyframeWanted { relay, leg });
-        } else if self.can_ask(route) {
-            self.send_pli(route, out);
+        match self.carrier(route) {
+            Some(carrier) => self.send_wish(from, ssrc, carrier, out),
+            // What no packet can carry, signalling can; browsers know no other way than packets.
+            None if !self.arena.leg(from).is_ice() => {
+                let (relay, leg) = self.name_of(to);
+                out.event(Event::KeyframeWanted { relay, leg });
+            }
+            None => {}
         }
     }
 
-    /// Whether a packet can carry a wish to a route's source: one is known, reports reach it, and its profile knows feedback
-    /// (RFC 4585 section 4: only browsers speak AVPF here).
-    fn can_ask(&self, route: u32) -> bool {
+    /// The packet that can carry a wish to a route's source: one is known, reports reach it, and it understands feedback. Browsers
+    /// do, of SIP peers those whose program says so (RFC 4585 section 4).
+    fn carrier(&self, route: u32) -> Option<Carrier> {
         let route = self.arena.route(route);
         let leg = self.arena.leg(route.from);
         let is_known = route.source.used == 1 || route.former.used == 1;
-        is_known && leg.is_ice() && leg.rtcp_target().is_ok() && self.derived[route.from as usize].tx.is_some()
+        let has_keys = !leg.is_encrypted() || self.derived[route.from as usize].tx.is_some();
+        let is_reached = is_known && has_keys && leg.rtcp_target().is_ok();
+        match (leg.is_ice() || leg.takes_pli == 1, leg.takes_fir == 1) {
+            (true, _) if is_reached => Some(Carrier::Pli),
+            (false, true) if is_reached => Some(Carrier::Fir),
+            _ => None,
+        }
     }
 
-    fn send_pli(&mut self, route_slot: u32, out: &mut impl Output) {
-        let route = self.arena.route(route_slot);
-        let (from, media) = (route.from, route.source.ssrc);
-        let leg = self.arena.leg(from);
+    /// Sends a wish as a compound with a report (RFC 3550 section 6.1).
+    fn send_wish(&mut self, slot: u32, media: u32, carrier: Carrier, out: &mut impl Output) {
+        let leg = self.arena.leg_mut(slot);
+        let command = match carrier {
+            Carrier::Pli => 0,
+            Carrier::Fir => leg.next_command(media),
+        };
         let reporter = leg.reporter();
         let sender = leg.out[reporter].tx.ssrc();
-        let relay = *self.arena.relay(leg.relay_slot());
-        self.send_rtcp(from, reporter, out, |buffer| {
+        let relay = *self.arena.relay(self.arena.leg(slot).relay_slot());
+        self.send_rtcp(slot, reporter, out, |buffer| {
             let cname = &relay.cname[..relay.cname_len as usize];
             let report = rtcp::write_receiver_report(buffer, sender, &[], cname)?;
-            Some(report + rtcp::write_pli(&mut buffer[report..], sender, media)?)
+            let rest = &mut buffer[report..];
+            Some(
+                report
+                    + match carrier {
+                        Carrier::Pli => rtcp::write_pli(rest, sender, media)?,
+                        Carrier::Fir => rtcp::write_fir(rest, sender, media, command)?,
+                    },
+            )
         });
     }
 }

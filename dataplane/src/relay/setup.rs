@@ -4,7 +4,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use gangway_shared::{
     ids::{LegId, RelayId},
     rcp::{
-        ErrorCode, Event, IceDtlsLeg, Leg, LegKind, Media, RelayError, RelayProgram, Route, RtpLeg, SrtpKeys, SrtpSuite,
+        ErrorCode, Event, Feedback, IceDtlsLeg, Leg, LegKind, Media, RelayError, RelayProgram, Route, RtpLeg, SrtpKeys,
+        SrtpSuite,
     },
     secret::Secret,
 };
@@ -327,6 +328,8 @@ impl Relays {
         self.ports.set(port, PortUse::Rtp(slot));
         self.ports.set(rtcp, PortUse::Rtcp(slot));
         leg.has_remote = u8::from(rtp.remote.is_some());
+        leg.takes_pli = u32::from(rtp.feedback.contains(&Feedback::NackPli));
+        leg.takes_fir = u32::from(rtp.feedback.contains(&Feedback::CcmFir));
         let (rtp_at, rtcp_at) = match rtp.remote {
             Some(remote) => (remote.rtp.into(), remote.rtcp.into()),
             None => (Addr::NONE, Addr::NONE),

@@ -91,7 +91,7 @@ fn relay() -> RelayId {
 fn echo() -> RelayProgram {
     let remote =
         RtpRemote { rtp: "192.0.2.9:4000".parse().unwrap(), rtcp: "192.0.2.9:4001".parse().unwrap(), rtcp_mux: false };
-    let leg = RtpLeg { media: Media::Audio, local_ip: None, remote: Some(remote) };
+    let leg = RtpLeg { media: Media::Audio, local_ip: None, remote: Some(remote), feedback: Vec::new() };
     let pcmu = Payload { pt: 0, codec: Codec::Pcmu, clock: 8000, channels: None, fmtp: None };
     RelayProgram {
         label: "test".into(),

@@ -6,7 +6,7 @@ use gangway_dataplane::{
 };
 use gangway_shared::{
     ids::LegId,
-    rcp::{Codec, Event, Media, RelayProgram},
+    rcp::{Codec, Event, Feedback, LegKind, Media, RelayProgram},
 };
 
 use crate::world::{
@@ -201,6 +201,61 @@ fn a_phone_is_asked_through_control_with_the_same_merging() {
     assert_eq!(world.events(), []);
     world.advance_ms(1);
     assert_eq!(world.events(), wanted);
+}
+
+/// A call whose phone takes this feedback and has shown one picture, with what it was asked then.
+fn phone_with(feedback: &[Feedback]) -> (World, Source, Vec<Vec<u8>>) {
+    let mut whole = video_call(Some(PHONE));
+    let LegKind::Rtp(leg) = &mut whole.legs[1].kind else { unreachable!("leg 2 is plain") };
+    leg.feedback = feedback.to_vec();
+    let (mut world, _) = connected(&whole);
+    let mut camera = Source::new(0xf2, 96);
+    world.feed(ports(1, LegId(2)).0, addr(PHONE), &camera.packet(FRAME));
+    let asked = to_phone(&mut world);
+    (world, camera, asked)
+}
+
+/// Compounds that the phone was sent since the last call.
+fn to_phone(world: &mut World) -> Vec<Vec<u8>> {
+    let (_, rtcp) = ports(1, LegId(2));
+    let sent = world.out.sent.drain(..).filter(|(port, to, _)| *port == rtcp && *to == addr(PHONE_RTCP));
+    sent.map(|(.., bytes)| bytes).collect()
+}
+
+fn has_asked_control(world: &mut World) -> bool {
+    world.events().iter().any(|event| matches!(event, Event::KeyframeWanted { .. }))
+}
+
+#[test]
+fn a_phone_that_takes_picture_loss_is_asked_by_a_packet_instead_of_through_control() {
+    for feedback in [&[Feedback::NackPli][..], &[Feedback::CcmFir, Feedback::NackPli]] {
+        let (mut world, _, asked) = phone_with(feedback);
+        assert_eq!(asked.len(), 1);
+        let packets: Vec<_> = Compound::parse(&asked[0]).unwrap().packets().collect();
+        assert!(matches!(packets[0], RtcpPacket::ReceiverReport { .. }), "{packets:?}");
+        assert_eq!(packets.last(), Some(&RtcpPacket::PictureLoss { sender: 0x3003, media: 0xf2 }));
+        assert!(!has_asked_control(&mut world));
+        assert!(world.keyframe(1, 2), "control can ask it too");
+    }
+}
+
+#[test]
+fn full_intra_requests_are_numbered_by_source_and_go_on_after_a_restart() {
+    let (mut world, mut camera, mut asked) = phone_with(&[Feedback::CcmFir]);
+    for number in 1..=3 {
+        let packets: Vec<_> = Compound::parse(&asked[0]).unwrap().packets().collect();
+        assert!(matches!(packets[0], RtcpPacket::ReceiverReport { .. }), "{packets:?}");
+        let Some(RtcpPacket::FullIntra { sender: 0x3003, entries }) = packets.last() else { panic!("{packets:?}") };
+        assert_eq!(entries.iter().collect::<Vec<_>>(), [(0xf2, number)]);
+        world.advance_ms(500);
+        world.restart();
+        camera.packet(FRAME);
+        world.feed(ports(1, LegId(2)).0, addr(PHONE), &camera.packet(FRAME));
+        to_phone(&mut world);
+        world.advance_ms(100);
+        asked = to_phone(&mut world);
+    }
+    assert!(!has_asked_control(&mut world));
 }
 
 #[test]

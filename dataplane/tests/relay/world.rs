@@ -269,7 +269,7 @@ pub(crate) fn rtp_leg(id: u8, remote: Option<&str>) -> Leg {
         let rtp = addr(rtp);
         RtpRemote { rtp, rtcp: SocketAddr::new(rtp.ip(), rtp.port() + 1), rtcp_mux: false }
     });
-    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote });
+    let kind = LegKind::Rtp(RtpLeg { media: Media::Audio, local_ip: None, remote, feedback: Vec::new() });
     Leg { id: LegId(id), media_timeout_ms: None, kind }
 }
 

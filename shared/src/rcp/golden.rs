@@ -28,7 +28,8 @@ fn program() -> RelayProgram {
     };
     let remote =
         RtpRemote { rtp: "192.0.2.1:4000".parse().unwrap(), rtcp: "192.0.2.1:4001".parse().unwrap(), rtcp_mux: false };
-    let rtp = RtpLeg { media: Media::Audio, local_ip: Some("192.0.2.9".parse().unwrap()), remote: Some(remote) };
+    let local_ip = Some("192.0.2.9".parse().unwrap());
+    let rtp = RtpLeg { media: Media::Audio, local_ip, remote: Some(remote), feedback: vec![] };
     let keys = SrtpKeys {
         suite: SrtpSuite::AeadAes128Gcm,
         local: Secret::new("bG9jYWw=".into()),
@@ -137,6 +138,12 @@ fn greetings_keep_their_text() {
 #[test]
 fn requests_keep_their_text() {
     request("put", Request::Put { relay: relay(), generation: Generation(1), program: program() });
+    let mut video = program();
+    let LegKind::Rtp(leg) = &mut video.legs[1].kind else { unreachable!("leg 1 is plain") };
+    (leg.media, leg.feedback) = (Media::Video, vec![Feedback::NackPli, Feedback::CcmFir]);
+    let LegKind::Srtp(leg) = &mut video.legs[2].kind else { unreachable!("leg 2 has keys") };
+    (leg.rtp.media, leg.rtp.feedback) = (Media::Video, vec![Feedback::CcmFir]);
+    request("put_feedback", Request::Put { relay: relay(), generation: Generation(2), program: video });
     request("delete", Request::Delete { relay: relay() });
     request("list", Request::List { after: Some(relay()), limit: 100 });
     request("query_relay", Request::Query { relay: Some(relay()) });
@@ -242,7 +249,7 @@ fn the_sample_program_is_valid_and_each_breach_names_its_field() {
     fn map(program: &mut RelayProgram) -> &mut PayloadMap {
         &mut program.routes[0].payloads[0]
     }
-    let breaches: [(&str, Breach); 26] = [
+    let breaches: [(&str, Breach); 27] = [
         ("program.legs", |p| p.legs.clear()),
         ("program.legs", |p| p.legs = vec![p.legs[0].clone(); limits::LEGS_MAX + 1]),
         ("program.routes", |p| p.routes = vec![p.routes[0].clone(); limits::ROUTES_MAX + 1]),
@@ -255,6 +262,10 @@ fn the_sample_program_is_valid_and_each_breach_names_its_field() {
         ("program.legs[0].remote.fingerprints", |p| ice(p).remote.as_mut().unwrap().fingerprints.clear()),
         ("program.legs[1].remote.rtp", |p| remote(p).rtp.set_port(0)),
         ("program.legs[1].remote.rtcp", |p| remote(p).rtcp.set_port(0)),
+        ("program.legs[1].feedback", |p| {
+            let LegKind::Rtp(leg) = &mut p.legs[1].kind else { unreachable!("leg 1 is plain") };
+            leg.feedback = vec![Feedback::CcmFir, Feedback::NackPli, Feedback::CcmFir];
+        }),
         ("program.routes[0].from", |p| p.routes[0].from = LegId(99)),
         ("program.routes[0].to", |p| p.routes[0].to = LegId(99)),
         ("program.routes[1].ssrc", |p| {

@@ -24,8 +24,8 @@ pub use message::{
     PROTOCOLS, PutReply, Reply, Request,
 };
 pub use program::{
-    Codec, Fingerprint, GeneratorLeg, IceDtlsLeg, IceRemote, InvalidFingerprint, Leg, LegKind, Media, Payload,
-    PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, SrtpKeys, SrtpLeg, SrtpSuite, TapLeg,
-    limits,
+    Codec, Feedback, Fingerprint, GeneratorLeg, IceDtlsLeg, IceRemote, InvalidFingerprint, Leg, LegKind, Media,
+    Payload, PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, SrtpKeys, SrtpLeg, SrtpSuite,
+    TapLeg, limits,
 };
 pub use stats::{DirectionStats, LegStats, NodeStats, RelayStats, WorkerStats};

@@ -166,6 +166,20 @@ pub struct RtpLeg {
     /// Where the peer's SDP says it listens; absent until it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RtpRemote>,
+    /// What its peer understands of RTCP feedback, each once. The relay asks for key frames by these; with none of them it tells
+    /// control instead (event `KeyframeWanted`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feedback: Vec<Feedback>,
+}
+
+/// Feedback that SDP negotiated under the profile AVPF (`a=rtcp-fb`, RFC 4585 section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feedback {
+    /// `nack pli`: picture loss indication, RFC 4585 section 6.3.1.
+    NackPli,
+    /// `ccm fir`: full intra request, RFC 5104 section 4.3.1.
+    CcmFir,
 }
 
 /// Where the peer of an RTP leg said it listens. The relay learns its real address from packets, within the latch rules.
@@ -452,6 +466,9 @@ impl Leg {
                 }
             }
             LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => {
+                if (1..rtp.feedback.len()).any(|at| rtp.feedback[..at].contains(&rtp.feedback[at])) {
+                    return Err(invalid(&format!("{path}.feedback"), "a kind of feedback is named twice"));
+                }
                 let Some(remote) = rtp.remote else { return Ok(()) };
                 for (name, address) in [("rtp", remote.rtp), ("rtcp", remote.rtcp)] {
                     if address.port() == 0 {
