@@ -29,6 +29,8 @@ impl Config {
             overload_retry_after_s: u32::try_from(self.number("sip_retry_after_s")).expect("the table bounds it"),
             trusted,
             udp_request_limit_bytes: self.count("sip_udp_request_limit_bytes"),
+            stream_connect: self.millis("sip_long_request_connect_timeout_ms"),
+            stream_retry: self.millis("sip_long_request_tcp_retry_ms"),
         }
     }
 

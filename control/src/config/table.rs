@@ -432,6 +432,12 @@ pub const KEYS: &[Key] = &[
         Kind::Number(0, 65_535),
         "longer requests go by TCP (RFC 3261 section 18.1.1); 0: never",
     ),
+    millis(
+        "sip_long_request_connect_timeout_ms",
+        "1000",
+        "ms that its connection may take before it goes by UDP after all",
+    ),
+    millis("sip_long_request_tcp_retry_ms", "600000", "ms that a peer without TCP gets long requests by UDP at once"),
     key("sip_transactions_max", "16384", Kind::Number(10, 1_000_000), "transactions at once; beyond, 503"),
     key(
         "sip_unverified_transactions_max",

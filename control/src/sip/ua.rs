@@ -32,6 +32,7 @@ mod event;
 mod inbound;
 mod outbound;
 mod server;
+mod streams;
 
 pub use config::{Advertised, Counters, Subnet, UaConfig};
 pub use event::{
@@ -41,6 +42,7 @@ pub use outbound::PendingInvite;
 
 use client::ClientTx;
 use server::{MergeKey, ServerTx};
+use streams::NoStreams;
 
 /// A dialog and what is going on in it.
 struct Entry {
@@ -85,6 +87,7 @@ pub struct Ua {
     merge_keys: BTreeMap<MergeKey, ServerId>,
     /// How many of `servers` belong to strangers.
     strangers: usize,
+    no_streams: NoStreams,
     deadlines: BTreeSet<(Time, Due)>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<UaEvent>,
@@ -110,6 +113,7 @@ impl Ua {
             server_keys: BTreeMap::new(),
             merge_keys: BTreeMap::new(),
             strangers: 0,
+            no_streams: NoStreams::default(),
             deadlines: BTreeSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),

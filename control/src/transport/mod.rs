@@ -147,7 +147,7 @@ impl SipHandle {
     pub fn send(&self, transmit: Transmit) -> Result<(), Undeliverable> {
         let sent = match transmit.transport {
             Transport::Udp => self.udp.send(&transmit.bytes, transmit.remote),
-            Transport::Tcp => self.flows.send(transmit.flow, transmit.remote, transmit.bytes),
+            Transport::Tcp => self.flows.send(transmit.flow, transmit.remote, transmit.bytes, transmit.connect_within),
             Transport::Tls | Transport::Ws | Transport::Wss => Err(Undeliverable),
         };
         if sent.is_ok() {

@@ -109,8 +109,14 @@ impl Flows {
         self.lock().by_id.len()
     }
 
-    /// Queues a message on the connection `flow`, else on one to `remote`, else on a new one.
-    pub(super) fn send(&self, flow: Option<u64>, remote: SocketAddr, bytes: Vec<u8>) -> Result<(), Undeliverable> {
+    /// Queues a message on the connection `flow`, else on one to `remote`, else on a new one, which may take `connect_within` to be made.
+    pub(super) fn send(
+        &self,
+        flow: Option<u64>,
+        remote: SocketAddr,
+        bytes: Vec<u8>,
+        connect_within: Option<Duration>,
+    ) -> Result<(), Undeliverable> {
         let mut table = self.lock();
         let known = flow.filter(|id| table.by_id.contains_key(id)).or_else(|| table.by_remote.get(&remote).copied());
         if let Some(flow) = known.and_then(|id| table.by_id.get(&id)) {
@@ -124,7 +130,8 @@ impl Flows {
             flow.queue.try_send(bytes).expect("the queue is new and holds at least one");
         }
         drop(table);
-        tokio::spawn(connect(self.clone(), id, remote, queue));
+        let within = connect_within.map_or(self.shared.limits.connect, |within| within.min(self.shared.limits.connect));
+        tokio::spawn(connect(self.clone(), id, remote, queue, within));
         Ok(())
     }
 
@@ -202,8 +209,8 @@ pub(super) async fn accept(listener: TcpListener, flows: Flows) {
     }
 }
 
-async fn connect(flows: Flows, id: u64, remote: SocketAddr, queue: mpsc::Receiver<Vec<u8>>) {
-    match timeout(flows.shared.limits.connect, TcpStream::connect(remote)).await {
+async fn connect(flows: Flows, id: u64, remote: SocketAddr, queue: mpsc::Receiver<Vec<u8>>, within: Duration) {
+    match timeout(within, TcpStream::connect(remote)).await {
         Ok(Ok(stream)) => serve(flows, id, stream, remote, queue, Opened::ByUs).await,
         failed => {
             flows.shared.metrics.sip_connects_failed.add(1);

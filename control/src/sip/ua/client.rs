@@ -413,11 +413,13 @@ impl Ua {
         let Some(tx) = self.clients.get_mut(&id) else { return };
         let (client, dialog) = (tx.client, tx.dialog.clone());
         if let Some(target) = tx.datagram_target.take() {
+            self.no_streams.note(now + self.config.stream_retry, target.remote);
+            let Some(tx) = self.clients.get_mut(&id) else { return };
             let mut request = tx.request.clone();
             request.headers.remove(&HeaderName::Via);
             let (account, purpose, attempts) = (tx.account, tx.purpose, tx.attempts);
             let (cancelling, in_dialog) = (std::mem::replace(&mut tx.cancelling, Cancelling::No), dialog.clone());
-            let launched = self.launch_datagram(now, client, request, target, |tx| {
+            let launched = self.launch_as(now, client, request, (target, None), |tx| {
                 (tx.dialog, tx.account, tx.purpose, tx.attempts) = (in_dialog, account, purpose, attempts);
                 tx.cancelling = cancelling;
             });
@@ -545,5 +547,5 @@ fn same_tag(request: &Request, response: &Response) -> bool {
 }
 
 pub(super) const fn transmit(target: Target, bytes: Vec<u8>) -> Transmit {
-    Transmit { transport: target.transport, remote: target.remote, flow: target.flow, bytes }
+    Transmit { transport: target.transport, remote: target.remote, flow: target.flow, connect_within: None, bytes }
 }

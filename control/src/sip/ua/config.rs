@@ -1,6 +1,6 @@
 //! Settings and counters of the agent.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use crate::sip::{Transport, message::Method, transaction::Timers, uri::Host};
 
@@ -51,6 +51,10 @@ pub struct UaConfig {
     /// Requests longer than this go by TCP instead of UDP when we have a TCP address, and back to UDP when that fails (RFC 3261
     /// section 18.1.1). 0 never switches.
     pub udp_request_limit_bytes: usize,
+    /// How long the connection for such a request may take to be made.
+    pub stream_connect: Duration,
+    /// How long a peer that took no such connection gets long requests by UDP at once.
+    pub stream_retry: Duration,
 }
 
 impl UaConfig {
@@ -71,6 +75,8 @@ impl UaConfig {
             trusted: Vec::new(),
             // RFC 3261 section 18.1.1, for a path MTU that nobody knows.
             udp_request_limit_bytes: 1_300,
+            stream_connect: Duration::from_secs(1),
+            stream_retry: Duration::from_secs(600),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes into the agent and what comes out: plain data.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::sip::{
     Transport,
@@ -43,6 +43,8 @@ pub struct Transmit {
     pub remote: SocketAddr,
     /// Over which connection, when one is to be reused.
     pub flow: Option<u64>,
+    /// How long a new connection may take, when the message could go another way; absent: the transport's own patience.
+    pub connect_within: Option<Duration>,
     /// One whole message.
     pub bytes: Vec<u8>,
 }

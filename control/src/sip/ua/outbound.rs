@@ -1,5 +1,7 @@
 //! Sending: requests outside and inside of dialogs.
 
+use std::time::Duration;
+
 use gangway_shared::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -222,24 +224,25 @@ impl Ua {
         let too_long = target.transport == Transport::Udp
             && limit > 0
             && self.config.serves(Transport::Tcp, target.remote.ip())
+            && !self.no_streams.is_noted(now, target.remote)
             && request.to_bytes().len() + VIA_BYTES > limit;
         if !too_long {
-            return self.launch_datagram(now, client, request, target, fill);
+            return self.launch_as(now, client, request, (target, None), fill);
         }
         let stream = Target { transport: Transport::Tcp, remote: target.remote, flow: None };
-        self.launch_datagram(now, client, request, stream, |tx| {
+        self.launch_as(now, client, request, (stream, Some(self.config.stream_connect)), |tx| {
             fill(tx);
             tx.datagram_target = Some(target);
         })
     }
 
-    /// Sends a request without Via in a new transaction, as the target says.
-    pub(super) fn launch_datagram(
+    /// Sends a request without Via in a new transaction, as the target says; a connection for it may take so long.
+    pub(super) fn launch_as(
         &mut self,
         now: Time,
         client: ClientId,
         mut request: Request,
-        target: Target,
+        (target, connect_within): (Target, Option<Duration>),
         fill: impl FnOnce(&mut ClientTx),
     ) -> Result<u64, SendError> {
         // BYE is not counted against the table, as CANCEL is not: a dialog has one at most, and ending must work when all is full.
@@ -256,7 +259,7 @@ impl Ua {
             _ => Machine::Other(Client::new(now, reliable, timers)),
         };
         let bytes = request.to_bytes();
-        self.transmits.push_back(transmit(target, bytes.clone()));
+        self.transmits.push_back(Transmit { connect_within, ..transmit(target, bytes.clone()) });
         Ok(self.keep_client(
             client,
             ClientKey::new(branch, request.method.clone()),

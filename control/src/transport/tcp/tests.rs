@@ -50,15 +50,15 @@ const MESSAGE: &[u8] = b"OPTIONS sip:a@b SIP/2.0\r\nContent-Length: 0\r\n\r\n";
 async fn one_connection_serves_all_messages_to_a_peer_and_its_answers_name_the_flow() {
     let (flows, mut queue) = flows(LIMITS);
     let (listener, address) = peer().await;
-    flows.send(None, address, b"one".to_vec()).unwrap();
+    flows.send(None, address, b"one".to_vec(), None).unwrap();
     let mut stream = accepted(&listener).await;
     assert_eq!(read(&mut stream, 3).await, b"one");
     stream.write_all(MESSAGE).await.unwrap();
     let Input::SipReceived { source, bytes } = next(&mut queue).await else { panic!("no message came") };
     assert_eq!((source.remote, bytes.as_slice()), (address, MESSAGE));
     // By the flow, and by the address when the flow is unknown.
-    flows.send(source.flow, SocketAddr::from(([192, 0, 2, 1], 9)), b"two".to_vec()).unwrap();
-    flows.send(Some(12_345), address, b"three".to_vec()).unwrap();
+    flows.send(source.flow, SocketAddr::from(([192, 0, 2, 1], 9)), b"two".to_vec(), None).unwrap();
+    flows.send(Some(12_345), address, b"three".to_vec(), None).unwrap();
     assert_eq!(read(&mut stream, 8).await, b"twothree");
     assert_eq!(flows.open(), 1);
     drop(stream);
@@ -75,7 +75,7 @@ async fn a_connection_that_cannot_be_made_is_told() {
     let (flows, mut queue) = flows(LIMITS);
     let (listener, address) = peer().await;
     drop(listener);
-    flows.send(None, address, b"lost".to_vec()).unwrap();
+    flows.send(None, address, b"lost".to_vec(), None).unwrap();
     let failed = next(&mut queue).await;
     assert!(matches!(failed, Input::SipFailed { transport: Transport::Tcp, remote, .. } if remote == address));
     assert_eq!((flows.open(), flows.shared.metrics.sip_connects_failed.value()), (0, 1));
@@ -86,13 +86,13 @@ async fn messages_beyond_the_queue_and_connections_beyond_the_limit_are_refused(
     let (flows, _queue) = flows(LIMITS);
     let (_listener, address) = peer().await;
     // The task that connects has not run yet: two wait, the third is too many.
-    flows.send(None, address, b"a".to_vec()).unwrap();
-    flows.send(None, address, b"b".to_vec()).unwrap();
-    assert_eq!(flows.send(None, address, b"c".to_vec()), Err(Undeliverable));
+    flows.send(None, address, b"a".to_vec(), None).unwrap();
+    flows.send(None, address, b"b".to_vec(), None).unwrap();
+    assert_eq!(flows.send(None, address, b"c".to_vec(), None), Err(Undeliverable));
     for port in 1..4 {
-        flows.send(None, SocketAddr::from(([127, 0, 0, 2], port)), b"a".to_vec()).unwrap();
+        flows.send(None, SocketAddr::from(([127, 0, 0, 2], port)), b"a".to_vec(), None).unwrap();
     }
-    assert_eq!(flows.send(None, SocketAddr::from(([127, 0, 0, 2], 4)), b"a".to_vec()), Err(Undeliverable));
+    assert_eq!(flows.send(None, SocketAddr::from(([127, 0, 0, 2], 4)), b"a".to_vec(), None), Err(Undeliverable));
     assert_eq!(flows.shared.metrics.sip_queue_full.value(), 1);
     assert_eq!(flows.shared.metrics.sip_connections_refused.value(), 1);
 }
@@ -101,7 +101,7 @@ async fn messages_beyond_the_queue_and_connections_beyond_the_limit_are_refused(
 async fn a_quiet_connection_of_ours_sends_keep_alives() {
     let (flows, _queue) = flows(Limits { keep_alive: Duration::from_millis(20), ..LIMITS });
     let (listener, address) = peer().await;
-    flows.send(None, address, b"x".to_vec()).unwrap();
+    flows.send(None, address, b"x".to_vec(), None).unwrap();
     let mut stream = accepted(&listener).await;
     assert_eq!(read(&mut stream, 5).await, b"x\r\n\r\n");
 }
@@ -141,7 +141,7 @@ async fn peers_share_what_they_may_open_and_ours_have_the_rest() {
     ends(&mut connect_from([127, 0, 0, 3], ours).await).await;
     assert_eq!(flows.shared.metrics.sip_connections_refused.value(), 2);
     let (theirs, address) = peer().await;
-    flows.send(None, address, b"ours".to_vec()).unwrap();
+    flows.send(None, address, b"ours".to_vec(), None).unwrap();
     assert_eq!(read(&mut accepted(&theirs).await, 4).await, b"ours");
     // A place comes back with the end of a connection.
     let gone = first.local_addr().unwrap();

@@ -496,6 +496,29 @@ fn a_request_too_long_for_a_datagram_goes_by_tcp_and_back_to_udp_when_that_fails
 }
 
 #[test]
+fn a_peer_without_tcp_is_remembered_for_a_while() {
+    let mut config = config();
+    config.advertised.push(ours(Transport::Tcp));
+    config.stream_retry = Duration::from_secs(60);
+    let mut bench = Bench::with(config);
+    let send = |bench: &mut Bench| {
+        let mut long = outgoing(bench, Method::Options);
+        long.content = Some(Content { content_type: "text/plain".into(), body: vec![b'x'; 1_200] });
+        while bench.ua.poll_transmit().is_some() {}
+        bench.ua.send_request(bench.now, long).unwrap();
+        bench.ua.poll_transmit().unwrap()
+    };
+    let first = send(&mut bench);
+    assert_eq!((first.transport, first.connect_within), (Transport::Tcp, Some(Duration::from_secs(1))));
+    bench.ua.handle_transport_error(bench.now, Transport::Tcp, PEER.parse().unwrap(), None);
+    let again = bench.ua.poll_transmit().unwrap();
+    assert_eq!((again.transport, again.connect_within), (Transport::Udp, None));
+    assert_eq!(send(&mut bench).transport, Transport::Udp, "without another try");
+    bench.run_until(at(60_000));
+    assert_eq!(send(&mut bench).transport, Transport::Tcp, "it may have TCP by now");
+}
+
+#[test]
 fn what_cannot_be_sent_says_why() {
     let mut config = config();
     config.max_transactions = 1;
