@@ -71,7 +71,7 @@ fn law(input: &[u8]) {
         let again = schema::decode(&serde_json::to_string_pretty(&value).expect("a value prints"));
         assert_eq!(format!("{again:?}"), format!("{decoded:?}"), "spaces change the meaning of a frame");
         if let Ok(message) = &decoded {
-            password_stays_hidden(text, &value, message);
+            password_stays_hidden(value, message);
         }
     } else {
         assert!(decoded.is_err(), "something that is no JSON was taken");
@@ -94,10 +94,12 @@ fn readable(frame: &str) {
     assert!(value["data"].as_array().is_some_and(|data| !data.is_empty()), "{frame}");
 }
 
-fn password_stays_hidden(text: &str, value: &Value, message: &ClientMessage) {
-    let Some(password) = value["data"][0]["sipPassword"].as_str() else { return };
-    // Short ones, and those that also stand elsewhere in the frame, prove nothing.
-    if password.len() >= 8 && text.matches(password).count() == 1 {
-        assert!(!format!("{message:?}").contains(password), "the password shows in Debug");
-    }
+/// With another password the message looks the same.
+fn password_stays_hidden(mut value: Value, message: &ClientMessage) {
+    let Some(password) = value.pointer_mut("/data/0/sipPassword").filter(|password| password.is_string()) else {
+        return;
+    };
+    *password = "another one".into();
+    let other = schema::decode(&value.to_string()).expect("any text is a password");
+    assert_eq!(format!("{message:?}"), format!("{other:?}"), "the password shows in Debug");
 }
