@@ -16,7 +16,7 @@ use gangway_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sdp::{Agreement, Codec, Direction, Encoding, MediaAgreement, PayloadRoute};
+use crate::sdp::{Agreement, Codec, Direction, Encoding, MediaAgreement, PayloadRoute, codec::told_fmtp};
 
 /// The browser's leg in every program.
 pub const BROWSER: LegId = LegId(0);
@@ -176,7 +176,8 @@ fn payload(pt: u8, codec: &Codec, fmtp: Option<&str>) -> rcp::Payload {
         codec: registered(&codec.encoding),
         clock: codec.clock_hz,
         channels: (codec.channels > 1).then_some(codec.channels),
-        fmtp: fmtp.filter(|text| text.len() <= limits::FMTP_MAX_BYTES).map(str::to_owned),
+        // Only what was read and understood: a peer's own text may hold anything and be as long as it likes.
+        fmtp: told_fmtp(codec, None, fmtp),
     }
 }
 

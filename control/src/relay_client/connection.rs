@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, path::Path, time::Duration};
 use gangway_shared::{
     ids::EventSeq,
     rcp::{
-        ControlMessage, DataplaneMessage, Hello, PROTOCOL, PROTOCOLS, RelayError, Reply, Request,
+        ControlMessage, DataplaneMessage, ErrorCode, Hello, PROTOCOL, PROTOCOLS, RelayError, Reply, Request,
         frame::{self, FrameError},
     },
 };
@@ -126,7 +126,7 @@ impl Link {
             }
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command { request, reply_to }) => self.request(request, Some(reply_to)).await?,
+                    Some(Command { request, reply_to }) => self.request(request, Some(reply_to), hub).await?,
                     None => return Ok(()),
                 },
                 read = self.reader.read(&mut chunk) => {
@@ -137,7 +137,7 @@ impl Link {
                     self.last_heard = Instant::now();
                     self.buffer.extend_from_slice(&chunk[..len]);
                 }
-                _ = check.tick() => self.check().await?,
+                _ = check.tick() => self.check(hub).await?,
             }
         }
     }
@@ -148,28 +148,39 @@ impl Link {
     }
 
     /// A dataplane that is silent although something was asked is as good as gone. The ping makes sure that something is asked.
-    async fn check(&mut self) -> Result<(), LinkError> {
+    async fn check(&mut self, hub: &HubHandle) -> Result<(), LinkError> {
         let oldest = self.waiting.first_key_value().map(|(_, waiting)| waiting.since);
         if oldest.is_some_and(|since| since.elapsed() > self.timeout) {
             return Err(LinkError::Silent);
         }
         if self.waiting.is_empty() && self.last_heard.elapsed() > self.timeout / 2 {
-            self.request(Request::Ping, None).await?;
+            self.request(Request::Ping, None, hub).await?;
         }
         Ok(())
     }
 
-    async fn request(&mut self, request: Request, reply_to: Option<ReplyTo>) -> Result<(), LinkError> {
+    async fn request(&mut self, request: Request, reply_to: Option<ReplyTo>, hub: &HubHandle) -> Result<(), LinkError> {
         let id = self.next_id;
         self.next_id += 1;
         self.waiting.insert(id, Waiting { since: Instant::now(), reply_to });
-        self.write(&ControlMessage::Request { id, request }).await
+        let mut bytes = Vec::new();
+        // What does not fit a frame is one call's trouble and nobody else's.
+        if let Err(error) = frame::encode(&ControlMessage::Request { id, request }, &mut bytes) {
+            tracing::error!(%error, "a request to the dataplane does not fit a frame");
+            self.reply(id, Err(RelayError::new(ErrorCode::Invalid, "program", error.to_string())), hub).await;
+            return Ok(());
+        }
+        self.write_bytes(&bytes).await
     }
 
     async fn write(&mut self, message: &ControlMessage) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
         frame::encode(message, &mut bytes)?;
-        match timeout(self.timeout, self.writer.write_all(&bytes)).await {
+        self.write_bytes(&bytes).await
+    }
+
+    async fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        match timeout(self.timeout, self.writer.write_all(bytes)).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(LinkError::Silent),
         }

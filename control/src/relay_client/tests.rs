@@ -142,6 +142,23 @@ async fn replies_find_who_asked_and_events_reach_the_hub() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_a_frame_is_refused_to_who_asked_and_breaks_nothing() {
+    let mut fixture = fixture(0);
+    let mut peer = Peer::accept(&fixture.listener).await;
+    peer.greet("a", 0).await;
+    assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { .. }));
+    let relay = RelayId::new(0, 1, 1);
+    let program = RelayProgram { label: "x".repeat(70_000), ..RelayProgram::default() };
+    fixture.handle.allocate(relay, program, AskId(9)).unwrap();
+    let refused = next(&mut fixture.queue).await;
+    let Input::Answer { ask: AskId(9), answer: Answer::NotAllocated(error) } = refused else { panic!("{refused:?}") };
+    assert_eq!((error.code, error.field.as_str()), (ErrorCode::Invalid, "program"));
+    fixture.handle.request(Request::Delete { relay }, ReplyTo::Core(RelayRequestId(4))).unwrap();
+    let (_, request) = peer.request().await;
+    assert_eq!(request, Request::Delete { relay }, "the connection lives");
+}
+
+#[tokio::test]
 async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     let mut fixture = fixture(0);
     let mut peer = Peer::accept(&fixture.listener).await;

@@ -101,6 +101,15 @@ fn the_longest_payload_map_fits_a_program() {
 }
 
 #[test]
+fn a_peers_own_words_stay_out_of_programs() {
+    let odd = format!("useinbandfec=1;{}", "\u{1}".repeat(400));
+    let answer = format!("m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\na=fmtp:97 {odd}\r\n");
+    let program = connected(&media(), Some(&remote()), &agreement(&[Encoding::Opus], Direction::SendRecv, &answer));
+    let told: Vec<Option<&str>> = program.routes[0].payloads.iter().map(|map| map.to.fmtp.as_deref()).collect();
+    assert_eq!(told, [Some("useinbandfec=1")]);
+}
+
+#[test]
 fn long_names_are_cut_at_a_character() {
     let name = "ä".repeat(limits::NAME_MAX_BYTES);
     let program = opening(&CallMedia { label: format!("x{name}"), cname: name, ..media() }, None);
