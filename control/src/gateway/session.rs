@@ -215,11 +215,12 @@ impl Gateway {
             Ok(fields) => fields,
             Err(problem) => return self.refuse_socket(socket, Fail::connection(problem)),
         };
-        let living = || self.sessions.values().filter(|session| session.state != SessionState::Departing);
-        if living().count() >= self.config.max_sessions {
+        // Those that depart count too: each holds its REGISTER until that ends.
+        if self.sessions.len() >= self.config.max_sessions {
             return self.refuse_socket(socket, Fail::connection("too many sessions"));
         }
-        if living().filter(|session| session.remote == remote).count() >= self.config.max_sessions_per_ip {
+        let of_remote = self.sessions.values().filter(|session| session.remote == remote);
+        if of_remote.count() >= self.config.max_sessions_per_ip {
             return self.refuse_socket(socket, Fail::connection("too many sessions from this address"));
         }
         self.begin_session(socket, &connection, fields, account);

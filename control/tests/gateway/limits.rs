@@ -39,6 +39,25 @@ fn lives(world: &mut World, token: &str) -> bool {
 }
 
 #[test]
+fn a_session_that_departs_counts_until_its_register_has_ended() {
+    let mut settings = config();
+    settings.max_sessions_per_ip = 2;
+    let mut world = World::new(settings);
+    for _ in 0..2 {
+        let page = world.connect(account(true));
+        world.request(&Method::Register);
+        world.input(Input::SocketClosed { socket: page });
+    }
+    world.forget();
+    world.connect(account(true));
+    assert!(world.last_fail().contains("too many sessions from this address"));
+    world.advance(Duration::from_secs(70));
+    world.forget();
+    world.connect(account(true));
+    assert_eq!(world.names(), ["getUserData"]);
+}
+
+#[test]
 fn many_sessions_with_much_to_echo_keep_a_bounded_number_of_bytes() {
     let mut settings = config();
     settings.max_detached_sessions = 20;
