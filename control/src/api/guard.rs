@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header, uri::Authority};
 use thiserror::Error;
 use warp::reply::Response;
 
-use crate::config::Config;
+use crate::{config::Config, metrics::Metrics};
 
 /// Who may come.
 #[derive(Debug)]
@@ -33,6 +33,14 @@ pub(crate) enum Refused {
     Origin,
 }
 
+impl Refused {
+    /// 403, counted.
+    pub(crate) fn answer(self, metrics: &Metrics) -> Response {
+        metrics.rest_pages_refused.add(1);
+        super::rest::error(403, &self.to_string())
+    }
+}
+
 /// What a page is told of its permission (the CORS protocol of the Fetch standard).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cors {
@@ -45,15 +53,22 @@ pub(crate) enum Cors {
 impl Guard {
     pub(crate) fn new(config: &Config) -> Self {
         let is_loopback = config.rest_bind().is_loopback();
-        let mut origins = config.list("rest_allowed_origins").to_vec();
-        // Who opens REST to a network serves pages of anywhere, as WCS does (wcs-protocol.md 7.1), until the setting names some.
-        if origins.is_empty() && !is_loopback {
-            origins.push("*".to_owned());
-        }
-        Guard { is_loopback, origins }
+        Guard { is_loopback, origins: config.list("rest_allowed_origins").to_vec() }
     }
 
-    /// Looks at the headers of a request.
+    /// Looks at the headers of a request to REST. Who opens REST to a network serves pages of anywhere, as WCS does
+    /// (wcs-protocol.md 7.1), until the setting names some.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub(crate) fn check_rest(&self, headers: &HeaderMap) -> Result<Cors, Refused> {
+        if self.origins.is_empty() && !self.is_loopback {
+            return Ok(Cors::Origin(HeaderValue::from_static("*")));
+        }
+        self.check(headers)
+    }
+
+    /// Looks at the headers of a request to `/metrics`.
     ///
     /// # Errors
     /// [`Refused`]

@@ -314,13 +314,13 @@ where
 {
     match info.surface {
         Surface::Signalling => context.pages.signalling(info, headers),
-        Surface::Web if path.starts_with("/rest-api") || path == "/metrics" => match context.guard.check(headers) {
-            Ok(cors) if path == "/metrics" => cors.onto(context.rest.metrics().await),
+        Surface::Web if path == "/metrics" => match context.guard.check(headers) {
+            Ok(cors) => cors.onto(context.rest.metrics().await),
+            Err(refused) => refused.answer(&context.metrics),
+        },
+        Surface::Web if path.starts_with("/rest-api") => match context.guard.check_rest(headers) {
             Ok(cors) => cors.onto(context.rest.respond(method, path, query, body).await),
-            Err(refused) => {
-                context.metrics.rest_pages_refused.add(1);
-                super::rest::error(403, &refused.to_string())
-            }
+            Err(refused) => refused.answer(&context.metrics),
         },
         Surface::Web => context.pages.respond(&method, path, headers).await,
     }

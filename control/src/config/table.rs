@@ -206,6 +206,13 @@ fn origin(text: &str) -> Option<String> {
     if origin == "*" {
         return Some(origin);
     }
+    // Browsers leave the default port out of Origin.
+    let origin = match origin.split_once("://") {
+        Some(("https", rest)) => rest.strip_suffix(":443").map(|rest| format!("https://{rest}")),
+        Some(("http", rest)) => rest.strip_suffix(":80").map(|rest| format!("http://{rest}")),
+        _ => None,
+    }
+    .unwrap_or(origin);
     let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"))?;
     let allowed = |at: char| at.is_ascii_alphanumeric() || ".-:[]".contains(at);
     let is_origin = !authority.is_empty() && origin.len() <= ORIGIN_MAX_BYTES && authority.chars().all(allowed);

@@ -141,3 +141,13 @@ fn the_operators_page_has_the_table() {
         panic!("docs/OPERATIONS.md lacks the table of settings; {} has it", expected.display());
     }
 }
+
+#[test]
+fn the_default_port_of_an_origin_is_left_out_as_browsers_do() {
+    let config =
+        config("", &["rest_allowed_origins=https://App.example:443,http://a.example:80,https://b.example:80"]).unwrap();
+    assert_eq!(
+        config.list("rest_allowed_origins"),
+        ["https://app.example", "http://a.example", "https://b.example:80"]
+    );
+}

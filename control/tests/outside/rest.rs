@@ -120,6 +120,8 @@ async fn on_another_address_every_page_may_call_until_the_operator_names_some() 
     let open = Control::start(&["rest_bind=0.0.0.0"]);
     let page = of_page(&open, "GET", PATHS[0], "gw.example:8081", "Origin: https://app.example\r\n").await;
     assert_eq!((page.status, page.header("access-control-allow-origin")), (404, Some("*")));
+    let metrics = of_page(&open, "GET", PATHS[1], "gw.example:8081", "Origin: https://app.example\r\n").await;
+    assert_eq!(metrics.status, 403, "no page of WCS reads /metrics");
     let control = Control::start(&["rest_bind=0.0.0.0", "rest_allowed_origins=https://app.example"]);
     assert_eq!(of_page(&control, "GET", PATHS[0], "gw.example:8081", "").await.status, 404);
     let own = of_page(&control, "POST", PATHS[0], "gw.example:8081", "Origin: http://gw.example:8081\r\n").await;
