@@ -56,6 +56,13 @@ pub(super) struct Limits {
     pub keep_alive: Duration,
 }
 
+impl Limits {
+    /// Connections that peers may make: however the two settings stand to each other, a quarter of all is kept for ours.
+    fn accepted(&self) -> usize {
+        self.accepted_max.min(self.connections_max - self.connections_max / 4)
+    }
+}
+
 /// All connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Flows {
@@ -162,7 +169,7 @@ impl Table {
     fn has_room(&self, limits: &Limits, remote: SocketAddr, opened: Opened) -> bool {
         let of_ip = || self.accepted_by_ip.get(&counted_as(remote.ip())).copied().unwrap_or(0);
         self.by_id.len() < limits.connections_max
-            && (opened == Opened::ByUs || (self.accepted < limits.accepted_max && of_ip() < limits.per_ip_max))
+            && (opened == Opened::ByUs || (self.accepted < limits.accepted() && of_ip() < limits.per_ip_max))
     }
 
     fn insert(&mut self, id: u64, flow: Flow) {

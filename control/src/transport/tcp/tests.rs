@@ -126,6 +126,15 @@ async fn is_heard(stream: &mut TcpStream, queue: &mut HubQueue) {
     assert!(matches!(&heard, Input::SipReceived { source, .. } if source.remote == local), "{heard:?}");
 }
 
+#[test]
+fn however_the_limits_stand_to_each_other_a_quarter_is_kept_for_ours() {
+    for (connections_max, accepted_max, accepted) in
+        [(4096, 3072, 3072), (4096, 100, 100), (1000, 3072, 750), (1, 3072, 1)]
+    {
+        assert_eq!(Limits { connections_max, accepted_max, ..LIMITS }.accepted(), accepted);
+    }
+}
+
 #[tokio::test]
 async fn peers_share_what_they_may_open_and_ours_have_the_rest() {
     let (flows, mut queue) = flows(Limits { accepted_max: 3, per_ip_max: 2, ..LIMITS });
