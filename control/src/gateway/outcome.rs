@@ -18,6 +18,8 @@ use crate::sdp::NegotiateError;
 pub enum CallEnd {
     /// The user hung up or rejected.
     BrowserHangup,
+    /// The user rejected a call while in another: of the phones of this number only this one is busy.
+    BrowserBusy,
     /// The SIP peer sent BYE.
     PeerHangup,
     /// The caller gave up before the answer.
@@ -176,6 +178,7 @@ impl Outcome {
         use CallInfo as I;
         match end {
             CallEnd::BrowserHangup => finish(None, 603, NORMAL),
+            CallEnd::BrowserBusy => finish(None, 486, NORMAL),
             CallEnd::PeerHangup => finish(None, 480, NORMAL),
             CallEnd::CallerCancelled => finish(Some(487), 487, NORMAL),
             CallEnd::Refused(status) => refused(status, busy),

@@ -87,6 +87,19 @@ fn a_caller_that_ends_the_ringing_by_bye_is_told_to_the_page_and_leaves_no_relay
 }
 
 #[test]
+fn who_rejects_a_second_call_is_busy_and_other_phones_of_the_number_ring_on() {
+    let (mut world, page, uri) = callee();
+    world.established(page, "c1");
+    world.invite(&uri, "in2", Some(&phone_sdp(4000, "0")));
+    let second = world.last_call().call_id;
+    world.forget();
+    world.hangup(page, &second);
+    assert_eq!(world.sip_names(), ["486"]);
+    assert_eq!(world.names(), ["finish FINISH"]);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}
+
+#[test]
 fn reject_is_603_and_finish() {
     let (mut world, page, uri) = callee();
     world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
@@ -376,6 +389,10 @@ fn a_reinvite_that_the_relay_refuses_changes_nothing() {
     let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!() };
     assert_eq!(rtp.remote.unwrap().rtp.port(), 4000);
     assert_eq!(world.gateway.counts().calls_established, 1);
+    // The refused offer left no trace in our session either: the next description is the second (RFC 3264 section 8).
+    world.in_our_dialog(&invite, &Method::Invite, 3, Some(&phone_sdp(4444, "0 101")));
+    let answer = String::from_utf8(world.response(200).body).unwrap();
+    assert_eq!(answer.lines().find(|line| line.starts_with("o=")).unwrap().split(' ').nth(2), Some("2"), "{answer}");
 }
 
 #[test]

@@ -159,7 +159,10 @@ fn a_re_invite_can_stop_the_video_and_bring_it_back() {
     let paused: Vec<bool> = program(&world).routes.iter().map(|route| route.paused).collect();
     assert_eq!(paused, [false, false, true, true]);
     world.in_our_dialog(&invite, &Method::Ack, 2, None);
-    world.in_our_dialog(&invite, &Method::Invite, 3, Some(&video_phone(VP8_PHONE)));
+    world.in_our_dialog_with(&invite, &Method::Info, 3, Some((MEDIA_CONTROL, "<picture_fast_update/>")));
+    world.response(200);
+    assert!(world.relay.actions.is_empty(), "a stopped video is none");
+    world.in_our_dialog(&invite, &Method::Invite, 4, Some(&video_phone(VP8_PHONE)));
     let back = String::from_utf8(world.response(200).body).unwrap();
     assert!(back.contains("m=video 41002 RTP/AVP 97"), "{back}");
     assert!(program(&world).routes.iter().all(|route| !route.paused));
@@ -182,6 +185,11 @@ fn a_wish_of_the_browser_goes_out_as_info_until_the_peer_refuses() {
     assert!(String::from_utf8(info.body.clone()).unwrap().contains("<picture_fast_update/>"));
     assert!(world.sip.is_empty(), "one at a time");
     world.respond(&info, 200, None);
+    for passing in [491, 500, 503] {
+        wanted(&mut world);
+        let info = world.request(&Method::Info);
+        world.respond(&info, passing, None);
+    }
     wanted(&mut world);
     let info = world.request(&Method::Info);
     world.respond(&info, 415, None);

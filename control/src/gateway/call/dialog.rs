@@ -49,6 +49,7 @@ impl Gateway {
                 return self.reply(server, 488);
             }
         };
+        let trunk = call.trunk.clone();
         let agreement = former.reoffered_by_sip(&offer, &self.config.codecs, Direction::SendRecv);
         let answer = agreement.map_err(|error| error.to_string()).and_then(|agreement| {
             let body = call.trunk.answer(&offer, &agreement.sip_media(addresses.rtp, addresses.video_rtp));
@@ -58,10 +59,11 @@ impl Gateway {
             Ok((agreement, body)) => {
                 call.agreement = Some(agreement);
                 self.servers.insert(server, key);
-                let former = Box::new((program, former));
+                let former = Box::new((program, former, trunk));
                 self.connect_media(key, Purpose::Reoffer { server, body, former });
             }
             Err(reason) => {
+                call.trunk = trunk;
                 tracing::info!(%reason, "re-INVITE refused, the call stays as it is");
                 self.reply(server, 488);
             }

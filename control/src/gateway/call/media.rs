@@ -165,8 +165,8 @@ impl Gateway {
         };
         // Nothing changed there, so nothing changes here; generations never go back.
         if let Some(call) = self.calls.get_mut(&key) {
-            let (program, agreement) = *former;
-            call.agreement = Some(agreement);
+            let (program, agreement, trunk) = *former;
+            (call.agreement, call.trunk) = (Some(agreement), trunk);
             if let Some(relay) = &mut call.relay {
                 relay.program = program;
                 relay.generation = Generation(relay.generation.0 + 1);

@@ -74,7 +74,7 @@ pub(super) enum Purpose {
     /// Then 200 goes to the caller.
     Answer,
     /// Then 200 with this description goes to the peer that sent a re-INVITE; refused: back to what was.
-    Reoffer { server: ServerId, body: String, former: Box<(RelayProgram, Agreement)> },
+    Reoffer { server: ServerId, body: String, former: Box<(RelayProgram, Agreement, TrunkSession)> },
     /// The wall came back.
     Again,
 }
@@ -165,7 +165,7 @@ impl Call {
     /// Whether it has pictures, or would have.
     fn has_video(&self) -> bool {
         match (&self.agreement, self.incoming) {
-            (Some(agreement), _) => agreement.video.is_some(),
+            (Some(agreement), _) => agreement.video.as_ref().is_some_and(|video| !video.is_stopped),
             (None, true) => !self.offered_browser.video.is_empty(),
             (None, false) => self.browser.as_ref().is_some_and(|browser| browser.video().is_some()),
         }
@@ -315,7 +315,10 @@ impl Gateway {
     pub(super) fn hangup(&mut self, session: SessionKey, reference: &CallReference) {
         // Unknown ids are ignored: the page sends `hangup` also for calls that never reached us or are over.
         if let Some(key) = self.call_of(session, &reference.call_id) {
-            self.finish(key, CallEnd::BrowserHangup);
+            let rings = self.calls.get(&key).is_some_and(|call| call.incoming && call.phase == Phase::Ringing);
+            let others = self.sessions.get(&session).map_or(0, |session| session.calls.len()) > 1;
+            // 603 would stop the other phones of a fork (RFC 3261 section 16.7).
+            self.finish(key, if rings && others { CallEnd::BrowserBusy } else { CallEnd::BrowserHangup });
         }
     }
 

@@ -17,6 +17,9 @@ const MEDIA_CONTROL_TYPE: &str = "application/media_control+xml";
 const PICTURE_FAST_UPDATE: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\n<media_control><vc_primitive><to_encoder>\
     <picture_fast_update/></to_encoder></vc_primitive></media_control>\r\n";
 
+/// Final answers to INFO of a peer that knows no such requests (RFC 3261 sections 21.4.6, 21.4.13, 21.5.2; RFC 6086 section 4.2.2).
+const UNKNOWN_REQUEST: [u16; 5] = [405, 415, 469, 489, 501];
+
 impl Gateway {
     /// INFO in a call: a picture request goes on to the browser as PLI. An empty INFO is a keep-alive.
     pub(super) fn info(&mut self, key: CallKey, server: ServerId, request: &Request) {
@@ -66,7 +69,8 @@ impl Gateway {
     pub(in crate::gateway) fn picture_request_ended(&mut self, key: CallKey, response: Option<&Response>) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.picture_request = None;
-        if !response.is_some_and(|response| response.status.is_success()) {
+        // What a peer says that cannot read them; a failure of the moment says nothing.
+        if response.is_some_and(|response| UNKNOWN_REQUEST.contains(&response.status.code())) {
             tracing::info!(call = %call.id, "the SIP peer takes no picture requests by INFO");
             call.knows_picture_requests = false;
         }

@@ -16,6 +16,7 @@ fn every_cause_has_its_row() {
     use CallStatus::{Failed, Finish};
     let rows: Vec<(CallEnd, Row)> = vec![
         (CallEnd::BrowserHangup, (Finish, None, I::NormalCallClearing, 603, 16)),
+        (CallEnd::BrowserBusy, (Finish, None, I::NormalCallClearing, 486, 16)),
         (CallEnd::PeerHangup, (Finish, None, I::NormalCallClearing, 480, 16)),
         (CallEnd::CallerCancelled, (Finish, Some(487), I::NormalCallClearing, 487, 16)),
         (CallEnd::RequestTimeout, (Failed, Some(408), I::FailedByRequestTimeout, 408, 102)),
