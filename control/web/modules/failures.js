@@ -123,6 +123,10 @@ const SOCKET_LOST = row("", "The connection to the gateway was lost", "Check you
 const UNREACHABLE = row("", "The gateway cannot be reached", "Nothing answers at {detail}. Check that it runs, and its address under More.");
 const CERTIFICATE = row("", "The gateway cannot be reached", "It may not run, or this browser does not know its certificate. If it is self-signed, open this address, accept it, come back and connect again:");
 
+/** What a browser refuses to open at all. */
+const ADDRESS_INSECURE = row("", "This page needs a secure address of the gateway", "It came by https, so the browser refuses {detail}. Under More, enter the gateway's address that begins with wss://.");
+const ADDRESS_UNUSABLE = row("", "The gateway's address cannot be used", "The browser refuses {detail}. Correct it under More: ws://host:port or wss://host:port, with the port that the gateway names at its start.");
+
 /** What a browser says when it gives no microphone: names of DOMException, and words of its message, which is all the SDK keeps. */
 const MICROPHONE = [
   [/NotAllowed|denied|permission|not allowed/i, row("No microphone", "No permission to use the microphone", "Allow the microphone for this page in the browser's address bar, then call again.")],
@@ -198,6 +202,15 @@ export function explainSocket(how, url, code) {
   if (how === "closed") return fill(SOCKET_LOST, "", "");
   if (url.startsWith("wss:")) return { ...fill(CERTIFICATE, "", ""), link: url.replace(/^wss:/, "https:") };
   return fill(UNREACHABLE, "", url);
+}
+
+/**
+ * Why the browser opens no websocket to an address (WHATWG WebSockets, the constructor's exceptions).
+ * @param {string} url the address
+ * @param {boolean} isSecurePage whether the page came by https: browsers then refuse `ws://` to other machines
+ */
+export function explainAddress(url, isSecurePage) {
+  return fill(isSecurePage && url.startsWith("ws:") ? ADDRESS_INSECURE : ADDRESS_UNUSABLE, "", url);
 }
 
 /**

@@ -1,5 +1,5 @@
 // One session with the gateway on top of the vendor's SDK: its states, why it ended, and the calls that come in by it.
-import { explainSession, explainSocket } from "./failures.js";
+import { explainAddress, explainSession, explainSocket } from "./failures.js";
 
 // The SDK tells a page that a call or a socket ended, not why: `sipStatus`, `info` and the close code are in frames and
 // events alone. So they are read here too.
@@ -73,7 +73,15 @@ export class GatewaySession {
       if (this.#isOurEnd) return;
       this.#on.problem(lastFail ? explainSession(lastFail) : explainSocket(how, url, lastClose));
     };
-    this.#sdk = Flashphoner.createSession({ urlServer: url, sipOptions })
+    try {
+      this.#sdk = Flashphoner.createSession({ urlServer: url, sipOptions });
+    } catch {
+      // The browser refused the address: there is no socket, so no event follows.
+      this.#become("failed");
+      this.#on.problem(explainAddress(url, location.protocol === "https:"));
+      return;
+    }
+    this.#sdk
       .on(status.ESTABLISHED, () => this.#become(sipOptions.registerRequired ? "registering" : "connected"))
       .on(status.REGISTERED, () => this.#become("registered"))
       .on(status.WARN, (fail) => {

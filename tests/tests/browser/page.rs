@@ -94,7 +94,7 @@ fn hanging_up_oneself_is_no_problem() {
 fn every_known_reason_has_words() {
     let Some(mut browser) = page(None, false) else { return };
     let script = r#"
-        const { explainCall, explainSession, explainSocket, explainMicrophone, explainPage } = await import("/modules/failures.js");
+        const { explainAddress, explainCall, explainSession, explainSocket, explainMicrophone, explainPage } = await import("/modules/failures.js");
         const infos = Object.values(Flashphoner.constants.CALL_STATUS_INFO);
         const fails = ["AUTHENTICATION_FAIL", "USER_NOT_AVAILABLE", "TOO_MANY_REGISTER_ATTEMPTS", "LICENSE_RESTRICTION",
           "LICENSE_NOT_FOUND", "INTERNAL_SIP_ERROR", "CONNECTION_ERROR", "REGISTER_EXPIRE", "SIP_PORTS_BUSY", "MEDIA_PORTS_BUSY",
@@ -109,6 +109,7 @@ fn every_known_reason_has_words() {
         for (const code of [0, 1000, 1001, 1006, 1008, 1009, 1012, 1013]) {
           said.push([code, explainSocket("closed", "ws://a", code)], [code, explainSocket("refused", "wss://a", code)]);
         }
+        said.push(["ws by https", explainAddress("ws://a", true)], ["no address", explainAddress("wss://a/#b", true)], ["no address", explainAddress("ws://a/#b", false)]);
         for (const name of ["NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "SecurityError",
           "Permission denied", "Requested device not found", "Could not start audio source", "", "other"]) said.push([name, explainMicrophone(name)]);
         for (const name of ["insecure", "noSdk", "noWebRtc", "microphoneLost", "speakerRefused", "microphoneRefused"]) said.push([name, explainPage(name)]);
@@ -137,6 +138,40 @@ fn an_unreachable_gateway_is_told_with_the_way_to_its_certificate() {
     browser.eval("phone", "gateway.isDown = false; gateway.on = (frame, socket) => socket.close(1013);", json!(null));
     browser.click("phone", "#connect");
     browser.wait_text("phone", "#problem-title", "The gateway is full", 5);
+}
+
+/// The browser's own websocket: it throws for these addresses, where it only fails later for others.
+#[test]
+fn an_address_that_the_browser_refuses_is_told_and_can_be_corrected() {
+    let Some(mut browser) = Browser::start() else { return };
+    let site = "https://phone.example/";
+    let (web, sdk) = (root().join("control/web"), root().join("node_modules/@flashphoner/websdk"));
+    let files = [(site, web.as_path()), ("https://phone.example/client2/", sdk.as_path())];
+    browser.open_as("phone", site, &View { files: &files, ..View::default() });
+    browser.wait("phone", "return document.activeElement && document.activeElement.id === 'login';", 10);
+    browser.fill("phone", "#login", "1001");
+    browser.click("phone", "summary");
+    for (url, title, word) in [
+        ("ws://gw.example.com:8080", "This page needs a secure address of the gateway", "begins with wss://"),
+        (
+            "wss://gw.example.com:8443/#phone",
+            "The gateway's address cannot be used",
+            "wss://gw.example.com:8443/#phone",
+        ),
+        // One that it does not refuse, but nobody is there.
+        ("wss://localhost:1", "The gateway cannot be reached", "certificate"),
+    ] {
+        browser.fill("phone", "#url", url);
+        browser.click("phone", "#connect");
+        browser.wait_text("phone", "#problem-title", title, 5);
+        assert!(browser.text("phone", "#problem-advice").contains(word), "{url}");
+        let state = "return [document.querySelector('#session-status').textContent, document.querySelector('#connect').textContent];";
+        assert_eq!(browser.eval("phone", state, json!(null)), json!(["Not connected", "Connect"]), "{url}");
+        let disabled = "return document.querySelectorAll('#account input:disabled').length;";
+        assert_eq!(browser.eval("phone", disabled, json!(null)), 0, "{url}");
+        browser.click("phone", "#problem-close");
+    }
+    browser.assert_quiet("phone", &["demo.json", "Mixed Content", "WebSocket connection to"]);
 }
 
 /// Browsers keep the microphone from pages that come from another machine without https.
