@@ -349,6 +349,7 @@ function changeMicrophone() {
     if (call !== changed) return;
     try {
       await changed.changeMicrophone(devices.audio);
+      if (call !== changed) return;
       if (isMicrophoneGone) clearProblem();
       isMicrophoneGone = false;
     } catch {

@@ -58,7 +58,10 @@ export class Call {
       .on(status.FAILED, () => this.#ended("FAILED"));
   }
 
-  /** Rejects a call that comes while there is another: whoever comes second hears busy. */
+  /**
+   * Rejects a call that comes while there is another. When the gateway knows the other one too, whoever comes second hears busy
+   * (486), and other phones of the number ring on; before that, while the browser asks for the microphone, the call is declined.
+   */
   static refuse(sdkCall) {
     sdkCall.on(Flashphoner.constants.CALL_STATUS.RING, () => sdkCall.hangup());
   }
@@ -112,17 +115,26 @@ export class Call {
   /**
    * Takes another microphone without renegotiation. The former one is kept until the new one works: the SDK's `switchMic`
    * stops it first, and knows only devices that had a name before the call.
+   * When the call ends meanwhile, the new one is released and nothing is thrown.
    * @param audio constraints of getUserMedia
    */
   async changeMicrophone(audio) {
     const sender = this.#audioSender();
     if (!sender) return;
-    const stream = await navigator.mediaDevices.getUserMedia({ audio, video: false });
-    const [fresh] = stream.getAudioTracks();
     const former = sender.track;
-    if (this.state === "ended") return fresh.stop();
-    fresh.enabled = !this.isMuted;
-    await sender.replaceTrack(fresh);
+    let fresh = null;
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ audio, video: false });
+      [fresh] = stream.getAudioTracks();
+      fresh.enabled = !this.isMuted;
+      if (!this.#isOver) await sender.replaceTrack(fresh);
+    } catch (error) {
+      if (fresh) fresh.stop();
+      // Once the user has hung up, a refusal means nothing to them.
+      if (this.#isOver) return;
+      throw error;
+    }
+    if (this.#isOver) return fresh.stop();
     // The SDK mutes and releases what its own element holds.
     const element = this.#media.local.querySelector("video");
     if (element && element.srcObject) {
@@ -151,6 +163,11 @@ export class Call {
   sendTone(key) {
     const { dtmf } = this.#audioSender();
     dtmf.insertDTMF(dtmf.toneBuffer + key, TONE_MS, TONE_GAP_MS);
+  }
+
+  /** Whether the SDK has closed the peer connection, or is about to: at a hangup here it does not wait for the gateway. */
+  get #isOver() {
+    return this.#isOwnHangup || this.state === "ended";
   }
 
   #audioSender() {

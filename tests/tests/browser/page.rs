@@ -380,6 +380,97 @@ fn a_microphone_that_goes_or_is_refused_in_a_call_is_told_and_replaced() {
     browser.assert_quiet("phone", &["demo.json"]);
 }
 
+/// Microphones are handed out when the test says so; a hangup is not confirmed by itself.
+const HELD_BACK: &str = r#"
+window.allow = window.allow || navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = (constraints) => new Promise((done, failed) => {
+  window.grant = async () => {
+    const stream = await allow(constraints);
+    window.fresh = stream.getAudioTracks()[0];
+    done(stream);
+  };
+  window.deny = () => failed(new DOMException("", "NotReadableError"));
+});
+window.answers = window.answers || gateway.on;
+gateway.on = (frame, socket) => { if (frame.message !== "hangup") answers(frame, socket); };
+const list = document.querySelector('#microphone');
+list.selectedIndex = list.selectedIndex === 2 ? 1 : 2;
+list.dispatchEvent(new Event("change"));
+"#;
+
+#[test]
+fn a_microphone_that_comes_after_the_hangup_is_released_without_a_word() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    let talk = |browser: &mut Browser| {
+        ring_out(browser);
+        browser.eval("phone", "gateway.talks();", json!(null));
+        browser.wait_text("phone", "#call-status", "In call", 5);
+        browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
+        browser.eval("phone", HELD_BACK, json!(null));
+        browser.wait("phone", "return Boolean(window.grant);", 5);
+    };
+    let confirm = "gateway.sockets.at(-1).tell('finish', { callId: gateway.callId, status: 'FINISH' });";
+    let quiet = "return document.querySelector('#problem').hidden;";
+    let chosen = "return document.querySelector('#microphone').value !== '';";
+    // Granted, and refused, between the hangup and the gateway's word on it; granted after that word.
+    for (meanwhile, after) in [("await grant();", ""), ("deny();", ""), ("", "await grant();")] {
+        talk(&mut browser);
+        browser.click("phone", "#hangup");
+        let closed = "return gangwayProbe.connections.at(-1).signalingState === 'closed';";
+        browser.wait("phone", closed, 5);
+        browser.eval("phone", meanwhile, json!(null));
+        if meanwhile.contains("grant") {
+            browser.wait("phone", "return fresh.readyState === 'ended';", 5);
+        }
+        assert_eq!(browser.eval("phone", quiet, json!(null)), true, "{meanwhile}");
+        browser.eval("phone", confirm, json!(null));
+        browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+        browser.eval("phone", after, json!(null));
+        if after.contains("grant") {
+            browser.wait("phone", "return fresh.readyState === 'ended';", 5);
+        }
+        assert_eq!(browser.eval("phone", quiet, json!(null)), true, "{meanwhile}{after}");
+        assert_eq!(browser.eval("phone", chosen, json!(null)), true, "the choice holds for the next call");
+        browser.eval(
+            "phone",
+            "gateway.on = answers; navigator.mediaDevices.getUserMedia = allow; grant = fresh = null;",
+            json!(null),
+        );
+    }
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// The peer connection may refuse a track that the browser has handed out, or be closed while it takes it.
+#[test]
+fn a_microphone_that_the_call_does_not_take_is_released() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    ring_out(&mut browser);
+    browser.eval("phone", "gateway.talks();", json!(null));
+    browser.wait_text("phone", "#call-status", "In call", 5);
+    browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
+    browser.eval("phone", HELD_BACK, json!(null));
+    browser.wait("phone", "return Boolean(window.grant);", 5);
+    let refuse = "window.sender = gangwayProbe.connections.at(-1).getSenders()[0]; window.first = sender.track;                   sender.replaceTrack = async () => { throw new DOMException('', 'InvalidModificationError'); }; await grant();";
+    browser.eval("phone", refuse, json!(null));
+    assert_eq!(problem(&mut browser), "The microphone cannot be used");
+    let kept = "return [fresh.readyState, sender.track === first, first.readyState];";
+    assert_eq!(browser.eval("phone", kept, json!(null)), json!(["ended", true, "live"]));
+    browser.click("phone", "#problem-close");
+    browser.eval("phone", "window.grant = null;", json!(null));
+    browser.eval("phone", HELD_BACK, json!(null));
+    browser.wait("phone", "return Boolean(window.grant);", 5);
+    let slow = "window.taking = false; sender.replaceTrack = () => new Promise((done) => { window.taking = true; window.taken = done; }); await grant();";
+    browser.eval("phone", slow, json!(null));
+    browser.wait("phone", "return window.taking;", 5);
+    browser.click("phone", "#hangup");
+    browser.eval("phone", "taken();", json!(null));
+    browser.wait("phone", "return fresh.readyState === 'ended';", 5);
+    assert_eq!(browser.eval("phone", "return document.querySelector('#problem').hidden;", json!(null)), true);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
 #[test]
 fn the_scheme_follows_the_system_until_one_is_chosen() {
     let Some(mut browser) = Browser::start() else { return };
