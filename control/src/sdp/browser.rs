@@ -268,18 +268,21 @@ impl BrowserSection {
         if candidates > CANDIDATES_MAX {
             return Err(SdpError::TooMany { what: "candidates in one section", limit: CANDIDATES_MAX });
         }
-        // A bundle-only section has no transport of its own (RFC 9143 section 6).
-        if !rejected && !bundle_only && matches!(section.kind, MediaKind::Audio | MediaKind::Video) {
-            section.transport = Some(section.parse_transport(session, media, index)?);
+        if !rejected && matches!(section.kind, MediaKind::Audio | MediaKind::Video) {
+            let is_browsers =
+                ["UDP/TLS/RTP/SAVPF", "RTP/SAVPF"].iter().any(|p| section.protocol.eq_ignore_ascii_case(p));
+            if !is_browsers {
+                return Err(invalid(index, "m= protocol", "a browser section must be UDP/TLS/RTP/SAVPF"));
+            }
+            // A bundle-only section has no transport of its own (RFC 9143 section 6).
+            if !bundle_only {
+                section.transport = Some(section.parse_transport(session, media, index)?);
+            }
         }
         Ok(section)
     }
 
     fn parse_transport(&self, session: &Session, media: &Media, index: usize) -> Result<IceDtls, SdpError> {
-        if !self.protocol.eq_ignore_ascii_case("UDP/TLS/RTP/SAVPF") && !self.protocol.eq_ignore_ascii_case("RTP/SAVPF")
-        {
-            return Err(invalid(index, "m= protocol", "a browser section must be UDP/TLS/RTP/SAVPF"));
-        }
         if !self.rtcp_mux {
             return Err(SdpError::Missing { section: index, field: "a=rtcp-mux" });
         }

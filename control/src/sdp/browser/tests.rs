@@ -159,6 +159,14 @@ fn bundle_only_section_needs_no_transport_of_its_own() {
 }
 
 #[test]
+fn a_bundle_only_section_must_be_a_browsers_too() {
+    let text =
+        samples::chromium_audio() + "m=video 0 RTP/AVP 96\r\na=bundle-only\r\na=mid:1\r\na=rtpmap:96 VP8/90000\r\n";
+    let error = BrowserDescription::parse_offer(&text).unwrap_err();
+    assert_eq!(error.to_string(), "sdp: m-section 1: m= protocol: a browser section must be UDP/TLS/RTP/SAVPF");
+}
+
+#[test]
 fn answer_without_mids_names_no_group() {
     let offer = samples::chromium_audio().replace("a=mid:0\r\n", "").replace("a=group:BUNDLE 0\r\n", "");
     let answer = pcma_answer(&BrowserDescription::parse_offer(&offer).unwrap());
