@@ -82,6 +82,8 @@ impl Gateway {
         for (worth, at, key) in &self.detached {
             let back = self.sessions.get(key).and_then(Session::detached);
             ensure(back == Some((*worth, *at)), || format!("{key:?} is not detached"))?;
+            let worth_now = self.sessions.get(key).map(Session::worth);
+            ensure(worth_now == Some(*worth), || format!("{key:?} is worth {worth_now:?}, not {worth:?}"))?;
         }
         for (key, session) in self.sessions.iter().filter(|(_, session)| session.detached().is_some()) {
             let alone = session.socket.is_none() && session.is_established();

@@ -117,6 +117,17 @@ impl Session {
         self.fields.len_bytes()
     }
 
+    /// What is lost when it ends.
+    pub(super) fn worth(&self) -> Worth {
+        if !self.calls.is_empty() {
+            Worth::Calls
+        } else if self.had_calls || !self.registration.is_over() {
+            Worth::Account
+        } else {
+            Worth::Nothing
+        }
+    }
+
     /// Its place among the sessions without a socket.
     pub(super) fn detached(&self) -> Option<(Worth, Time)> {
         self.detached
@@ -393,13 +404,7 @@ impl Gateway {
     /// Keeps a session without its socket. Beyond the limit the one of the least worth ends, of those the oldest.
     fn detach(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let worth = if !session.calls.is_empty() {
-            Worth::Calls
-        } else if session.had_calls || !session.registration.is_over() {
-            Worth::Account
-        } else {
-            Worth::Nothing
-        };
+        let worth = session.worth();
         session.detached = Some((worth, self.now));
         self.detached.insert((worth, self.now, key));
         if !self.timers.is_set(Timer::Sweep) {
@@ -411,6 +416,16 @@ impl Gateway {
             self.totals.sessions_displaced += 1;
             self.end_session(least, CallEnd::SessionClosed);
         }
+    }
+
+    /// A session's calls have changed: without a socket it has another place from now on, as old as before.
+    pub(super) fn rank_again(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some((former, at)) = session.detached else { return };
+        let worth = session.worth();
+        session.detached = Some((worth, at));
+        self.detached.remove(&(former, at, key));
+        self.detached.insert((worth, at, key));
     }
 
     /// A session has a socket again, or ends.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use gangway_control::{
     gateway::{
-        effects::{Input, SocketId},
+        effects::{Input, RestCall, RestId, SocketId},
         messages::{CallRequest, ClientMessage, ServerMessage},
     },
     sip::message::Method,
 };
 use serde_json::{Value, json};
 
-use crate::world::{BROWSER_OFFER, World, account, config};
+use crate::world::{BROWSER_OFFER, World, account, config, phone_sdp};
 
 /// What one `connection` or one `call` may have kept.
 const KEPT_MAX_BYTES: usize = 16 * 1024;
@@ -27,6 +27,15 @@ fn token(world: &World) -> String {
         _ => None,
     });
     data.expect("getUserData was sent")
+}
+
+/// The page goes away; gives the token of its session.
+fn leave(world: &mut World, page: SocketId) -> String {
+    let token = token(world);
+    world.input(Input::SocketClosed { socket: page });
+    world.forget();
+    world.advance(Duration::from_millis(1));
+    token
 }
 
 /// Whether a session can still be taken up by its token.
@@ -159,13 +168,6 @@ fn sessions_without_use_make_room_first_and_those_with_calls_last() {
     let mut settings = config();
     settings.max_detached_sessions = 3;
     let mut world = World::new(settings);
-    let leave = |world: &mut World, page: SocketId| {
-        let token = token(world);
-        world.input(Input::SocketClosed { socket: page });
-        world.forget();
-        world.advance(Duration::from_millis(1));
-        token
-    };
     // The page reloads while its REGISTER is out.
     let page = world.connect(kept(account(true)));
     let registering = leave(&mut world, page);
@@ -187,6 +189,45 @@ fn sessions_without_use_make_room_first_and_those_with_calls_last() {
     assert!(!lives(&mut world, &registering), "the oldest of those with an account");
     assert_eq!(world.gateway.counts().calls_established, 1);
     assert!(lives(&mut world, &second) && lives(&mut world, &third) && lives(&mut world, &token_of_talk));
+}
+
+#[test]
+fn a_call_that_rings_at_a_detached_session_keeps_it() {
+    let mut settings = config();
+    settings.max_detached_sessions = 2;
+    let mut world = World::new(settings);
+    let page = world.connect(kept(account(true)));
+    let rung = token(&world);
+    let key = world.contact_key(page);
+    world.input(Input::SocketClosed { socket: page });
+    world.advance(Duration::from_millis(1));
+    world.invite(&format!("sip:{key}@10.0.0.1:5060"), "in1", Some(&phone_sdp(4000, "0")));
+    let [second, third] = [(); 2].map(|()| {
+        let page = world.connect(kept(account(true)));
+        leave(&mut world, page)
+    });
+    assert_eq!(world.gateway.counts().calls_ring, 1);
+    assert!(!lives(&mut world, &second) && lives(&mut world, &rung) && lives(&mut world, &third));
+}
+
+#[test]
+fn a_detached_session_whose_call_is_over_no_longer_outranks_others() {
+    let mut settings = config();
+    settings.max_detached_sessions = 2;
+    let mut world = World::new(settings);
+    let page = world.connect(kept(account(false)));
+    let talked = token(&world);
+    world.established(page, "c1");
+    world.input(Input::SocketClosed { socket: page });
+    world.advance(Duration::from_millis(1));
+    let page = world.connect(kept(account(true)));
+    let second = leave(&mut world, page);
+    let call = RestCall::TerminateCall { call_id: "c1".to_owned() };
+    world.input(Input::Rest { request: RestId(1), call });
+    let page = world.connect(kept(account(true)));
+    let third = leave(&mut world, page);
+    assert!(!lives(&mut world, &talked), "it left first, and nothing makes it worth more");
+    assert!(lives(&mut world, &second) && lives(&mut world, &third));
 }
 
 #[test]

@@ -251,7 +251,9 @@ impl Gateway {
             picture_request: None,
             knows_picture_requests: true,
         };
+        let session = call.session;
         self.calls.insert(key, call);
+        self.rank_again(session);
         key
     }
 
@@ -370,6 +372,7 @@ impl Gateway {
         if let Some(session) = self.sessions.get_mut(&call.session) {
             session.calls.remove(&key);
         }
+        self.rank_again(call.session);
     }
 
     /// `busy` where it fits, then the one `finish`.
