@@ -194,6 +194,7 @@ impl Calls {
             content: content_of(&request.headers, &request.body),
             target: binding.target,
             account: None,
+            give_up: None,
         };
         match ua.send_request(now, outgoing) {
             Ok(client) => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gangway_shared::time::Time;
 use serde_json::json;
 
 use super::{
@@ -58,6 +59,8 @@ pub(super) struct Registration {
     call_id: Option<String>,
     cseq: u32,
     targets: Targets,
+    /// When a first registration is told to have failed, however many addresses are left.
+    first_until: Option<Time>,
     /// Asked by a registrar's 423.
     min_expires_s: Option<u32>,
     /// Where a binding may be in force.
@@ -76,6 +79,14 @@ impl Registration {
     /// Whether nothing is under way.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Off
+    }
+
+    /// When the address in use is given up: it and those that are left share the time of a first registration evenly, so that a silent
+    /// one leaves time for the others. Later registrations take timer F at each.
+    fn give_up(&self, now: Time) -> Option<Time> {
+        let until = self.first_until.filter(|_| !self.announced)?;
+        let sharing = u32::try_from(self.targets.left() + 1).unwrap_or(u32::MAX);
+        Some(now + until.since(now) / sharing)
     }
 }
 
@@ -102,6 +113,7 @@ impl Gateway {
         };
         let reachable = found.iter().copied().filter(|target| self.ua.reaches(*target));
         session.registration.targets = Targets::new(reachable, session.proxy);
+        session.registration.first_until = Some(self.now + self.config.ua.timers.f);
         self.keep_account(key, &found);
         self.send_register(key, self.config.register_expires_s);
     }
@@ -155,6 +167,7 @@ impl Gateway {
             content: None,
             target,
             account: Some(session.account_id),
+            give_up: if expires_s == 0 { None } else { registration.give_up(self.now) },
         };
         session.registration.call_id = Some(call_id);
         session.registration.cseq += 1;

@@ -29,6 +29,11 @@ impl Targets {
         self.current
     }
 
+    /// How many were not tried yet.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
     /// The address in use failed: gives the next, which is in use from now on. `None`, and no change, when all were tried.
     pub(super) fn advance(&mut self) -> Option<Target> {
         let next = self.left.pop_front()?;

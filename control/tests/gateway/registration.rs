@@ -119,6 +119,50 @@ fn a_silent_registrar_is_told_within_the_sip_timeout() {
 }
 
 #[test]
+fn silent_addresses_of_a_registrar_share_one_sip_timeout() {
+    let mut world = World::new(config());
+    let addresses = [SILENT, "10.0.0.4:5060", "10.0.0.5:5060", PEER];
+    world.addresses = addresses.map(|text| text.parse().unwrap()).to_vec();
+    let page = world.connect(account(true));
+    for address in addresses {
+        assert!(world.sent_to(address), "{address}");
+        assert_eq!(world.gateway.counts().registrations_failed_total, 0);
+        world.advance(Duration::from_secs(8));
+    }
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED REGISTER_EXPIRE");
+    assert_eq!(world.closed, [(page, 1000)]);
+    assert_eq!(world.gateway.counts().registrations_failed_total, 1);
+    world.forget();
+    world.advance(Duration::from_secs(64));
+    assert!(world.sip.is_empty(), "nothing is repeated to addresses that were given up");
+}
+
+#[test]
+fn an_address_that_fails_at_once_leaves_its_time_to_the_others() {
+    let mut world = World::new(config()).with_a_silent_address();
+    let page = world.connect(account(true));
+    world.refuse_transport(SILENT);
+    world.advance(Duration::from_millis(31_999));
+    assert!(world.closed.is_empty() && world.sent_to(PEER));
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.closed, [(page, 1000)]);
+}
+
+#[test]
+fn a_challenge_does_not_start_the_time_of_a_first_registration_anew() {
+    let mut world = World::new(config());
+    let page = world.connect(account(true));
+    let first = world.request(&Method::Register);
+    world.advance(Duration::from_secs(20));
+    world.respond_as(&first, 401, "reg", None, &[(HeaderName::WwwAuthenticate, CHALLENGE)]);
+    world.advance(Duration::from_millis(11_999));
+    assert!(world.closed.is_empty());
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.last_fail(), "RegistrationStatusEvent FAILED REGISTER_EXPIRE");
+    assert_eq!(world.closed, [(page, 1000)]);
+}
+
+#[test]
 fn an_unresolvable_registrar_is_a_connection_error() {
     let mut world = World::new(config());
     world.hold_asks = true;
@@ -192,7 +236,7 @@ fn without_register_required_no_register_is_sent() {
 
 /// How an address fails.
 const FAILURES: [fn(&mut World, &Request); 3] = [
-    |world, _| world.advance(Duration::from_secs(32)),
+    |world, _| world.advance(Duration::from_secs(16)),
     |world, _| world.refuse_transport(SILENT),
     |world, request| world.respond(request, 503, None),
 ];
@@ -228,7 +272,7 @@ fn a_registrar_address_that_fails_gives_way_to_the_next_and_the_one_that_serves_
 fn a_registrar_that_fails_at_every_address_is_told_once_with_the_last_failure() {
     let mut world = World::new(config()).with_a_silent_address();
     let page = world.connect(account(true));
-    world.advance(Duration::from_secs(32));
+    world.advance(Duration::from_secs(16));
     world.refuse_transport(PEER);
     assert_eq!(world.names(), ["getUserData", "fail"]);
     assert_eq!(world.closed, [(page, 1000)]);

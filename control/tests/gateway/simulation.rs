@@ -676,6 +676,7 @@ impl Simulation {
             content,
             target: Target { transport: Transport::Udp, remote: OURS.parse().unwrap(), flow: None },
             account: None,
+            give_up: None,
         };
         if let Ok(client) = self.peer.send_request(self.now, outgoing) {
             self.peer_clients.insert(client);

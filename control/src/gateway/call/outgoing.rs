@@ -244,6 +244,7 @@ impl Gateway {
             content: Some(sdp_content(sdp)),
             target,
             account: Some(session.account_id),
+            give_up: None,
         };
         let client = self.ua.send_request(self.now, outgoing).map_err(|error| match error {
             SendError::Full => CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full),

@@ -65,7 +65,8 @@ pub(super) struct ClientTx {
     pub(super) attempts: Attempts,
     pub(super) purpose: Purpose,
     pub(super) cancelling: Cancelling,
-    /// When a cancelled INVITE without final answer is given up (RFC 3261 section 9.1).
+    /// When a request without final answer is given up before its machine does: a cancelled INVITE (RFC 3261 section 9.1), or another
+    /// request whose owner wants it so.
     pub(super) give_up: Option<Time>,
     /// The outcome is known to the owner, or a digest retry took over.
     pub(super) reported: bool,
@@ -348,7 +349,7 @@ impl Ua {
             request.headers.push(name, value);
         }
         let (client, target, dialog, owner) = (tx.client, tx.target, tx.dialog.clone(), tx.account);
-        let (purpose, datagram_target) = (tx.purpose, tx.datagram_target);
+        let (purpose, datagram_target, give_up) = (tx.purpose, tx.datagram_target, tx.give_up.take());
         let cseq = request.headers.cseq().map_or(0, |cseq| cseq.number);
         let entry = dialog.as_ref().and_then(|dialog| self.dialogs.get_mut(dialog));
         let cseq = match entry {
@@ -362,7 +363,7 @@ impl Ua {
         request.headers.remove(&HeaderName::Via);
         let launched = self.launch(now, client, request, target, |tx| {
             (tx.dialog, tx.account, tx.purpose) = (dialog, owner, purpose);
-            (tx.attempts, tx.datagram_target) = (attempts, datagram_target);
+            (tx.attempts, tx.datagram_target, tx.give_up) = (attempts, datagram_target, give_up);
         });
         let Ok(next) = launched else { return false };
         let Some(tx) = self.clients.get_mut(&id) else { return true };
@@ -417,11 +418,11 @@ impl Ua {
             let Some(tx) = self.clients.get_mut(&id) else { return };
             let mut request = tx.request.clone();
             request.headers.remove(&HeaderName::Via);
-            let (account, purpose, attempts) = (tx.account, tx.purpose, tx.attempts);
+            let (account, purpose, attempts, give_up) = (tx.account, tx.purpose, tx.attempts, tx.give_up);
             let (cancelling, in_dialog) = (std::mem::replace(&mut tx.cancelling, Cancelling::No), dialog.clone());
             let launched = self.launch_as(now, client, request, (target, None), |tx| {
                 (tx.dialog, tx.account, tx.purpose, tx.attempts) = (in_dialog, account, purpose, attempts);
-                tx.cancelling = cancelling;
+                (tx.cancelling, tx.give_up) = (cancelling, give_up);
             });
             if let Ok(next) = launched {
                 let entry = dialog.as_ref().and_then(|dialog| self.dialogs.get_mut(dialog));

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use gangway_shared::time::Time;
+
 use crate::sip::{
     Transport,
     dialog::{DialogId, Target},
@@ -85,6 +87,9 @@ pub struct Outgoing {
     pub target: Target,
     /// Whose credentials answer a challenge.
     pub account: Option<AccountId>,
+    /// When it is given up without a final answer, if that is before timer F, sent again for a challenge or not. An INVITE takes no heed
+    /// of it: see [`Ua::cancel`](super::Ua::cancel).
+    pub give_up: Option<Time>,
 }
 
 /// An answer to a request that we received. The agent adds Via, From, To with our tag, Call-ID, CSeq and Record-Route.

@@ -71,10 +71,11 @@ impl Ua {
             _ => {}
         }
         let Outgoing { target, account, .. } = outgoing;
+        let give_up = outgoing.give_up.filter(|_| outgoing.method != Method::Invite);
         let mut request = self.compose(outgoing);
         self.preempt(&mut request, account, target);
         let client = ClientId(self.fresh_id());
-        self.launch(now, client, request, target, |tx| tx.account = account)?;
+        self.launch(now, client, request, target, |tx| (tx.account, tx.give_up) = (account, give_up))?;
         Ok(client)
     }
 

@@ -176,6 +176,7 @@ fn outgoing(bench: &Bench, method: Method) -> Outgoing {
         content: Some(Content { content_type: "application/sdp".into(), body: b"v=0\r\n".to_vec() }),
         target: bench.target(),
         account: None,
+        give_up: None,
     }
 }
 
