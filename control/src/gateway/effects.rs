@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     journal::JournalEntry,
+    kept::KeptJson,
     messages::{CallStatus, CallView, ClientMessage, ServerMessage, Subject},
 };
 use crate::sip::{
@@ -307,10 +308,20 @@ pub enum RestReply {
     },
 }
 
-/// A session as REST shows it: the connection's fields without password and token.
+/// A session as REST shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct ConnectionView(pub Map<String, Value>);
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionView {
+    /// Fields of `connection` without password and token, and without those below.
+    #[serde(flatten)]
+    pub fields: KeptJson,
+    /// `REGISTERED`, `ESTABLISHED`, or `DISCONNECTED` while it has no socket.
+    pub status: &'static str,
+    /// The session's id.
+    pub session_id: String,
+    /// The node that has it.
+    pub node_id: String,
+}
 
 /// Numbers for `/metrics` and for tests that count back to zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use gangway_shared::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use super::kept::KeptJson;
+
 /// A message of a browser, by the name of its `message` field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientMessage {
@@ -368,7 +370,7 @@ pub struct CallView {
     pub media_provider: &'static str,
     /// Application data of `call`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub custom: Option<Value>,
+    pub custom: Option<KeptJson>,
     /// The node that has it.
     pub node_id: String,
     /// The session's application.

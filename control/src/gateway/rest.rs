@@ -1,7 +1,5 @@
 //! What REST asks of the core.
 
-use serde_json::json;
-
 use super::{
     Gateway,
     call::Call,
@@ -41,14 +39,17 @@ impl Gateway {
     fn find_connections(&self) -> RestReply {
         let established = self.sessions.values().filter(|session| session.is_established());
         let views = established.map(|session| {
-            let mut fields = session.view(self.config.node);
             let status = match (session.registration.is_registered(), session.socket) {
                 (true, _) => "REGISTERED",
                 (false, Some(_)) => "ESTABLISHED",
                 (false, None) => "DISCONNECTED",
             };
-            fields.insert("status".to_owned(), json!(status));
-            ConnectionView(fields)
+            ConnectionView {
+                fields: session.fields.clone(),
+                status,
+                session_id: session.session_id.clone(),
+                node_id: super::node_id(self.config.node),
+            }
         });
         RestReply::Connections(views.collect())
     }

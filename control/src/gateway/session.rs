@@ -82,7 +82,7 @@ pub(super) struct Session {
     pub(super) session_id: String,
     pub(super) app_key: String,
     /// Fields of `connection` without password and token, for echoes.
-    fields: KeptJson,
+    pub(super) fields: KeptJson,
     /// Whom it counts for in the limit of one address.
     remote: IpAddr,
     pub(super) account: Option<SipAccount>,
@@ -107,7 +107,7 @@ impl Session {
         self.state == SessionState::Established
     }
 
-    /// The connection as its page and REST see it.
+    /// The connection as its page sees it.
     pub(super) fn view(&self, node: u16) -> Map<String, Value> {
         shown(&self.fields, &self.session_id, node)
     }
@@ -549,7 +549,7 @@ fn kept_fields(connection: &Connection) -> Result<KeptJson, String> {
     })
 }
 
-/// Everything received but the password and the token.
+/// Everything received but the password, the token, and names that are ours to give.
 fn received(connection: &Connection) -> Map<String, Value> {
     let mut fields = connection.rest.clone();
     let texts = [
@@ -574,8 +574,9 @@ fn received(connection: &Connection) -> Map<String, Value> {
     if let Some(register) = connection.sip_register_required {
         fields.insert("sipRegisterRequired".to_owned(), json!(register));
     }
-    fields.remove("sipPassword");
-    fields.remove("authToken");
+    for name in ["sipPassword", "authToken", "status", "sessionId", "nodeId"] {
+        fields.remove(name);
+    }
     fields
 }
 

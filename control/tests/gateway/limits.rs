@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gangway_control::{
     gateway::{
-        effects::{Input, RestCall, RestId, SocketId},
+        effects::{Input, RestCall, RestId, RestReply, SocketId},
         messages::{CallRequest, ClientMessage, ServerMessage},
     },
     sip::message::Method,
@@ -90,6 +90,35 @@ fn many_sessions_with_much_to_echo_keep_a_bounded_number_of_bytes() {
     assert!(!lives(&mut world, &tokens[0]) && lives(&mut world, &tokens[199]), "the oldest made room");
 }
 
+/// The most memory that this process ever had resident, in KiB (proc_pid_status(5)).
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_list_of_connections_takes_no_more_memory_than_its_text() {
+    let mut world = World::new(config());
+    // As trees, a megabyte each.
+    let custom = json!(vec![json!([[]]); 3200]);
+    for n in 0..200 {
+        let mut fields = account(false);
+        fields["custom"] = custom.clone();
+        (fields["status"], fields["sessionId"]) = (json!("mine"), json!(n));
+        world.connect(fields);
+        world.forget();
+    }
+    let before = peak_kib();
+    world.input(Input::Rest { request: RestId(1), call: RestCall::FindAllConnections });
+    let Some(RestReply::Connections(connections)) = world.rest.pop() else { panic!("no connections") };
+    let text = serde_json::to_string(&connections).unwrap();
+    let grown = peak_kib() - before;
+    assert!(grown < 32 * 1024, "{grown} KiB for {} bytes of text", text.len());
+    assert_eq!((connections.len(), text.matches("\"status\":\"ESTABLISHED\"").count()), (200, 200));
+    assert!(!text.contains("mine"), "a name is given twice");
+}
+
 #[test]
 fn a_connection_with_too_much_to_echo_is_refused_by_its_longest_field() {
     let long = "x".repeat(KEPT_MAX_BYTES);
@@ -160,7 +189,7 @@ fn a_call_with_too_much_to_echo_is_refused_and_less_comes_back() {
     }
     let custom = json!({"order": [7]});
     world.say(page, ClientMessage::Call(Box::new(request("c2", custom.clone(), String::new()))));
-    assert_eq!(world.last_call().custom, Some(custom));
+    assert_eq!(world.last_call().custom.map(|kept| kept.value()), Some(custom));
 }
 
 #[test]

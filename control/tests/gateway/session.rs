@@ -289,8 +289,9 @@ fn rest_finds_calls_and_connections_and_ends_calls() {
     let RestReply::Calls(calls) = ask(&mut world, RestCall::FindAllCalls) else { panic!() };
     assert_eq!((calls[0].call_id.as_str(), calls[0].callee.as_str()), ("c1", "600"));
     let RestReply::Connections(connections) = ask(&mut world, RestCall::FindAllConnections) else { panic!() };
-    assert_eq!(connections[0].0["sipLogin"], "1001");
-    assert!(!connections[0].0.contains_key("sipPassword"));
+    let connection = serde_json::to_value(&connections[0]).unwrap();
+    assert_eq!((&connection["sipLogin"], &connection["status"]), (&json!("1001"), &json!("ESTABLISHED")));
+    assert!(connection.get("sipPassword").is_none());
     let filter = serde_json::from_value(json!({"callee": "601"})).unwrap();
     assert_eq!(ask(&mut world, RestCall::FindCalls(filter)), RestReply::Calls(Vec::new()));
     let terminate = |id: &str| RestCall::TerminateCall { call_id: id.to_owned() };

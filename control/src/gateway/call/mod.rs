@@ -278,7 +278,7 @@ impl Gateway {
             has_audio: true,
             has_video: call.has_video(),
             media_provider: "WebRTC",
-            custom: call.custom.as_ref().map(KeptJson::value),
+            custom: call.custom.clone(),
             node_id: super::node_id(self.config.node),
             app_key: session.map(|session| session.app_key.clone()).unwrap_or_default(),
             session_id: session.map(|session| session.session_id.clone()).unwrap_or_default(),
