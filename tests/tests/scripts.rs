@@ -45,6 +45,18 @@ fn the_lanes_have_the_same_budget_under_both_runners() {
     }
 }
 
+/// Cargo chooses features of the dependencies by the packages it is given: other packages than in the one compile mean a second one.
+#[test]
+fn every_command_is_given_the_whole_workspace() {
+    let script = fs::read_to_string(root().join("test")).expect("test");
+    let cargo = ["cargo clippy", "cargo build", "cargo test", "cargo nextest run"];
+    let commands: Vec<&str> =
+        script.lines().filter(|line| cargo.iter().any(|command| line.contains(command))).collect();
+    let commands: Vec<&&str> = commands.iter().filter(|line| !line.trim_start().starts_with('#')).collect();
+    assert_eq!(commands.len(), cargo.len(), "{commands:?}");
+    assert!(commands.iter().all(|line| line.contains("--workspace") && !line.contains(" -p ")), "{commands:?}");
+}
+
 /// The README's two commands are the scripts, and the page of tests names tests that exist.
 #[test]
 fn every_test_named_in_the_testing_page_exists() {
