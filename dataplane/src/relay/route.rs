@@ -200,14 +200,15 @@ impl Relays {
             is_event: entry.is_event == 1,
         };
         let seed = self.config.seed;
-        let before = route.source;
+        // Sound has no pictures to watch.
+        let before = if route.is_video == 1 { Some(route.source) } else { None };
         let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, seed, incoming)?;
         let bytes = packet.bytes_mut();
         let payload = rtp::FIXED_HEADER_LEN..rtp::FIXED_HEADER_LEN + media.payload_len;
-        let wants_keyframe = route.is_video == 1 && {
+        let wants_keyframe = before.is_some_and(|before| {
             let sight = Pictures::sight(entry.pictures, &bytes[payload.clone()]);
             route.pictures.note(now.mono, incoming, &before, outgoing.is_switch, sight)
-        };
+        });
         entry.transform().apply(&mut bytes[payload]);
         rtp::set_payload_type(bytes, entry.to);
         // A frame of video ends at its marker: a switch must not invent one.
