@@ -48,6 +48,41 @@ fn fill_account(browser: &mut Browser, gateway: &Gateway, password: &str, port: 
     }
 }
 
+/// A call from a page to baresip, until both say that it stands.
+fn call_out(browser: &mut Browser, peer: &mut Baresip) {
+    browser.fill("phone", "#callee", "2001");
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+}
+
+/// A call from baresip to a page, answered there.
+fn answer_call(browser: &mut Browser, peer: &mut Baresip) {
+    peer.dial("1001");
+    browser.wait(
+        "phone",
+        "const a = document.querySelector('#incomingCallAlert'); return /new call from 2001/.test(a.textContent);",
+        10,
+    );
+    browser.click("phone", "#answerBtn");
+    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+}
+
+/// Each finds the other's tone.
+fn hear_each_other(browser: &mut Browser, peer: &Baresip) {
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+}
+
+/// The page ends the call, baresip hears of it, and nothing is left.
+fn end_on_page(browser: &mut Browser, peer: &mut Baresip, gateway: &Gateway) {
+    browser.click("phone", "#callBtn");
+    browser.wait_text("phone", "#callStatus", "FINISH", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+}
+
 /// The codec that the browser receives and sends, as getStats reports it.
 fn codecs_in_use(browser: &mut Browser) -> Vec<String> {
     let script = "const all = await gangwayProbe.stats(); const rows = all.at(-1).rows; \
@@ -68,31 +103,16 @@ fn phone_page_talks(codec: &'static str, mime: &str) {
     assert!(kamailio.is_registered("1001"));
 
     // Out: dialled on the page, answered by baresip, ended by the page.
-    browser.fill("phone", "#callee", "2001");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
-    browser.wait_heard("phone", 660, 25, 15);
-    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    call_out(&mut browser, &mut peer);
+    hear_each_other(&mut browser, &peer);
     let used = codecs_in_use(&mut browser);
     assert!(!used.is_empty() && used.iter().all(|name| name == mime), "{used:?}, not {mime}");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "FINISH", 5);
-    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
-    gateway.wait_idle(Deadline::seconds(8));
+    end_on_page(&mut browser, &mut peer, &gateway);
     browser.wait_text("phone", "#callBtn", "Call", 5);
 
     // In: dialled by baresip, answered on the page, ended by baresip.
     browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
-    peer.dial("1001");
-    browser.wait(
-        "phone",
-        "const a = document.querySelector('#incomingCallAlert'); return /new call from 2001/.test(a.textContent);",
-        10,
-    );
-    browser.click("phone", "#answerBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    answer_call(&mut browser, &mut peer);
     browser.wait_heard("phone", 660, 25, 15);
     peer.hangup();
     browser.wait_text("phone", "#callStatus", "FINISH", 8);
@@ -194,10 +214,7 @@ fn phone_page_without_registration() {
     let Some(mut browser) = Browser::start() else { return };
     open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), false);
     browser.wait_text("phone", "#regStatus", "ESTABLISHED", 15);
-    browser.fill("phone", "#callee", "2001");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    call_out(&mut browser, &mut peer);
     browser.wait_heard("phone", 660, 25, 15);
     // The user closes the page: the call ends at the far end too, once the kept session has no browser any more.
     browser.close("phone");
@@ -225,28 +242,17 @@ fn phone_video_page_vp8() {
     open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
     browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
 
-    browser.fill("phone", "#callee", "2001");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    call_out(&mut browser, &mut peer);
     wait_pictures(&mut browser, 20);
     let picture = peer.wait_picture(Deadline::seconds(15));
     assert!(picture.len() > 1000, "a picture of {} bytes", picture.len());
-    browser.wait_heard("phone", 660, 25, 15);
-    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    hear_each_other(&mut browser, &peer);
     let used = codecs_in_use(&mut browser);
     assert!(used.contains(&"video/vp8".to_owned()) && used.contains(&"audio/pcmu".to_owned()), "{used:?}");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "FINISH", 5);
-    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
-    gateway.wait_idle(Deadline::seconds(8));
+    end_on_page(&mut browser, &mut peer, &gateway);
     browser.wait_text("phone", "#callBtn", "Call", 5);
 
-    peer.dial("1001");
-    browser.wait("phone", "return /new call/.test(document.querySelector('#incomingCallAlert').textContent);", 10);
-    browser.click("phone", "#answerBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    answer_call(&mut browser, &mut peer);
     wait_pictures(&mut browser, 20);
     peer.hangup();
     browser.wait_text("phone", "#callStatus", "FINISH", 8);
@@ -263,15 +269,9 @@ fn phone_video_page_with_a_phone_of_sound() {
     let Some(mut browser) = Browser::start() else { return };
     open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
     browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
-    browser.fill("phone", "#callee", "2001");
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
-    browser.wait_heard("phone", 660, 25, 15);
-    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
-    browser.click("phone", "#callBtn");
-    browser.wait_text("phone", "#callStatus", "FINISH", 5);
-    gateway.wait_idle(Deadline::seconds(8));
+    call_out(&mut browser, &mut peer);
+    hear_each_other(&mut browser, &peer);
+    end_on_page(&mut browser, &mut peer, &gateway);
     browser.assert_quiet("phone", &[]);
 }
 
@@ -293,8 +293,7 @@ fn click_to_call_page() {
         browser.click("phone", "#callBtn");
         browser.wait_text("phone", "#status", "Call: ESTABLISHED", 15);
         peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
-        browser.wait_heard("phone", 660, 25, 15);
-        peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+        hear_each_other(&mut browser, &peer);
         browser.click("phone", "#callBtn");
         browser.wait_text("phone", "#status", "Session: DISCONNECTED", 8);
         peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
