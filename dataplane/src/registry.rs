@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{ErrorCode, LegKind, ListEntry, Process, RelayError, RelayProgram, Request},
+    rcp::{ErrorCode, Feedback, LegKind, ListEntry, Process, RelayError, RelayProgram, Request},
     time::Time,
 };
 use sha2::{Digest as _, Sha256};
@@ -273,13 +273,20 @@ impl Registry {
 /// `Unsupported` for leg kinds and processes outside [`CAPABILITIES`], `Invalid` for payload maps that a process cannot do.
 pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
     for (at, leg) in program.legs.iter().enumerate() {
+        let path = format!("program.legs[{at}]");
+        let is_repaired =
+            leg.feedback().is_some_and(|kinds| kinds.contains(&Feedback::Nack) || kinds.contains(&Feedback::Remb));
+        let is_timed = matches!(&leg.kind, LegKind::IceDtls(ice) if ice.transport_cc.is_some());
+        for (is_used, field) in [(is_repaired, "feedback"), (is_timed, "transport_cc")] {
+            refuse_unless(!is_used, &format!("{path}.{field}"), "this feedback is not done by this dataplane")?;
+        }
         let kind = match leg.kind {
             LegKind::IceDtls(_) | LegKind::Rtp(_) | LegKind::Srtp(_) => continue,
             LegKind::Generator(_) => "generator",
             LegKind::Tap(_) => "tap",
         };
         let reason = format!("legs of kind {kind} are not run by this dataplane");
-        return Err(RelayError::new(ErrorCode::Unsupported, format!("program.legs[{at}].kind"), reason));
+        return Err(RelayError::new(ErrorCode::Unsupported, format!("{path}.kind"), reason));
     }
     for (at, route) in program.routes.iter().enumerate() {
         let path = format!("program.routes[{at}]");
@@ -287,12 +294,24 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
             let reason = "this process is not done by this dataplane";
             return Err(RelayError::new(ErrorCode::Unsupported, format!("{path}.process"), reason));
         }
+        let repair = [
+            (route.rtx.is_some(), "rtx"),
+            (!route.source_rtx.is_empty(), "source_rtx"),
+            (route.limit_kbps.is_some(), "limit_kbps"),
+        ];
+        for (is_used, field) in repair {
+            refuse_unless(!is_used, &format!("{path}.{field}"), "repair is not done by this dataplane")?;
+        }
         for (entry, map) in route.payloads.iter().enumerate() {
             crate::relay::transform_of(route.process, map)
                 .map_err(|reason| RelayError::new(ErrorCode::Invalid, format!("{path}.payloads[{entry}]"), reason))?;
         }
     }
     Ok(())
+}
+
+fn refuse_unless(is_run: bool, field: &str, reason: &str) -> Result<(), RelayError> {
+    if is_run { Ok(()) } else { Err(RelayError::new(ErrorCode::Unsupported, field, reason)) }
 }
 
 #[cfg(test)]
@@ -330,6 +349,9 @@ mod tests {
             process: Process::Pass,
             ssrc: 1,
             paused: false,
+            rtx: None,
+            source_rtx: Vec::new(),
+            limit_kbps: None,
         };
         RelayProgram {
             label: label.into(),

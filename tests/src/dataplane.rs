@@ -275,12 +275,23 @@ pub fn same(pt: u8, codec: Codec, clock: u32, channels: Option<u8>) -> PayloadMa
 /// A route of audio without processing.
 pub fn audio_route(from: u8, to: u8, ssrc: u32, payloads: Vec<PayloadMap>) -> Route {
     let process = Process::Pass;
-    Route { from: LegId(from), to: LegId(to), media: Media::Audio, payloads, process, ssrc, paused: false }
+    Route {
+        from: LegId(from),
+        to: LegId(to),
+        media: Media::Audio,
+        payloads,
+        process,
+        ssrc,
+        paused: false,
+        rtx: None,
+        source_rtx: Vec::new(),
+        limit_kbps: None,
+    }
 }
 
 /// A browser leg.
 pub fn browser_leg(id: u8, remote: Option<IceRemote>) -> Leg {
-    let kind = LegKind::IceDtls(IceDtlsLeg { remote, consent_timeout_ms: None });
+    let kind = LegKind::IceDtls(IceDtlsLeg { remote, ..IceDtlsLeg::default() });
     Leg { id: LegId(id), media_timeout_ms: None, kind }
 }
 

@@ -136,7 +136,8 @@ fn program(
     video: Option<Option<RtpRemote>>,
     routes: Vec<Route>,
 ) -> RelayProgram {
-    let ice = IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms };
+    let ice =
+        IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms, ..IceDtlsLeg::default() };
     // SIP peers are offered the profile AVP, which has no feedback (RFC 4585 section 4).
     let rtp = |medium, remote| {
         LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote, feedback: Vec::new() })
@@ -167,7 +168,18 @@ fn route((from, to): (LegId, LegId), media: Media, routes: &[PayloadRoute], ssrc
         from: payload(route.from_pt, &route.from, route.from_fmtp.as_deref()),
         to: payload(route.to_pt, &route.to, route.to_fmtp.as_deref()),
     });
-    Route { from, to, media, payloads: payloads.collect(), process, ssrc, paused }
+    Route {
+        from,
+        to,
+        media,
+        payloads: payloads.collect(),
+        process,
+        ssrc,
+        paused,
+        rtx: None,
+        source_rtx: Vec::new(),
+        limit_kbps: None,
+    }
 }
 
 fn payload(pt: u8, codec: &Codec, fmtp: Option<&str>) -> rcp::Payload {

@@ -314,6 +314,8 @@ pub struct Counters {
     pub tx_bytes: u64,
     /// RTCP datagrams given out.
     pub tx_rtcp: u64,
+    /// RTP packets given out again.
+    pub resent: u64,
     /// Drops by reason.
     pub drops: [u64; DropReason::COUNT],
 }

@@ -257,6 +257,7 @@ impl LegRecord {
             lost: heard.clone().map(|slot| slot.reception.lost()).sum(),
             jitter_us: heard.clone().map(|slot| slot.reception.jitter_us()).max().unwrap_or(0),
             reordered: heard.map(|slot| slot.reception.reordered).sum(),
+            resent: 0,
         };
         let jitter_us = |stream: &OutStream| match stream.clock {
             0 => 0,
@@ -269,6 +270,7 @@ impl LegRecord {
             lost: sent.clone().map(|stream| i64::from(stream.peer_lost)).sum(),
             jitter_us: sent.map(jitter_us).max().unwrap_or(0),
             reordered: 0,
+            resent: counters.resent,
         };
         LegStats {
             leg: LegId(self.id),

@@ -105,6 +105,9 @@ fn echo() -> RelayProgram {
             process: Process::Pass,
             ssrc: 77,
             paused: false,
+            rtx: None,
+            source_rtx: Vec::new(),
+            limit_kbps: None,
         }],
     }
 }

@@ -275,7 +275,7 @@ pub(crate) fn rtp_leg(id: u8, remote: Option<&str>) -> Leg {
 
 pub(crate) fn ice_leg(id: u8, fingerprint: Option<Fingerprint>) -> Leg {
     let remote = fingerprint.map(|fingerprint| IceRemote { ufrag: "remote".into(), fingerprints: vec![fingerprint] });
-    let kind = LegKind::IceDtls(IceDtlsLeg { remote, consent_timeout_ms: None });
+    let kind = LegKind::IceDtls(IceDtlsLeg { remote, ..IceDtlsLeg::default() });
     Leg { id: LegId(id), media_timeout_ms: None, kind }
 }
 
@@ -289,6 +289,9 @@ pub(crate) fn route(from: u8, to: u8, ssrc: u32, maps: &[(Payload, Payload)]) ->
         process: Process::G711,
         ssrc,
         paused: false,
+        rtx: None,
+        source_rtx: Vec::new(),
+        limit_kbps: None,
     }
 }
 

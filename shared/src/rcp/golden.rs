@@ -45,6 +45,8 @@ fn program() -> RelayProgram {
                 kind: LegKind::IceDtls(IceDtlsLeg {
                     remote: Some(IceRemote { ufrag: "abcd".into(), fingerprints: vec![Fingerprint([7; 32])] }),
                     consent_timeout_ms: Some(30_000),
+                    feedback: vec![],
+                    transport_cc: None,
                 }),
             },
             Leg { id: LegId(1), media_timeout_ms: None, kind: LegKind::Rtp(rtp.clone()) },
@@ -69,6 +71,9 @@ fn program() -> RelayProgram {
                 process: Process::Pass,
                 ssrc: 0x1234,
                 paused: false,
+                rtx: None,
+                source_rtx: vec![],
+                limit_kbps: None,
             },
             Route {
                 from: LegId(1),
@@ -78,9 +83,31 @@ fn program() -> RelayProgram {
                 process: Process::G711,
                 ssrc: 0x5678,
                 paused: true,
+                rtx: None,
+                source_rtx: vec![],
+                limit_kbps: None,
             },
         ],
     }
+}
+
+/// Video between a browser that takes all feedback there is and a plain leg.
+fn repaired() -> RelayProgram {
+    let mut program = program();
+    program.legs.truncate(2);
+    let LegKind::IceDtls(ice) = &mut program.legs[0].kind else { unreachable!("leg 0 is a browser") };
+    (ice.feedback, ice.transport_cc) = (vec![Feedback::Nack, Feedback::Remb], Some(3));
+    let LegKind::Rtp(leg) = &mut program.legs[1].kind else { unreachable!("leg 1 is plain") };
+    leg.media = Media::Video;
+    let vp8 = |pt| payload(pt, Codec::Vp8, 90_000);
+    let maps = [(vp8(96), vp8(100)), (vp8(100), vp8(96))];
+    for (route, (from, to)) in program.routes.iter_mut().zip(maps) {
+        (route.media, route.process, route.payloads) = (Media::Video, Process::Pass, vec![PayloadMap { from, to }]);
+    }
+    program.routes[0].source_rtx = vec![RtxPayload { pt: 97, apt: 96 }];
+    program.routes[0].limit_kbps = Some(256);
+    program.routes[1].rtx = Some(Rtx { ssrc: 0x9abc, payloads: vec![RtxPayload { pt: 97, apt: 96 }] });
+    program
 }
 
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
@@ -144,6 +171,7 @@ fn requests_keep_their_text() {
     let LegKind::Srtp(leg) = &mut video.legs[2].kind else { unreachable!("leg 2 has keys") };
     (leg.rtp.media, leg.rtp.feedback) = (Media::Video, vec![Feedback::CcmFir]);
     request("put_feedback", Request::Put { relay: relay(), generation: Generation(2), program: video });
+    request("put_repair", Request::Put { relay: relay(), generation: Generation(3), program: repaired() });
     request("delete", Request::Delete { relay: relay() });
     request("list", Request::List { after: Some(relay()), limit: 100 });
     request("query_relay", Request::Query { relay: Some(relay()) });
@@ -186,10 +214,14 @@ fn replies_keep_their_text() {
         ListEntry { relay: relay(), generation: Generation(1), digest: "0123456789abcdef".into(), forwarded: 5 };
     reply("list", Reply::List { relays: vec![entry], more: true });
     let drops = [("srtp_replayed".to_owned(), 1)].into_iter().collect();
-    let direction = DirectionStats { packets: 1, bytes: 2, rtcp_packets: 3, lost: -1, jitter_us: 4, reordered: 5 };
+    let direction =
+        DirectionStats { packets: 1, bytes: 2, rtcp_packets: 3, lost: -1, jitter_us: 4, reordered: 5, resent: 0 };
     let leg = LegStats { leg: LegId(0), received: direction.clone(), sent: direction, round_trip_us: Some(6), drops };
     let stats = RelayStats { relay: relay(), generation: Generation(1), worker: 0, legs: vec![leg] };
-    reply("query_relay", Reply::QueryRelay(stats));
+    reply("query_relay", Reply::QueryRelay(stats.clone()));
+    let mut resent = stats;
+    resent.legs[0].sent.resent = 6;
+    reply("query_relay_resent", Reply::QueryRelay(resent));
     let worker = WorkerStats { worker: 0, relays: 1, received: 2, sent: 3, drops: vec![0, 4] };
     let node = NodeStats {
         drop_reasons: vec!["no_route".to_owned(), "no_keys".to_owned()],
@@ -293,6 +325,39 @@ fn the_sample_program_is_valid_and_each_breach_names_its_field() {
     ];
     for (at, (field, breach)) in breaches.into_iter().enumerate() {
         let mut program = program();
+        breach(&mut program);
+        assert_eq!(program.validate().map_err(|error| error.field), Err(field.to_owned()), "breach {at}");
+    }
+}
+
+#[test]
+fn each_rule_of_repair_has_its_field() {
+    type Breach = fn(&mut RelayProgram);
+    fn rtx(program: &mut RelayProgram) -> &mut Rtx {
+        program.routes[1].rtx.as_mut().unwrap()
+    }
+    fn ice(program: &mut RelayProgram) -> &mut IceDtlsLeg {
+        let LegKind::IceDtls(leg) = &mut program.legs[0].kind else { unreachable!("leg 0 is a browser") };
+        leg
+    }
+    assert_eq!(repaired().validate(), Ok(()));
+    let breaches: [(&str, Breach); 11] = [
+        ("program.legs[0].feedback", |p| ice(p).feedback.push(Feedback::Nack)),
+        ("program.legs[0].transport_cc", |p| ice(p).transport_cc = Some(0)),
+        ("program.legs[0].transport_cc", |p| ice(p).transport_cc = Some(15)),
+        ("program.routes[0].limit_kbps", |p| p.routes[0].limit_kbps = Some(0)),
+        ("program.routes[1].rtx.ssrc", |p| rtx(p).ssrc = 0x5678),
+        ("program.routes[1].rtx.payloads[0].apt", |p| rtx(p).payloads[0].apt = 100),
+        ("program.routes[1].rtx.payloads[0].pt", |p| rtx(p).payloads[0].pt = 96),
+        ("program.routes[1].rtx.payloads[0].pt", |p| rtx(p).payloads[0].pt = 72),
+        ("program.routes[1].rtx.payloads", |p| {
+            rtx(p).payloads = (0..9).map(|at| RtxPayload { pt: 100 + at, apt: 96 }).collect();
+        }),
+        ("program.routes[0].source_rtx[1].pt", |p| p.routes[0].source_rtx.push(RtxPayload { pt: 97, apt: 96 })),
+        ("program.routes[0].source_rtx[0].apt", |p| p.routes[0].source_rtx[0].apt = 100),
+    ];
+    for (at, (field, breach)) in breaches.into_iter().enumerate() {
+        let mut program = repaired();
         breach(&mut program);
         assert_eq!(program.validate().map_err(|error| error.field), Err(field.to_owned()), "breach {at}");
     }

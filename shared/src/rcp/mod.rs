@@ -25,7 +25,7 @@ pub use message::{
 };
 pub use program::{
     Codec, Feedback, Fingerprint, GeneratorLeg, IceDtlsLeg, IceRemote, InvalidFingerprint, Leg, LegKind, Media,
-    Payload, PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, SrtpKeys, SrtpLeg, SrtpSuite,
-    TapLeg, limits,
+    Payload, PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, Rtx, RtxPayload, SrtpKeys,
+    SrtpLeg, SrtpSuite, TapLeg, limits,
 };
 pub use stats::{DirectionStats, LegStats, NodeStats, RelayStats, WorkerStats};

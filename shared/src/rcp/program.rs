@@ -27,6 +27,10 @@ pub mod limits {
     /// Shortest consent timeout in milliseconds. Browsers check every 4 to 6 seconds (RFC 7675 section 5.1); below half a second
     /// one late packet would end a call.
     pub const CONSENT_TIMEOUT_MIN_MS: u32 = 500;
+    /// Entries of one list of retransmission payload types.
+    pub const RTX_PAYLOADS_MAX: usize = 8;
+    /// Ids of header extensions in the one-byte form (RFC 8285 section 4.2).
+    pub const EXTENSION_IDS: std::ops::RangeInclusive<u8> = 1..=14;
     /// Payload types whose packets cannot be told from RTCP on one port (RFC 5761 section 4).
     pub const RTCP_PAYLOAD_TYPES: std::ops::RangeInclusive<u8> = 64..=95;
 }
@@ -89,6 +93,13 @@ pub struct IceDtlsLeg {
     /// [`limits::CONSENT_TIMEOUT_MIN_MS`]. Absent: the dataplane's setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent_timeout_ms: Option<u32>,
+    /// What the browser understands of RTCP feedback beside PLI, which all browsers do; each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feedback: Vec<Feedback>,
+    /// Id of the header extension in which the browser numbers its packets over all its streams, and wants to be told when they came
+    /// (draft-holmer-rmcat-transport-wide-cc-extensions-01); in [`limits::EXTENSION_IDS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport_cc: Option<u8>,
 }
 
 /// The browser's half of an ICE-DTLS leg.
@@ -180,6 +191,11 @@ pub enum Feedback {
     NackPli,
     /// `ccm fir`: full intra request, RFC 5104 section 4.3.1.
     CcmFir,
+    /// `nack`: generic NACK, RFC 4585 section 6.2.1. What this leg is sent is kept for a while and sent again when it asks, and it is
+    /// asked for packets of its own that are missing.
+    Nack,
+    /// `goog-remb`: receiver estimated maximum bit rate, draft-alvestrand-rmcat-remb-03.
+    Remb,
 }
 
 /// Where the peer of an RTP leg said it listens. The relay learns its real address from packets, within the latch rules.
@@ -371,6 +387,37 @@ pub struct Route {
     /// True: packets are taken, counted and not passed on (held).
     #[serde(default)]
     pub paused: bool,
+    /// How the destination gets lost packets again: by a stream of their own. Absent: as they were sent the first time. Needs
+    /// [`Feedback::Nack`] of the destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtx: Option<Rtx>,
+    /// Payload types by which the source sends lost packets again; `apt` is a `from.pt` of the map.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_rtx: Vec<RtxPayload>,
+    /// What the destination takes of this medium in kbit/s, at least 1 (`b=AS` of its description). A source that knows
+    /// [`Feedback::Remb`] is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_kbps: Option<u32>,
+}
+
+/// A retransmission stream (RFC 4588, SSRC multiplexed).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rtx {
+    /// Its SSRC, unique among the streams to the leg.
+    pub ssrc: u32,
+    /// Its payload types; `apt` is a `to.pt` of the map.
+    pub payloads: Vec<RtxPayload>,
+}
+
+/// A retransmission payload type (RFC 4588 section 8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RtxPayload {
+    /// The payload type of retransmissions.
+    pub pt: u8,
+    /// The payload type of what is sent again.
+    pub apt: u8,
 }
 
 /// Why a program cannot be run, with the path of the field.
@@ -428,6 +475,52 @@ impl RelayProgram {
                     ));
                 }
             }
+            if route.limit_kbps == Some(0) {
+                return Err(invalid(
+                    &format!("{path}.limit_kbps"),
+                    "a limit is at least 1 kbit/s; pause the route instead",
+                ));
+            }
+        }
+        for (at, route) in self.routes.iter().enumerate() {
+            let path = format!("program.routes[{at}]");
+            if let Some(rtx) = &route.rtx {
+                if !streams.insert((route.to, rtx.ssrc)) {
+                    return Err(invalid(&format!("{path}.rtx.ssrc"), "another stream to this leg has the same SSRC"));
+                }
+                let media: Vec<u8> = route.payloads.iter().map(|map| map.to.pt).collect();
+                self.validate_rtx(&format!("{path}.rtx.payloads"), &rtx.payloads, route.to, &media)?;
+            }
+            let media: Vec<u8> = route.payloads.iter().map(|map| map.from.pt).collect();
+            self.validate_rtx(&format!("{path}.source_rtx"), &route.source_rtx, route.from, &media)?;
+            for (entry, payload) in route.source_rtx.iter().enumerate() {
+                if !sources.insert((route.from, route.to, payload.pt)) {
+                    let field = format!("{path}.source_rtx[{entry}].pt");
+                    return Err(invalid(&field, "this payload type is mapped twice between these legs"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `media` are the payload types on the same leg that retransmissions can stand for.
+    fn validate_rtx(&self, path: &str, payloads: &[RtxPayload], leg: LegId, media: &[u8]) -> Result<(), ProgramError> {
+        check_len(path, payloads.len(), limits::RTX_PAYLOADS_MAX)?;
+        let is_muxed = self.leg(leg).is_some_and(Leg::shares_port_with_rtcp);
+        for (at, RtxPayload { pt, apt }) in payloads.iter().enumerate() {
+            validate_pt(&format!("{path}[{at}].pt"), *pt, is_muxed)?;
+            if !media.contains(apt) {
+                return Err(invalid(
+                    &format!("{path}[{at}].apt"),
+                    "the route's map has no such payload type on this leg",
+                ));
+            }
+            if media.contains(pt) || payloads[..at].iter().any(|other| other.pt == *pt) {
+                return Err(invalid(
+                    &format!("{path}[{at}].pt"),
+                    "this payload type stands for something else already",
+                ));
+            }
         }
         Ok(())
     }
@@ -443,6 +536,16 @@ impl Leg {
         }
     }
 
+    /// The RTCP feedback that its peer takes; `None` on legs without a peer.
+    #[must_use]
+    pub fn feedback(&self) -> Option<&[Feedback]> {
+        match &self.kind {
+            LegKind::IceDtls(ice) => Some(&ice.feedback),
+            LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => Some(&rtp.feedback),
+            LegKind::Generator(_) | LegKind::Tap(_) => None,
+        }
+    }
+
     fn validate(&self, path: &str) -> Result<(), ProgramError> {
         if self.media_timeout_ms == Some(0) {
             return Err(invalid(&format!("{path}.media_timeout_ms"), "a media timeout is at least 1 ms"));
@@ -452,6 +555,16 @@ impl Leg {
         {
             let reason = format!("a consent timeout is at least {} ms", limits::CONSENT_TIMEOUT_MIN_MS);
             return Err(invalid(&format!("{path}.consent_timeout_ms"), &reason));
+        }
+        if let Some(feedback) = self.feedback()
+            && (1..feedback.len()).any(|at| feedback[..at].contains(&feedback[at]))
+        {
+            return Err(invalid(&format!("{path}.feedback"), "a kind of feedback is named twice"));
+        }
+        if let LegKind::IceDtls(IceDtlsLeg { transport_cc: Some(id), .. }) = &self.kind
+            && !limits::EXTENSION_IDS.contains(id)
+        {
+            return Err(invalid(&format!("{path}.transport_cc"), "the id of a header extension is from 1 to 14"));
         }
         match &self.kind {
             LegKind::IceDtls(IceDtlsLeg { remote: Some(remote), .. }) => {
@@ -466,9 +579,6 @@ impl Leg {
                 }
             }
             LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => {
-                if (1..rtp.feedback.len()).any(|at| rtp.feedback[..at].contains(&rtp.feedback[at])) {
-                    return Err(invalid(&format!("{path}.feedback"), "a kind of feedback is named twice"));
-                }
                 let Some(remote) = rtp.remote else { return Ok(()) };
                 for (name, address) in [("rtp", remote.rtp), ("rtcp", remote.rtcp)] {
                     if address.port() == 0 {
@@ -484,18 +594,23 @@ impl Leg {
 
 impl Payload {
     fn validate(&self, path: &str, is_muxed: bool) -> Result<(), ProgramError> {
-        if self.pt > 127 {
-            return Err(invalid(&format!("{path}.pt"), "a payload type is at most 127"));
-        }
-        if is_muxed && limits::RTCP_PAYLOAD_TYPES.contains(&self.pt) {
-            return Err(invalid(&format!("{path}.pt"), "payload types 64 to 95 are RTCP's where it shares the port"));
-        }
+        validate_pt(&format!("{path}.pt"), self.pt, is_muxed)?;
         if !(1..=limits::CLOCK_MAX_HZ).contains(&self.clock) {
             let reason = format!("a clock rate is from 1 to {} Hz", limits::CLOCK_MAX_HZ);
             return Err(invalid(&format!("{path}.clock"), &reason));
         }
         check_len(&format!("{path}.fmtp"), self.fmtp.as_ref().map_or(0, String::len), limits::FMTP_MAX_BYTES)
     }
+}
+
+fn validate_pt(field: &str, pt: u8, is_muxed: bool) -> Result<(), ProgramError> {
+    if pt > 127 {
+        return Err(invalid(field, "a payload type is at most 127"));
+    }
+    if is_muxed && limits::RTCP_PAYLOAD_TYPES.contains(&pt) {
+        return Err(invalid(field, "payload types 64 to 95 are RTCP's where it shares the port"));
+    }
+    Ok(())
 }
 
 fn invalid(field: &str, reason: &str) -> ProgramError {

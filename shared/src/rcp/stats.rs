@@ -21,6 +21,14 @@ pub struct DirectionStats {
     pub jitter_us: u64,
     /// Packets that came out of order.
     pub reordered: u64,
+    /// RTP packets that were sent again because the other side asked for them; `packets` and `bytes` do not count them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resent: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One leg.
