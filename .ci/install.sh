@@ -26,11 +26,15 @@ apt_install() {
   return 1
 }
 
-# missing_packages COMMAND:PACKAGE...: the packages whose command is not found, one a line.
+# missing_packages COMMAND:PACKAGE...: the packages whose command is not found, one a line. What begins with a slash is no command
+# but a file, or a pattern of files.
 missing_packages() {
   local pair
   for pair in "$@"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair#*:}"
+    case $pair in
+      /*) compgen -G "${pair%%:*}" >/dev/null || echo "${pair#*:}" ;;
+      *) PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair#*:}" ;;
+    esac
   done
 }
 

@@ -6,11 +6,20 @@ import { chromium } from "playwright-core";
 
 const MIME = { html: "text/html", js: "text/javascript", css: "text/css", json: "application/json", mp4: "video/mp4", png: "image/png" };
 
-// Runs in every page before its own scripts: keeps the peer connections for getStats, and hears remote tracks by FFT
-// (audioLevel in getStats stays 0 unless something plays the track).
+// Runs in every page before its own scripts: keeps the peer connections for getStats, hears remote tracks by FFT (audioLevel
+// in getStats stays 0 unless something plays the track), and notes when a call was told to be established and when the
+// decoder gave out its first picture, in ms of the page's clock.
 function probe() {
-  const probe = { connections: [], heard: {}, rejections: [] };
+  const probe = { connections: [], heard: {}, rejections: [], talks: [], firstPictures: [] };
   window.gangwayProbe = probe;
+  window.WebSocket = class extends window.WebSocket {
+    constructor(...args) {
+      super(...args);
+      this.addEventListener("message", (event) => {
+        if (typeof event.data === "string" && event.data.startsWith('{"message":"talk"')) probe.talks.push(performance.now());
+      });
+    }
+  };
   window.addEventListener("unhandledrejection", (event) => probe.rejections.push(String(event.reason)));
   if (!window.RTCPeerConnection || !navigator.mediaDevices) return;
   // The SDK asks for the microphone by the legacy call.
@@ -26,6 +35,7 @@ function probe() {
       probe.connections.push(this);
       this.addEventListener("track", (event) => {
         if (event.track.kind === "audio") probe.listen(event.track);
+        else probe.watch(event.track);
       });
     }
   };
@@ -46,6 +56,15 @@ function probe() {
       const step = Math.round((best * width) / 20) * 20;
       probe.heard[step] = (probe.heard[step] || 0) + 1;
     }, 20);
+  };
+  probe.watch = async (track) => {
+    const reader = new MediaStreamTrackProcessor({ track }).readable.getReader();
+    const { value } = await reader.read();
+    if (value) {
+      probe.firstPictures.push(performance.now());
+      value.close();
+    }
+    reader.cancel();
   };
   // Times at which something within 40 Hz of `hz` was the loudest.
   probe.times = (hz) => Object.entries(probe.heard).reduce((sum, [step, times]) => sum + (Math.abs(step - hz) <= 40 ? times : 0), 0);

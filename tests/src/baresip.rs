@@ -3,11 +3,11 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -19,9 +19,12 @@ use tempfile::TempDir;
 
 use crate::{
     deadline::Deadline,
-    process::{Process, free_port, peer},
+    process::{Process, free_port, has_part, peer},
     tone::Sound,
 };
+
+/// Where Debian keeps its modules.
+const MODULES: &str = "/usr/lib/baresip/modules";
 
 /// What kind of phone is wanted.
 #[derive(Debug, Clone)]
@@ -38,8 +41,39 @@ pub struct Options {
     pub answers: bool,
     /// Frequency of the tone it sends, Hz.
     pub tone_hz: u32,
-    /// Video codec, as baresip names it, for a phone with a camera (a picture of its own making) and a screen.
-    pub video: Option<&'static str>,
+    /// For a phone with a camera (a picture of its own making) and a screen: what it encodes and decodes.
+    pub video: Option<Video>,
+}
+
+/// The video codecs of a phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Video {
+    /// VP8 alone.
+    Vp8,
+    /// H.264, Constrained Baseline, in packetization mode 0 alone. Encoded by x264, decoded by FFmpeg.
+    H264Mode0,
+    /// H.264 in modes 0 and 1, in this order, and behind them H.263, MPEG-4 and H.265, which browsers do not have.
+    H264,
+}
+
+impl Video {
+    /// The module that has it.
+    const fn module(self) -> &'static str {
+        match self {
+            Self::Vp8 => "vp8",
+            Self::H264Mode0 | Self::H264 => "avcodec",
+        }
+    }
+
+    /// What the account says of it.
+    const fn parameter(self) -> &'static str {
+        match self {
+            Self::Vp8 => ";video_codecs=vp8",
+            // By name it finds the first of the two variants.
+            Self::H264Mode0 => ";video_codecs=H264",
+            Self::H264 => "",
+        }
+    }
 }
 
 impl Options {
@@ -63,13 +97,41 @@ pub struct Baresip {
     control: TcpStream,
     messages: Receiver<Value>,
     kept: VecDeque<Value>,
+    pictures: u32,
     folder: TempDir,
+}
+
+/// A picture that a phone decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    png: Vec<u8>,
+}
+
+impl Picture {
+    /// Width and height, pixels: the first fields of IHDR, the first chunk of a PNG.
+    ///
+    /// # Panics
+    /// When it is no PNG.
+    pub fn size(&self) -> (u32, u32) {
+        let field = |at: usize| u32::from_be_bytes(self.png[at..at + 4].try_into().expect("four bytes"));
+        (field(16), field(20))
+    }
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (width, height) = self.size();
+        write!(formatter, "a picture of {width}x{height} in {} bytes", self.png.len())
+    }
 }
 
 impl Baresip {
     /// Starts the phone and waits until it is registered; `None` when baresip is not installed.
     pub fn start(options: &Options) -> Option<Self> {
         let program = peer("baresip")?;
+        if let Some(video) = options.video {
+            has_part(&Path::new(MODULES).join(format!("{}.so", video.module()))).then_some(())?;
+        }
         for attempt in 0..5 {
             let folder = tempfile::Builder::new().prefix("baresip").tempdir().expect("a folder for baresip");
             let port = free_port();
@@ -92,7 +154,7 @@ impl Baresip {
                     }
                 }
             });
-            return Some(Self { process, control, messages, kept: VecDeque::new(), folder });
+            return Some(Self { process, control, messages, kept: VecDeque::new(), pictures: 0, folder });
         }
         None
     }
@@ -162,14 +224,16 @@ impl Baresip {
         });
     }
 
-    /// Waits until its screen shows a picture that it decoded, and hands the PNG back.
+    /// Waits until it decodes the next picture and hands that back.
     #[track_caller]
-    pub fn wait_picture(&mut self, deadline: Deadline) -> Vec<u8> {
-        let file = self.folder.path().join("screen.png");
+    pub fn wait_picture(&mut self, deadline: Deadline) -> Picture {
+        self.pictures += 1;
+        let file = self.folder.path().join(format!("screen-{}.png", self.pictures));
         self.command("snapshot_recv", &file.display().to_string());
-        deadline.poll("a picture on baresip's screen", || {
+        let png = deadline.poll("a picture on baresip's screen", || {
             fs::read(&file).ok().filter(|png| png.ends_with(b"IEND\xaeB`\x82"))
-        })
+        });
+        Picture { png }
     }
 
     /// Vanishes without a word.
@@ -214,7 +278,7 @@ fn write_configuration(folder: &TempDir, options: &Options, control_port: u16) {
          audio_player aubridge,ear\naudio_source ausine,{}\naudio_alert aubridge,bell\n\
          ausrc_srate 48000\nauplay_srate 48000\nausrc_channels 2\nauplay_channels 2\n\
          jitter_buffer_delay 2-10\nrtp_ports 20000-31000\nnet_interface 127.0.0.1\n\
-         module_path /usr/lib/baresip/modules\nsnd_path {}\nctrl_tcp_listen 127.0.0.1:{control_port}\n",
+         module_path {MODULES}\nsnd_path {}\nctrl_tcp_listen 127.0.0.1:{control_port}\n",
         options.tone_hz,
         path.join("recordings").display(),
     );
@@ -222,16 +286,16 @@ fn write_configuration(folder: &TempDir, options: &Options, control_port: u16) {
         writeln!(config, "module {module}.so").expect("a string takes everything");
     }
     let video = match options.video {
-        Some(codec) => {
+        Some(video) => {
             config.push_str(
                 "video_source fakevideo,nil\nvideo_display fakevideo,nil\nvideo_size 320x240\nvideo_fps 15\n",
             );
-            for module in ["fakevideo", "vp8", "snapshot"] {
+            for module in ["fakevideo", video.module(), "snapshot"] {
                 writeln!(config, "module {module}.so").expect("a string takes everything");
             }
-            format!(";video_codecs={codec}")
+            video.parameter()
         }
-        None => String::new(),
+        None => "",
     };
     config.push_str("module_tmp account.so\nmodule_app menu.so\n");
     let account = format!(

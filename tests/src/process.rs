@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread,
@@ -185,6 +185,25 @@ pub fn peer(program: &str) -> Option<PathBuf> {
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "{program} is not installed: in CI that is a failure (run ./test)");
         eprintln!("*** SKIPPED: {program} is not installed (./test installs it) ***");
+    }
+    found
+}
+
+/// Whether a peer's part that has no command of its own, a module or a plugin, is there; `false` on a machine without it, where the
+/// test says so and is skipped.
+///
+/// # Panics
+/// When it is missing and the environment says `CI`.
+#[track_caller]
+pub fn has_part(file: &Path) -> bool {
+    let found = file.is_file();
+    if !found {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} is not installed: in CI that is a failure (run ./test)",
+            file.display()
+        );
+        eprintln!("*** SKIPPED: {} is not installed (./test installs it) ***", file.display());
     }
     found
 }

@@ -109,3 +109,12 @@ fn a_compiler_that_cannot_link_is_completed() {
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(words.contains("please install a C compiler: gcc libc6-dev"), "{words}");
 }
+
+/// A module or plugin of a peer has no command: it is looked for as a file.
+#[test]
+fn what_is_no_command_is_looked_for_as_a_file() {
+    let script =
+        ". ./.ci/install.sh; missing_packages /bin/s?:shell bash:bash /no/such/*.so:plugin no-such-command:program";
+    let done = Command::new("bash").args(["-c", script]).current_dir(root()).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "plugin\nprogram\n");
+}

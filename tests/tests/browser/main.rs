@@ -8,3 +8,4 @@ mod page;
 mod scripted;
 mod sdk;
 mod vendor;
+mod video;

@@ -1,4 +1,5 @@
-//! The vendor's own Phone, Phone Video and Click to Call pages, unmodified, in Chromium, against Kamailio and baresip.
+//! The vendor's own Phone and Click to Call pages, unmodified, in Chromium, against Kamailio and baresip. Its Phone Video page is
+//! in the module `video`.
 
 use std::time::Duration;
 
@@ -21,7 +22,12 @@ fn open_phone(browser: &mut Browser, gateway: &Gateway, password: &str, port: u1
 }
 
 /// Opens one of the vendor's phone pages and fills in the account: password, port of the registrar, whether to register.
-fn open_page(browser: &mut Browser, gateway: &Gateway, page: &str, (password, port, registers): (&str, u16, bool)) {
+pub(crate) fn open_page(
+    browser: &mut Browser,
+    gateway: &Gateway,
+    page: &str,
+    (password, port, registers): (&str, u16, bool),
+) {
     browser.open("phone", &format!("{}client2/examples/demo/sip/{page}/{page}.html", gateway.pages()));
     // The page builds itself twice; it is ready when its fields are there and its buttons do something.
     let ready = "const [b, u] = ['#connectBtn', '#urlServer'].map((id) => document.querySelector(id)); \
@@ -49,7 +55,7 @@ fn fill_account(browser: &mut Browser, gateway: &Gateway, password: &str, port: 
 }
 
 /// A call from a page to baresip, until both say that it stands.
-fn call_out(browser: &mut Browser, peer: &mut Baresip) {
+pub(crate) fn call_out(browser: &mut Browser, peer: &mut Baresip) {
     browser.fill("phone", "#callee", "2001");
     browser.click("phone", "#callBtn");
     browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
@@ -57,7 +63,7 @@ fn call_out(browser: &mut Browser, peer: &mut Baresip) {
 }
 
 /// A call from baresip to a page, answered there.
-fn answer_call(browser: &mut Browser, peer: &mut Baresip) {
+pub(crate) fn answer_call(browser: &mut Browser, peer: &mut Baresip) {
     peer.dial("1001");
     browser.wait(
         "phone",
@@ -70,13 +76,13 @@ fn answer_call(browser: &mut Browser, peer: &mut Baresip) {
 }
 
 /// Each finds the other's tone.
-fn hear_each_other(browser: &mut Browser, peer: &Baresip) {
+pub(crate) fn hear_each_other(browser: &mut Browser, peer: &Baresip) {
     browser.wait_heard("phone", 660, 25, 15);
     peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
 }
 
 /// The page ends the call, baresip hears of it, and nothing is left.
-fn end_on_page(browser: &mut Browser, peer: &mut Baresip, gateway: &Gateway) {
+pub(crate) fn end_on_page(browser: &mut Browser, peer: &mut Baresip, gateway: &Gateway) {
     browser.click("phone", "#callBtn");
     browser.wait_text("phone", "#callStatus", "FINISH", 5);
     peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
@@ -84,7 +90,7 @@ fn end_on_page(browser: &mut Browser, peer: &mut Baresip, gateway: &Gateway) {
 }
 
 /// The codec that the browser receives and sends, as getStats reports it.
-fn codecs_in_use(browser: &mut Browser) -> Vec<String> {
+pub(crate) fn codecs_in_use(browser: &mut Browser) -> Vec<String> {
     let script = "const all = await gangwayProbe.stats(); const rows = all.at(-1).rows; \
                   const rtp = rows.filter((row) => /bound-rtp$/.test(row.type)); \
                   return rtp.map((row) => (rows.find((codec) => codec.id === row.codecId) || {}).mimeType || '');";
@@ -220,59 +226,6 @@ fn phone_page_without_registration() {
     browser.close("phone");
     peer.wait_event("CALL_CLOSED", Deadline::seconds(20));
     gateway.wait_idle(Deadline::seconds(8));
-}
-
-/// Waits until the page has painted this many pictures of the other side.
-fn wait_pictures(browser: &mut Browser, count: u32) {
-    let script = format!(
-        "const v = document.querySelector('#remoteVideo video'); \
-         return !!v && v.videoWidth > 0 && v.getVideoPlaybackQuality().totalVideoFrames >= {count};"
-    );
-    browser.wait("phone", &script, 15);
-}
-
-/// Check 13 and 25: a call with pictures each way, decoded on both sides, with sound beside them.
-#[test]
-fn phone_video_page_vp8() {
-    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
-    let options = baresip::Options { video: Some("vp8"), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
-    let Some(mut peer) = Baresip::start(&options) else { return };
-    let gateway = Gateway::start(&[]);
-    let Some(mut browser) = Browser::start() else { return };
-    open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
-    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
-
-    call_out(&mut browser, &mut peer);
-    wait_pictures(&mut browser, 20);
-    let picture = peer.wait_picture(Deadline::seconds(15));
-    assert!(picture.len() > 1000, "a picture of {} bytes", picture.len());
-    hear_each_other(&mut browser, &peer);
-    let used = codecs_in_use(&mut browser);
-    assert!(used.contains(&"video/vp8".to_owned()) && used.contains(&"audio/pcmu".to_owned()), "{used:?}");
-    end_on_page(&mut browser, &mut peer, &gateway);
-    browser.wait_text("phone", "#callBtn", "Call", 5);
-
-    answer_call(&mut browser, &mut peer);
-    wait_pictures(&mut browser, 20);
-    peer.hangup();
-    browser.wait_text("phone", "#callStatus", "FINISH", 8);
-    gateway.wait_idle(Deadline::seconds(8));
-    browser.assert_quiet("phone", &[]);
-}
-
-/// Check 14: a camera calls a phone that has none. Sound both ways, the call stays.
-#[test]
-fn phone_video_page_with_a_phone_of_sound() {
-    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
-    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
-    let gateway = Gateway::start(&[]);
-    let Some(mut browser) = Browser::start() else { return };
-    open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
-    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
-    call_out(&mut browser, &mut peer);
-    hear_each_other(&mut browser, &peer);
-    end_on_page(&mut browser, &mut peer, &gateway);
-    browser.assert_quiet("phone", &[]);
 }
 
 /// Check 40: the page calls as soon as it is ESTABLISHED, while REGISTER is under way; after the call its session is closed.
