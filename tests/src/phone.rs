@@ -190,14 +190,21 @@ impl Phone {
     /// Sends `answer` and waits for nothing.
     #[track_caller]
     pub fn send_answer(&mut self, incoming: &Incoming, codecs: Codecs) -> Call {
+        self.send_answer_with(incoming, codecs, &json!({}))
+    }
+
+    /// Sends `answer` with these fields on top of the usual ones and waits for nothing.
+    #[track_caller]
+    pub fn send_answer_with(&mut self, incoming: &Incoming, codecs: Codecs, more: &Value) -> Call {
         let (media, sdp) = Media::answer(codecs, TONE_HZ, &incoming.offer);
-        self.socket.send(
-            "answer",
-            json!({
-                "callId": incoming.id, "incoming": true, "hasAudio": true, "hasVideo": true, "status": "PENDING",
-                "mediaProvider": "WebRTC", "sdp": sdp, "callee": incoming.call["callee"],
-            }),
-        );
+        let mut fields = json!({
+            "callId": incoming.id, "incoming": true, "hasAudio": true, "hasVideo": true, "status": "PENDING",
+            "mediaProvider": "WebRTC", "sdp": sdp, "callee": incoming.call["callee"],
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            fields[name] = value.clone();
+        }
+        self.socket.send("answer", fields);
         Call { id: incoming.id.clone(), media }
     }
 

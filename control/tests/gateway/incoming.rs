@@ -423,3 +423,37 @@ fn a_reinvite_without_an_offer_gets_ours_and_its_ack_moves_the_media() {
     assert_eq!(rtp.remote.unwrap().rtp.port(), 4666);
     assert!(world.names().is_empty());
 }
+
+#[test]
+fn sip_sdp_lines_of_the_answer_stand_in_the_200_and_others_end_the_call_by_name() {
+    let answer = |lines: &[&str]| {
+        let mut world = World::new(config());
+        let page = world.session();
+        let uri = format!("sip:{}@10.0.0.1:5060", world.contact_key(page));
+        world.invite(&uri, "in1", Some(&phone_sdp(4000, "0")));
+        let call_id = world.last_call().call_id;
+        world.forget();
+        let sip_sdp = Some(lines.iter().map(|line| (*line).to_owned()).collect());
+        let request = AnswerRequest { call_id, sdp: Some(browser_answer("0")), sip_sdp, ..AnswerRequest::default() };
+        world.say(page, ClientMessage::Answer(Box::new(request)));
+        world
+    };
+    let mut world = answer(&["b=AS:3000", "a=x-second:2", "b=TIAS:64000"]);
+    let body = String::from_utf8(world.response(200).body).unwrap();
+    assert!(
+        body.contains("\r\nc=IN IP4 10.0.0.1\r\nb=AS:3000\r\na=x-second:2\r\nb=TIAS:64000\r\nt=0 0\r\n"),
+        "verbatim and in order: {body}"
+    );
+    for (line, reason) in [
+        ("a=x\r\nm=audio 9 RTP/AVP 0", "control characters"),
+        ("c=IN IP4 203.0.113.1", "only b= and a= lines"),
+        ("a=sendonly", "negotiated by the gateway itself"),
+    ] {
+        let mut world = answer(&["b=AS:3000", line]);
+        let fail = world.last_fail();
+        assert!(fail.contains("sipSDP[1]: ") && fail.contains(reason), "{fail}");
+        assert_eq!(world.names(), ["fail", "finish FAILED"]);
+        world.response(480);
+        world.assert_clean();
+    }
+}

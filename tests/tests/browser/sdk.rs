@@ -1,10 +1,12 @@
 //! The SDK driven by script, for what no page shows: watchdogs, timing of a hangup, Chromium's fragmented ClientHello.
 
 use gangway_tests::{
+    baresip::{self, Baresip, Video},
     browser::Browser,
     deadline::Deadline,
     gateway::Gateway,
     impairment::{Impairment, Plan},
+    kamailio::{self, Kamailio},
     sipp::Sipp,
 };
 use serde_json::{Value, json};
@@ -19,15 +21,22 @@ if (argument.port) options.sipOptions = { login: "1001", password: "x", domain: 
 test.sdk = Flashphoner.createSession(options);
 for (const status of ["CONNECTED", "ESTABLISHED", "REGISTERED", "DISCONNECTED", "FAILED", "WARN"])
   test.sdk.on(S[status], (first, connection) => { test.session.push(status); if (connection) test.connection = connection; });
-test.dial = (callee, hook) => {
-  const box = (id) => document.body.appendChild(Object.assign(document.createElement("div"), { id }));
+const box = (id) => document.body.appendChild(Object.assign(document.createElement("div"), { id: id + Math.random() }));
+test.follow = (call) => {
   test.call = [];
-  test.current = test.sdk.createCall({ callee, visibleName: "Tester", constraints: { audio: true, video: false },
-    localVideoDisplay: box("l" + Date.now()), remoteVideoDisplay: box("r" + Date.now()), sdpHook: hook });
+  test.current = call;
   for (const status of ["TRYING", "RING", "ESTABLISHED", "HOLD", "FINISH", "FAILED", "BUSY"])
-    test.current.on(C[status], () => test.call.push(status));
+    call.on(C[status], () => test.call.push(status));
+};
+test.dial = (callee, hook, more) => {
+  test.follow(test.sdk.createCall({ callee, visibleName: "Tester", constraints: { audio: true, video: false },
+    localVideoDisplay: box("l"), remoteVideoDisplay: box("r"), sdpHook: hook, ...more }));
   test.current.call();
 };
+test.answer = (more) => test.current.answer({ localVideoDisplay: box("l"), remoteVideoDisplay: box("r"), ...more });
+test.sdk.on(S.INCOMING_CALL, (call) => test.follow(call));
+// Pictures painted of the other side in the call in hand.
+test.pictures = () => Math.max(0, ...[...document.querySelectorAll("div[id^=r] video")].map((video) => video.getVideoPlaybackQuality().totalVideoFrames));
 "#;
 
 fn start_session(browser: &mut Browser, gateway: &Gateway, port: Option<u16>, options: &Value) {
@@ -73,6 +82,86 @@ fn a_call_has_its_statuses_in_order() {
     peer.finish(Deadline::seconds(5));
     gateway.wait_idle(Deadline::seconds(8));
     browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+/// The INVITE that a SIPp has received, without carriage returns.
+fn invite_of(peer: &Sipp) -> String {
+    let messages = peer.messages().replace('\r', "");
+    let invite = &messages[messages.find("INVITE sip:").expect("an INVITE")..];
+    invite[..invite.find("-------").unwrap_or(invite.len())].to_owned()
+}
+
+/// Checks 16 and 17 in the SDK's words: what it strips of its own offer is missing in the INVITE, and its lines are there.
+#[test]
+fn the_invite_lacks_what_the_page_strips_and_holds_its_lines() {
+    let Some(peer) = Sipp::uas("uas_answer", &[("RING_MS", "20")]) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+    let more = json!({
+        "constraints": { "audio": true, "video": true }, "receiveVideo": true, "stripCodecs": "opus,G722",
+        "sipSDP": ["b=AS:3000", "a=x-first:1 2", "b=TIAS:2500000"],
+    });
+    browser.eval("sdk", "test.dial('2001', undefined, argument);", more);
+    browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+    let invite = invite_of(&peer);
+    assert!(
+        invite.contains("\nc=IN IP4 127.0.0.1\nb=AS:3000\na=x-first:1 2\nb=TIAS:2500000\nt=0 0\nm=audio "),
+        "{invite}"
+    );
+    assert!(invite.contains("RTP/AVP 8 0 101\n") && invite.contains(" VP8/90000\n"), "{invite}");
+    assert!(!invite.contains("opus") && !invite.contains("G722") && !invite.contains("red"), "{invite}");
+    browser.wait_heard("sdk", 400, 1, 15);
+    browser.eval("sdk", "test.current.hangup();", Value::Null);
+    browser.wait("sdk", "return test.call.includes('FINISH');", 5);
+    peer.finish(Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+/// Checks 16, 17 and 25: with `stripCodecs` a call with pictures works each way, also where that took feedback away from VP8, apt
+/// from rtx and opus from red.
+fn pictures_pass_with(strip: &str) {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { video: Some(Video::Vp8), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    let account = json!({ "sipOptions": { "login": "1001", "password": "secret-1001", "domain": "127.0.0.1",
+        "outboundProxy": "127.0.0.1", "port": kamailio.port().to_string(), "registerRequired": true } });
+    start_session(&mut browser, &gateway, None, &account);
+    browser.wait("sdk", "return test.session.includes('REGISTERED');", 15);
+    let more = json!({ "constraints": { "audio": true, "video": true }, "receiveVideo": true, "stripCodecs": strip });
+    for incoming in [false, true] {
+        if incoming {
+            browser.eval("sdk", "test.call = []; gangwayProbe.heard = {};", Value::Null);
+            peer.dial("1001");
+            browser.wait("sdk", "return test.call.includes('RING');", 10);
+            browser.eval("sdk", "test.answer(argument);", more.clone());
+        } else {
+            browser.eval("sdk", "test.dial('2001', undefined, argument);", more.clone());
+        }
+        browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+        peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+        browser.wait("sdk", "return test.pictures() >= 20;", 20);
+        assert!(peer.wait_picture(Deadline::seconds(15)).size() > (100, 100));
+        browser.wait_heard("sdk", 660, 25, 15);
+        browser.eval("sdk", "test.current.hangup();", Value::Null);
+        browser.wait("sdk", "return test.call.includes('FINISH');", 5);
+        peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+        gateway.wait_idle(Deadline::seconds(8));
+    }
+    browser.assert_quiet("sdk", &["demo.json"]);
+}
+
+#[test]
+fn pictures_pass_without_opus_and_g722() {
+    pictures_pass_with("opus,G722");
+}
+
+#[test]
+fn pictures_pass_without_silk_and_g722() {
+    pictures_pass_with("SILK,G722");
 }
 
 /// Check 19: hangup within 50 ms of call(). While the call is PENDING the SDK says nothing to anybody.

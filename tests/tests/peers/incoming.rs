@@ -193,3 +193,23 @@ fn the_second_session_stops_ringing_when_the_first_answers() {
     first.expect_status(&call.id, "FINISH", Deadline::seconds(8));
     gateway.wait_idle(Deadline::seconds(8));
 }
+
+/// Check 17 for `answer`: the page's `sipSDP` lines stand in the 200 between `c=` and `t=`, verbatim and in order.
+#[test]
+fn sip_sdp_lines_of_the_answer_are_in_the_200() {
+    let Some(kamailio) = open_registrar() else { return };
+    let gateway = Gateway::start(&[]);
+    let mut phone = Phone::register(&gateway, kamailio.port());
+    let Some(peer) = caller(&kamailio, "uac_call", &[("TALK_MS", "200")]) else { return };
+    let incoming = phone.incoming(Deadline::seconds(5));
+    let lines = json!({ "sipSDP": ["b=AS:3000", "a=x-first:1", "b=TIAS:2500000", "a=x-second"] });
+    let call = phone.send_answer_with(&incoming, Codecs::PCMU, &lines);
+    phone.expect_status(&call.id, "ESTABLISHED", Deadline::seconds(5));
+    phone.expect_status(&call.id, "FINISH", Deadline::seconds(8));
+    peer.finish(Deadline::seconds(5));
+    let messages = peer.messages().replace('\r', "");
+    let ok = &messages[messages.find("SIP/2.0 200").expect("a 200")..];
+    let (_, session) = ok.split_once("\nc=IN IP4 127.0.0.1\n").expect("a connection line");
+    assert!(session.starts_with("b=AS:3000\na=x-first:1\nb=TIAS:2500000\na=x-second\nt=0 0\nm=audio "), "{ok}");
+    gateway.wait_idle(Deadline::seconds(8));
+}

@@ -233,6 +233,22 @@ fn the_invite_is_small_and_ours() {
     phone.hangup(&call.id);
 }
 
+/// A `sipSDP` element that is no single `b=` or `a=` line ends the call with its index; nothing of it reaches the peer.
+#[test]
+fn sip_sdp_that_would_change_the_description_is_refused_by_name() {
+    let Some(peer) = Sipp::uas("uas_answer", &[]) else { return };
+    let gateway = Gateway::start(&[]);
+    let mut phone = Phone::unregistered(&gateway, peer.port());
+    for element in ["a=x\r\nm=audio 9 RTP/AVP 0", "c=IN IP4 203.0.113.1", "a=sendonly", "b=AS:x"] {
+        let call = phone.send_call("2001", Codecs::PCMU, &json!({ "sipSDP": ["b=AS:3000", element] }));
+        let fail = phone.socket.expect("fail", Deadline::seconds(3)).first().clone();
+        let info = fail["info"].as_str().unwrap_or_default();
+        assert!(info.starts_with("sipSDP[1]: "), "{element:?}: {fail}");
+        phone.expect_status(&call.id, "FAILED", Deadline::seconds(3));
+    }
+    assert_eq!(peer.received("INVITE"), 0, "{}", peer.messages());
+}
+
 /// REST ends a call as the browser would, and says 404 for one that is not there.
 #[test]
 fn rest_terminates_a_call() {
