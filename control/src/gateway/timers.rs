@@ -36,8 +36,10 @@ pub(super) enum Timer {
 /// The deadlines of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CallTimer {
-    /// An incoming call rings too long, or an outgoing one has no final answer to its INVITE or to the re-INVITE that realigns it.
+    /// An incoming call rings too long, or our INVITE or re-INVITE has no final answer.
     Answer,
+    /// A re-INVITE of ours met one of the peer's: it is sent again (RFC 3261 section 14.1).
+    Glare,
     /// The browser has a description and no keys yet.
     Path,
     /// The relay has not answered a `Put`.

@@ -242,6 +242,11 @@ pub struct Agreement {
     /// Pictures, when both sides share a codec for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<MediaAgreement>,
+    /// The SIP peer's answer takes pictures that this call cannot have: in a codec that the browser does not share, in another than
+    /// the browser was answered with, or when the browser was answered without any. A new offer must refuse them with port 0
+    /// ([`Agreement::fixed_offer`], RFC 3264 section 8.2), or the peer sends to a port that nobody has.
+    #[serde(default)]
+    pub refuses_video: bool,
 }
 
 /// What both sides agreed on for one medium.
@@ -306,10 +311,10 @@ impl Agreement {
     ) -> Result<Self, NegotiateError> {
         let audio = MediaAgreement::answered_by_sip(&browser.audio, &ours.audio, answer.audio()?, wanted)?;
         let video = browser.video.as_ref().zip(answer.video());
-        let video = video.map(|(browser, section)| {
-            MediaAgreement::answered_by_sip(browser, &ours.video, section, ours.video_direction)
+        let video = video.and_then(|(browser, section)| {
+            MediaAgreement::answered_by_sip(browser, &ours.video, section, ours.video_direction).ok()
         });
-        Ok(Agreement { audio, video: video.and_then(Result::ok) })
+        Ok(Agreement { audio, refuses_video: video.is_none() && ours.is_taken_up_on_video(answer), video })
     }
 
     /// The browser answered the offer that we made it for a SIP peer's offer: the browser's first usable codec is the one in
@@ -327,11 +332,12 @@ impl Agreement {
         let video = video.map(|(browser, section)| {
             MediaAgreement::answering_sip(browser, section, policy, browser.direction.reversed())
         });
-        Ok(Agreement { audio, video: video.and_then(Result::ok) })
+        // What does not join is refused in the answer itself.
+        Ok(Agreement { audio, video: video.and_then(Result::ok), refuses_video: false })
     }
 
     /// A later offer of the SIP peer (re-INVITE, UPDATE): answered with the browser's codec or one the relay maps to it. Video
-    /// that the browser was not answered with stays out; video that cannot go on is stopped.
+    /// that the browser was not answered with stays out; video that cannot go on is stopped. The answer refuses both.
     ///
     /// # Errors
     /// [`NegotiateError::FixedCodecMissing`]: answer 488 and keep this agreement.
@@ -348,10 +354,11 @@ impl Agreement {
                 .and_then(|section| video.reoffered_by_sip(section, policy, video.browser_direction.reversed()).ok());
             section.unwrap_or_else(|| video.stopped())
         });
-        Ok(Agreement { audio, video })
+        Ok(Agreement { audio, video, refuses_video: false })
     }
 
-    /// A later answer of the SIP peer: to a re-INVITE of ours, or the 200 after a 18x that answered the browser.
+    /// A later answer of the SIP peer: to a re-INVITE of ours, or the 200 after a 18x that answered the browser. Another fork may
+    /// have written the 18x.
     ///
     /// # Errors
     /// [`NegotiateError::FixedCodecMissing`]: re-INVITE with [`Agreement::fixed_offer`], or give up.
@@ -368,10 +375,11 @@ impl Agreement {
                 .and_then(|section| video.reanswered_by_sip(&ours.video, section, ours.video_direction).ok());
             section.unwrap_or_else(|| video.stopped())
         });
-        Ok(Agreement { audio, video })
+        let is_joined = video.as_ref().is_some_and(|video| !video.is_stopped);
+        Ok(Agreement { audio, refuses_video: !is_joined && ours.is_taken_up_on_video(answer), video })
     }
 
-    /// The payload types of a re-INVITE that insists on the browser's codecs.
+    /// The payload types of a re-INVITE that insists on the browser's codecs, without pictures where the call has none.
     #[must_use]
     pub fn fixed_offer(&self, policy: &CodecPolicy) -> Offered {
         let video = self.video.as_ref().filter(|video| !video.is_stopped);
@@ -412,6 +420,11 @@ impl Agreement {
 }
 
 impl Offered {
+    /// Whether this offered pictures and the answer takes them, in whatever form.
+    fn is_taken_up_on_video(&self, answer: &TrunkDescription) -> bool {
+        !self.video.is_empty() && answer.takes_video()
+    }
+
     /// What our offer to a SIP peer says of each medium; see [`Agreement::sip_media`].
     #[must_use]
     pub fn sip_media(&self, rtp: SocketAddr, video_rtp: Option<SocketAddr>) -> Vec<TrunkMedia> {

@@ -175,6 +175,12 @@ impl TrunkDescription {
         let mut video = self.sections.iter().filter(|section| section.kind == MediaKind::Video);
         video.find(|section| section.fault().is_none() && !section.payloads.is_empty())
     }
+
+    /// Whether some video section is not refused, usable or not.
+    #[must_use]
+    pub fn takes_video(&self) -> bool {
+        self.sections.iter().any(|section| section.kind == MediaKind::Video && section.port != 0)
+    }
 }
 
 impl TrunkSection {

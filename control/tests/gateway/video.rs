@@ -77,7 +77,7 @@ fn a_camera_is_offered_on_a_port_of_its_own_and_passed_both_ways() {
 
 #[test]
 fn a_phone_that_takes_no_video_has_a_call_of_sound_and_the_port_is_given_back() {
-    for video in ["", "m=video 0 RTP/AVP 97\r\n", "m=video 4002 RTP/AVP 120\r\na=rtpmap:120 VP9/90000\r\n"] {
+    for video in ["", "m=video 0 RTP/AVP 97\r\n"] {
         let (mut world, _) = answered(video);
         let answer = world.last_description();
         assert!(answer.contains("m=video 0 ") && answer.contains("a=group:BUNDLE 0\r\n"), "{video}: {answer}");
@@ -86,8 +86,145 @@ fn a_phone_that_takes_no_video_has_a_call_of_sound_and_the_port_is_given_back() 
         assert_eq!((program(&world).legs.len(), program(&world).routes.len()), (2, 2), "{video}");
         world.keys_ready();
         assert!(!world.names().contains(&"finish FAILED".to_owned()), "{video}");
+        assert_eq!(world.sip_names(), ["ACK"], "{video}: there is nothing to refuse");
     }
 }
+
+const H264_PHONE: &str = "m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\n\
+    a=fmtp:98 profile-level-id=42e01f;packetization-mode=1\r\n";
+const NO_VIDEO: &str = "m=video 0 RTP/AVP 97\r\n";
+
+/// Takes the re-INVITE that refuses the peer's video.
+fn refusal(world: &mut World) -> Request {
+    let reinvite = world.request(&Method::Invite);
+    let body = String::from_utf8(reinvite.body.clone()).unwrap();
+    let (audio, video) = body.split_once("m=video ").expect("the section keeps its place");
+    assert!(video.starts_with("0 RTP/AVP ") && audio.contains("m=audio 31002 RTP/AVP 0 "), "{body}");
+    reinvite
+}
+
+#[test]
+fn video_that_cannot_be_joined_is_refused_by_a_re_invite_and_the_sound_goes_on() {
+    for video in [
+        "m=video 4002 RTP/AVP 120\r\na=rtpmap:120 VP9/90000\r\n",
+        "m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\na=fmtp:98 profile-level-id=4d001f;packetization-mode=1\r\n",
+        "m=video 4002 RTP/SAVP 97\r\na=rtpmap:97 VP8/90000\r\n",
+        "m=video 4002 RTP/AVP 111\r\n",
+    ] {
+        let (mut world, _) = answered(video);
+        let call = world.last_call();
+        assert_eq!((call.status, call.has_video), (CallStatus::Established, false), "{video}");
+        assert!(world.last_description().contains("m=video 0 "), "{video}");
+        assert_eq!((program(&world).legs.len(), program(&world).routes.len()), (2, 2), "{video}");
+        world.keys_ready();
+        let reinvite = refusal(&mut world);
+        world.sent.clear();
+        world.respond(&reinvite, 200, Some(&video_phone(NO_VIDEO)));
+        assert_eq!(world.sip_names(), ["ACK"], "{video}");
+        world.advance(std::time::Duration::from_secs(120));
+        assert!(world.sip.is_empty() && world.gateway.counts().calls_established == 1, "{video}");
+        assert!(!world.names().iter().any(|name| name != "ping"), "{video}: the page has heard it all");
+    }
+}
+
+#[test]
+fn a_video_codec_that_changes_between_183_and_200_is_refused_and_may_come_back() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 183, Some(&video_phone(VP8_PHONE)));
+    assert!(world.last_description().contains("UDP/TLS/RTP/SAVPF 96\r\n"));
+    world.keys_ready();
+    world.respond(&invite, 200, Some(&video_phone(H264_PHONE)));
+    let reinvite = refusal(&mut world);
+    let paused: Vec<bool> = program(&world).routes.iter().map(|route| route.paused).collect();
+    assert_eq!(paused, [false, false, true, true], "H264 never reaches a browser that was answered with VP8");
+    assert_eq!(world.last_call().status, CallStatus::Established);
+    world.respond(&reinvite, 200, Some(&video_phone(NO_VIDEO)));
+    world.forget();
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&video_phone(VP8_PHONE)));
+    let back = String::from_utf8(world.response(200).body).unwrap();
+    assert!(back.contains("m=video 41002 RTP/AVP 97"), "{back}");
+    assert!(program(&world).routes.iter().all(|route| !route.paused));
+}
+
+#[test]
+fn video_of_a_fork_that_answers_after_one_without_is_refused() {
+    let mut world = World::new(config());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond_as(&invite, 183, "fork-a", Some(&video_phone(NO_VIDEO)), &[]);
+    assert!(world.last_description().contains("m=video 0 "));
+    world.keys_ready();
+    world.respond_as(&invite, 200, "fork-b", Some(&video_phone(VP8_PHONE)), &[]);
+    let reinvite = refusal(&mut world);
+    assert!(reinvite.headers.value(&HeaderName::To).unwrap().contains("fork-b"));
+    world.respond(&reinvite, 200, Some(&video_phone(NO_VIDEO)));
+    assert_eq!(world.gateway.counts().calls_established, 1);
+}
+
+#[test]
+fn a_refusal_of_video_that_meets_trouble_never_costs_the_sound() {
+    let patience = std::time::Duration::from_secs(5);
+    // The two re-INVITEs met: ours goes out again.
+    let (mut world, invite) = answered(H264_MAIN);
+    world.keys_ready();
+    let first = refusal(&mut world);
+    world.respond(&first, 491, None);
+    assert_eq!(world.sip_names(), ["ACK"]);
+    world.advance(std::time::Duration::from_millis(2_090));
+    assert!(world.sip.is_empty(), "not before 2.1 s");
+    world.advance(patience);
+    let second = refusal(&mut world);
+    assert!(second.headers.cseq().unwrap().number > first.headers.cseq().unwrap().number);
+    // What the peer offers meanwhile is answered with port 0, so that nothing is left to refuse.
+    world.respond(&second, 491, None);
+    world.forget();
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&video_phone(H264_MAIN)));
+    let answer = String::from_utf8(world.response(200).body).unwrap();
+    assert!(answer.contains("m=video 0 "), "{answer}");
+    world.in_our_dialog(&invite, &Method::Ack, 2, None);
+    world.advance(patience);
+    assert!(world.sip.is_empty(), "{:?}", world.sip_names());
+    assert_eq!(world.gateway.counts().calls_established, 1);
+
+    // Refused, or never answered: the call stays as it is.
+    for status in [488, 500, 100] {
+        let (mut world, _) = answered(H264_MAIN);
+        world.keys_ready();
+        let reinvite = refusal(&mut world);
+        world.respond(&reinvite, status, None);
+        world.sip.clear();
+        world.advance(std::time::Duration::from_secs(100));
+        let cancelled = world.sip_names().contains(&"CANCEL".to_owned());
+        assert_eq!(cancelled, status == 100, "{status}");
+        assert_eq!(world.gateway.counts().calls_established, 1, "{status}");
+        assert_eq!(world.gateway.sip_transactions(), 0, "{status}");
+    }
+
+    // A peer that takes the video again each time is not asked for ever.
+    let (mut world, _) = answered(H264_MAIN);
+    world.keys_ready();
+    for _ in 0..3 {
+        let reinvite = refusal(&mut world);
+        world.respond(&reinvite, 200, None);
+    }
+    assert_eq!(world.sip_names(), ["ACK"]);
+    assert_eq!(world.gateway.counts().calls_established, 1);
+
+    // The peer knows no such call any more.
+    let (mut world, _) = answered(H264_MAIN);
+    world.keys_ready();
+    let reinvite = refusal(&mut world);
+    world.respond(&reinvite, 481, None);
+    assert_eq!(world.last_call().status, CallStatus::Failed);
+}
+
+/// H.264 in a profile that the page does not have.
+const H264_MAIN: &str = "m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\n\
+    a=fmtp:98 profile-level-id=4d001f;packetization-mode=1\r\n";
 
 #[test]
 fn the_browsers_payload_type_is_that_of_the_peers_mode() {

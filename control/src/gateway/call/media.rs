@@ -240,9 +240,11 @@ impl Gateway {
     pub(in crate::gateway) fn call_timeout(&mut self, key: CallKey, timer: CallTimer) {
         let Some(call) = self.calls.get(&key) else { return };
         match timer {
+            CallTimer::Answer if call.phase == Phase::Talking => self.give_up_reinvite(key),
             CallTimer::Answer if call.incoming => self.finish(key, CallEnd::RingTimeout),
             CallTimer::Answer if call.phase == Phase::Realigning => self.finish(key, CallEnd::TranscodingRequired),
             CallTimer::Answer => self.finish(key, CallEnd::NoAnswer),
+            CallTimer::Glare => self.refuse_video(key),
             CallTimer::Path if call.path_selected => self.finish(key, CallEnd::DtlsFailed(DtlsFailure::Timeout)),
             CallTimer::Path => self.finish(key, CallEnd::IceFailed),
             CallTimer::Put => self.put_timeout(key),

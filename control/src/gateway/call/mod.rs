@@ -142,6 +142,8 @@ pub(super) struct Call {
     pub(super) picture_request: Option<ClientId>,
     /// The peer has not refused such a request yet.
     pub(super) knows_picture_requests: bool,
+    /// Re-INVITEs sent that refuse pictures the peer took.
+    pub(super) video_refusals: u8,
 }
 
 impl Call {
@@ -250,6 +252,7 @@ impl Gateway {
             keys_ready: false,
             picture_request: None,
             knows_picture_requests: true,
+            video_refusals: 0,
         };
         let session = call.session;
         self.calls.insert(key, call);
@@ -357,7 +360,7 @@ impl Gateway {
         if let Phase::Authorizing(ask) | Phase::Resolving(ask) | Phase::Allocating(ask) = call.phase {
             self.abandon_ask(ask);
         }
-        for timer in [CallTimer::Answer, CallTimer::Path, CallTimer::Put, CallTimer::Closed] {
+        for timer in [CallTimer::Answer, CallTimer::Glare, CallTimer::Path, CallTimer::Put, CallTimer::Closed] {
             self.timers.clear(Timer::Call(key, timer));
         }
         if let Some(relay) = call.relay.take() {

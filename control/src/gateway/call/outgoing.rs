@@ -309,7 +309,7 @@ impl Gateway {
     }
 
     /// What the description in a 2xx makes of the call.
-    fn agree(&self, key: CallKey, response: &Response) -> Result<Agreement, CallEnd> {
+    pub(super) fn agree(&self, key: CallKey, response: &Response) -> Result<Agreement, CallEnd> {
         let call = self.calls.get(&key).ok_or(CallEnd::BadPeerDescription)?;
         let text = description(&response.headers, &response.body)?;
         let (text, early) = match (text, &call.agreement) {
@@ -341,20 +341,28 @@ impl Gateway {
             Ok(client) => {
                 call.client = Some(client);
                 call.phase = Phase::Realigning;
-                self.clients.insert(client, ClientUse::Reinvite(key));
-                let patience = self.config.ua.timers.t1.saturating_mul(64);
-                self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + patience);
+                self.await_reinvite(key, client);
                 true
             }
             Err(_) => false,
         }
     }
 
-    /// The answer to that re-INVITE.
+    /// A re-INVITE of ours is under way.
+    pub(super) fn await_reinvite(&mut self, key: CallKey, client: ClientId) {
+        self.clients.insert(client, ClientUse::Reinvite(key));
+        let patience = self.config.ua.timers.t1.saturating_mul(64);
+        self.timers.set(Timer::Call(key, CallTimer::Answer), self.now + patience);
+    }
+
+    /// The answer to a re-INVITE of ours.
     pub(in crate::gateway) fn realigned(&mut self, key: CallKey, response: Option<&Response>) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.client = None;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
+        if call.phase == Phase::Talking {
+            return self.video_refused(key, response);
+        }
         match response.filter(|response| response.status.is_success()).map(|response| self.agree(key, response)) {
             Some(Ok(agreement)) => self.establish(key, agreement),
             _ => self.finish(key, CallEnd::TranscodingRequired),
@@ -374,6 +382,7 @@ impl Gateway {
         self.connect_media(key, Purpose::Connect);
         self.answer_browser(key);
         self.change_status(key, CallStatus::Established, CallMessage::Talk);
+        self.refuse_video(key);
     }
 
     /// `setRemoteSDP` for an outgoing call: once (R7).

@@ -1,13 +1,22 @@
-//! Key frames by SIP INFO (RFC 5168), for peers that know no feedback in RTCP.
+//! Pictures in a call that stands: those that it cannot have are refused by a re-INVITE; key frames by SIP INFO (RFC 5168), for
+//! peers that know no feedback in RTCP.
+
+use std::time::Duration;
 
 use gangway_shared::rcp::{ActAction, Request as RelayRequest};
 
-use super::{CallKey, Phase};
+use super::{CallKey, Phase, Purpose, sdp_content};
 use crate::{
-    gateway::{ClientUse, Gateway, effects::Output, plan},
+    gateway::{
+        ClientUse, Gateway,
+        effects::Output,
+        outcome::CallEnd,
+        plan,
+        timers::{CallTimer, Timer},
+    },
     sip::{
         message::{Headers, Method, Request, Response},
-        ua::{Content, ServerId},
+        ua::{Content, SendError, ServerId},
     },
 };
 
@@ -20,7 +29,68 @@ const PICTURE_FAST_UPDATE: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\
 /// Final answers to INFO of a peer that knows no such requests (RFC 3261 sections 21.4.6, 21.4.13, 21.5.2; RFC 6086 section 4.2.2).
 const UNKNOWN_REQUEST: [u16; 5] = [405, 415, 469, 489, 501];
 
+/// Most re-INVITEs that refuse a peer's pictures in one call. One is enough unless the peer's own meet ours; a peer that takes them
+/// again and again gets none further.
+const VIDEO_REFUSALS_MAX: u8 = 3;
+/// Waits after a re-INVITE met the peer's own (RFC 3261 section 14.1): for the side that made the Call-ID, and for the other.
+const GLARE_CALLER: std::ops::Range<u64> = 2_100..4_000;
+const GLARE_CALLEE: std::ops::Range<u64> = 0..2_000;
+
 impl Gateway {
+    /// The peer took pictures that this call cannot have: they are refused with port 0, the sound goes on (RFC 3264 section 8.2).
+    pub(super) fn refuse_video(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Talking) else { return };
+        let Some(agreement) = call.agreement.as_ref().filter(|agreement| agreement.refuses_video) else { return };
+        let Some(dialog) = call.dialog.clone().filter(|_| call.client.is_none()) else { return };
+        if call.video_refusals >= VIDEO_REFUSALS_MAX {
+            tracing::warn!(call = %call.id, "the SIP peer takes video again and again that the call cannot have");
+            return;
+        }
+        let Some(sdp) = call.offer_peer(agreement.fixed_offer(&self.config.codecs)) else { return };
+        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(sdp_content(sdp))) {
+            Ok(client) => {
+                tracing::info!(call = %call.id, "the SIP peer took video that the call cannot have: refused by a re-INVITE");
+                call.video_refusals += 1;
+                call.client = Some(client);
+                self.await_reinvite(key, client);
+            }
+            Err(SendError::InvitePending) => self.refuse_video_later(key),
+            Err(error) => tracing::debug!(%error, "the peer's video could not be refused"),
+        }
+    }
+
+    fn refuse_video_later(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let range = if call.incoming { GLARE_CALLEE } else { GLARE_CALLER };
+        let wait_ms = range.start + self.entropy.next_u64() % (range.end - range.start);
+        self.timers.set(Timer::Call(key, CallTimer::Glare), self.now + Duration::from_millis(wait_ms));
+    }
+
+    /// The peer's answer to that re-INVITE, if it gave one. Whatever it says, the sound goes on.
+    pub(super) fn video_refused(&mut self, key: CallKey, response: Option<&Response>) {
+        let status = response.map_or(408, |response| response.status.code());
+        match response.filter(|response| response.status.is_success()).map(|response| self.agree(key, response)) {
+            Some(Ok(agreement)) => {
+                if let Some(call) = self.calls.get_mut(&key) {
+                    call.agreement = Some(agreement);
+                }
+                self.connect_media(key, Purpose::Connect);
+                self.refuse_video(key);
+            }
+            None if status == 491 => self.refuse_video_later(key),
+            // The peer knows no such dialog (RFC 3261 section 12.2.1.2).
+            None if status == 481 => self.finish(key, CallEnd::Refused(status)),
+            _ => tracing::info!(status, "the SIP peer did not let its video be refused, what it sends is dropped"),
+        }
+    }
+
+    /// It has taken too long to answer that re-INVITE.
+    pub(super) fn give_up_reinvite(&mut self, key: CallKey) {
+        if let Some(client) = self.calls.get(&key).and_then(|call| call.client) {
+            self.ua.cancel(self.now, client, Headers::new());
+        }
+    }
+
     /// INFO in a call: a picture request goes on to the browser as PLI. An empty INFO is a keep-alive.
     pub(super) fn info(&mut self, key: CallKey, server: ServerId, request: &Request) {
         if request.body.is_empty() {
