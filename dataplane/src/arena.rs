@@ -24,9 +24,9 @@ use rustix::{
 };
 
 pub use records::{
-    Addr, Counters, FINGERPRINTS_MAX, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream, PATHS_MAX, Path,
-    PayloadEntry, PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource,
-    RouteRecord, RxSlot, SourceMap, kind,
+    Addr, Counters, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream,
+    PATHS_MAX, Path, PayloadEntry, PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord,
+    RetiredSource, RouteRecord, RxSlot, SourceMap, kind,
 };
 
 /// "GANGWAY" and a zero: this memory is an arena.
@@ -93,7 +93,7 @@ unsafe impl Record for LegRecord {
     }
 }
 
-// SAFETY: integers, arrays of them, and records of the same kind.
+// SAFETY: integers, arrays of them, and records of the same kind; `Recipe` says of itself that it is plain old data.
 unsafe impl Record for RouteRecord {
     fn head(&mut self) -> &mut Head {
         &mut self.head

@@ -22,6 +22,7 @@
 //! | modules | role |
 //! |---|---|
 //! | [`wire`], [`srtp`], [`ice_lite`], [`transform`] | bytes of the protocols, pure |
+//! | [`generator`] | sound that fills a stream whose source gives none, pure |
 //! | [`arena`], [`relay`] | a worker's relays: all state in fixed records, and the walk over it; pure |
 //! | [`dtls`], [`registry`], [`events`] | handshakes, what control wants, what it is told; pure |
 //! | [`engine`] | how packets get in and out: epoll, or a virtual network in virtual time |
@@ -38,6 +39,7 @@ pub mod config;
 pub mod dtls;
 pub mod engine;
 pub mod events;
+pub mod generator;
 pub mod ice_lite;
 pub mod mailbox;
 pub mod manager;

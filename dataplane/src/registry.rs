@@ -6,16 +6,18 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{ErrorCode, Feedback, LegKind, ListEntry, Process, RelayError, RelayProgram, Request},
+    rcp::{ErrorCode, Feedback, LegKind, ListEntry, Media, Process, RelayError, RelayProgram, Request},
     time::Time,
 };
 use sha2::{Digest as _, Sha256};
+
+use crate::generator::Recipe;
 
 /// Without control a relay whose media has stopped is given up after so long; before that a pause in speech would end it.
 pub const ORPHAN_SILENCE: Duration = Duration::from_secs(30);
 
 /// What this dataplane runs, for `Hello.capabilities`.
-pub const CAPABILITIES: [&str; 6] = ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback"];
+pub const CAPABILITIES: [&str; 7] = ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback", "fill"];
 
 /// Bounds and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +272,7 @@ impl Registry {
 /// Refuses what this dataplane cannot run (yet), naming the field.
 ///
 /// # Errors
-/// `Unsupported` for leg kinds and processes outside [`CAPABILITIES`], `Invalid` for payload maps that a process cannot do.
+/// `Unsupported` for leg kinds, processes and fills outside [`CAPABILITIES`], `Invalid` for payload maps that a process cannot do.
 pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
     for (at, leg) in program.legs.iter().enumerate() {
         let path = format!("program.legs[{at}]");
@@ -282,7 +284,6 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
         }
         let kind = match leg.kind {
             LegKind::IceDtls(_) | LegKind::Rtp(_) | LegKind::Srtp(_) => continue,
-            LegKind::Generator(_) => "generator",
             LegKind::Tap(_) => "tap",
         };
         let reason = format!("legs of kind {kind} are not run by this dataplane");
@@ -302,6 +303,12 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
         for (is_used, field) in repair {
             refuse_unless(!is_used, &format!("{path}.{field}"), "repair is not done by this dataplane")?;
         }
+        if let Some(fill) = &route.fill {
+            let made =
+                if route.media == Media::Audio { Recipe::of(fill).map(drop) } else { Err("pictures are not made") };
+            let field = || format!("{path}.fill.payload");
+            made.map_err(|reason| RelayError::new(ErrorCode::Unsupported, field(), reason))?;
+        }
         for (entry, map) in route.payloads.iter().enumerate() {
             crate::relay::transform_of(route.process, map)
                 .map_err(|reason| RelayError::new(ErrorCode::Invalid, format!("{path}.payloads[{entry}]"), reason))?;
@@ -318,7 +325,7 @@ fn refuse_unless(is_run: bool, field: &str, reason: &str) -> Result<(), RelayErr
 mod tests {
     use gangway_shared::{
         ids::LegId,
-        rcp::{Codec, GeneratorLeg, Leg, Media, Payload, PayloadMap, Route, RtpLeg},
+        rcp::{Codec, Fill, Leg, Payload, PayloadMap, Route, RtpLeg, Sound, TapLeg, Tone},
     };
 
     use super::*;
@@ -352,6 +359,7 @@ mod tests {
             rtx: None,
             source_rtx: Vec::new(),
             limit_kbps: None,
+            fill: None,
         };
         RelayProgram {
             label: label.into(),
@@ -409,9 +417,21 @@ mod tests {
             let PutDecision::Refuse(error) = decision else { panic!("not refused") };
             (error.code, error.field)
         };
-        let generator = GeneratorLeg { payload: payload(0, Codec::Pcmu, 8000), start_after_ms: 0, picture: None };
-        let unsupported = refused(&|program| program.legs[0].kind = LegKind::Generator(generator.clone()));
+        let tap = || LegKind::Tap(TapLeg { sink: "sink".into() });
+        let unsupported = refused(&|program| program.legs[0].kind = tap());
         assert_eq!(unsupported, (ErrorCode::Unsupported, "program.legs[0].kind".to_owned()));
+        let no_fill = (ErrorCode::Unsupported, "program.routes[0].fill.payload".to_owned());
+        let ring = Sound::Tone(Tone { frequencies_hz: vec![425], on_ms: 1000, off_ms: 4000 });
+        let fill = |sound: &Sound, codec, clock| {
+            Some(Fill { sound: sound.clone(), payload: payload(96, codec, clock), ptime_ms: 20, start_after_ms: 0 })
+        };
+        assert_eq!(refused(&|program| program.routes[0].fill = fill(&ring, Codec::Opus, 48_000)), no_fill);
+        assert_eq!(refused(&|program| program.routes[0].fill = fill(&Sound::Silence, Codec::Speex, 8000)), no_fill);
+        let pictures = refused(&|program| {
+            (program.routes[0].media, program.routes[0].fill) =
+                (Media::Video, fill(&Sound::Silence, Codec::Pcmu, 8000));
+        });
+        assert_eq!(pictures, no_fill);
         let unsupported = refused(&|program| program.routes[0].process = Process::Transcode);
         assert_eq!(unsupported, (ErrorCode::Unsupported, "program.routes[0].process".to_owned()));
         let payloads = (ErrorCode::Invalid, "program.routes[0].payloads[0]".to_owned());

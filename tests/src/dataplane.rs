@@ -286,6 +286,7 @@ pub fn audio_route(from: u8, to: u8, ssrc: u32, payloads: Vec<PayloadMap>) -> Ro
         rtx: None,
         source_rtx: Vec::new(),
         limit_kbps: None,
+        fill: None,
     }
 }
 

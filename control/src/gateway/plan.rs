@@ -179,6 +179,7 @@ fn route((from, to): (LegId, LegId), media: Media, routes: &[PayloadRoute], ssrc
         rtx: None,
         source_rtx: Vec::new(),
         limit_kbps: None,
+        fill: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use gangway_shared::rcp::limits::{ICE_CREDENTIAL_MAX_BYTES, LEGS_MAX, NAME_MAX_BYTES, PAYLOADS_MAX, ROUTES_MAX};
 
 use crate::{
+    generator::Recipe,
     ice_lite::{Consent, LocalCredentials},
     srtp::{MasterKey, RetiredStream, RxStream, TxStream},
     wire::DropReason,
@@ -206,6 +207,10 @@ pub struct OutStream {
     pub peer_jitter: u32,
     /// Its clock.
     pub clock: u32,
+    /// Clock ticks that the newest packet lasts when the relay made it, else 0: what follows it begins behind it.
+    pub lasts: u32,
+    /// Clock ticks by which its timestamps run ahead of time for that reason.
+    pub lead: u32,
     /// Unused.
     pub reserved: u32,
 }
@@ -248,8 +253,10 @@ pub struct PayloadEntry {
     pub is_event: u8,
     /// `Pictures as u8`: how its key frames are told.
     pub pictures: u8,
+    /// `Quiet as u8`: how it tells that silence follows.
+    pub quiet: u8,
     /// Unused.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// RTP clock in Hz.
     pub clock: u32,
 }
@@ -268,6 +275,28 @@ pub struct PictureState {
     pub is_wanted: u32,
     /// 1 once the receiver was sent something.
     pub is_joined: u32,
+}
+
+/// Sound that a route sends while its source gives none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FillState {
+    /// What is made; not set: nothing.
+    pub recipe: Recipe,
+    /// Its payload type.
+    pub pt: u8,
+    /// 1 once a packet was made since the source gave its last.
+    pub is_running: u8,
+    /// Unused.
+    pub reserved: [u8; 2],
+    /// It begins when the source gave nothing for so long.
+    pub start_after_ms: u32,
+    /// How much of the sound was made, in milliseconds.
+    pub position_ms: u32,
+    /// Unused.
+    pub reserved_too: u32,
+    /// When the next packet is due.
+    pub next_at: u64,
 }
 
 /// Which source of one port is believed.
@@ -448,6 +477,10 @@ pub struct LegRecord {
     pub takes_pli: u32,
     /// 1 when it takes FIR.
     pub takes_fir: u32,
+    /// 1 when its peer's last packet of sound told that silence follows.
+    pub is_quiet: u32,
+    /// Unused.
+    pub reserved: u32,
 
     /// Counters.
     pub counters: Counters,
@@ -485,4 +518,6 @@ pub struct RouteRecord {
     pub former: SourceMap,
     /// Its pictures, when it carries any.
     pub pictures: PictureState,
+    /// What stands in for its source.
+    pub fill: FillState,
 }

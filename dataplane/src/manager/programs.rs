@@ -111,7 +111,7 @@ fn prepare_leg(
         LegKind::Rtp(rtp) => prepare_rtp(now, ports, worker, old, leg.id, rtp, prepared)?,
         LegKind::Srtp(srtp) => prepare_rtp(now, ports, worker, old, leg.id, &srtp.rtp, prepared)?,
         // The registry has refused them already.
-        LegKind::Generator(_) | LegKind::Tap(_) => return Ok(()),
+        LegKind::Tap(_) => return Ok(()),
     };
     prepared.sources.push((leg.id, source));
     Ok(())

@@ -121,6 +121,11 @@ fn ntp_ticks(difference: i64, clock: u32) -> u32 {
 /// What the source's clock shows at NTP time `ntp`, in the route's timestamps.
 fn rtp_time(now: Now, ntp: u64, from: &LegRecord, route: &RouteRecord, stream: &OutStream) -> u32 {
     let source = &route.source;
+    if route.fill.is_running == 1 {
+        return stream
+            .timestamp
+            .wrapping_add(ticks(now.mono.since(Time::from_micros(stream.sent_at - 1)), stream.clock));
+    }
     let by_arrival = source.timestamp.wrapping_add(ticks(now.mono.since(Time::from_micros(source.at)), stream.clock));
     let heard = from.rx.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == source.ssrc);
     let reported = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception).filter(|heard| heard.sr_ntp != 0);

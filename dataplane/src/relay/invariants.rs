@@ -62,6 +62,9 @@ impl Relays {
         check(self.keyframes_due(slot).is_none_or(|due| timer <= Some(due)), || {
             format!("a key frame wanted of leg {slot} would be asked for too late")
         })?;
+        check(self.fills_due(slot).is_none_or(|due| timer <= Some(due)), || {
+            format!("sound in place of leg {slot} would be made too late")
+        })?;
         Ok(paths)
     }
 

@@ -571,7 +571,8 @@ impl Relays {
 
     /// Sets the leg's timer anew after something it depends on changed.
     pub(super) fn schedule(&mut self, slot: u32) {
-        let soonest = self.keyframes_due(slot).into_iter().chain(self.arena.leg(slot).deadline()).min();
+        let due = [self.keyframes_due(slot), self.fills_due(slot), self.arena.leg(slot).deadline()];
+        let soonest = due.into_iter().flatten().min();
         self.deadlines.set(slot, soonest);
     }
 
@@ -581,7 +582,12 @@ impl Relays {
         let timeout = Duration::from_micros(leg.consent_timeout);
         let loses_consent = leg.is_consent_lost == 0 && leg.consent.expired(now.mono, timeout);
         leg.is_consent_lost |= u8::from(loses_consent);
-        let is_silent = leg.silence_ends().is_some_and(|end| end <= now.mono);
+        let is_over = leg.silence_ends().is_some_and(|end| end <= now.mono);
+        if is_over && leg.is_quiet == 1 {
+            // It said that it would be silent. What it says next counts anew.
+            leg.media_at = now.mono.as_micros();
+        }
+        let is_silent = is_over && leg.is_quiet == 0;
         leg.is_silence_told |= u8::from(is_silent);
         let drops_old_keys = leg.keys[1].number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
         if drops_old_keys {
@@ -600,6 +606,7 @@ impl Relays {
             self.next_report(now, slot);
         }
         self.expire_keyframes(now, slot, out);
+        self.expire_fills(now, slot, out);
         self.schedule(slot);
     }
 

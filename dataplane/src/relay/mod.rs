@@ -4,6 +4,7 @@
 //! [`Relays::on_datagram`] is the walk of a packet; the modules below each know one of its stations.
 
 mod feedback;
+mod fill;
 mod invariants;
 mod keyframe;
 mod latch;
@@ -397,7 +398,7 @@ impl Relays {
         self.deadlines.next()
     }
 
-    /// Does everything that is due: reports, consent, silence, expiry of old keys.
+    /// Does everything that is due: reports, consent, silence, sound of our own, expiry of old keys.
     pub fn on_timer(&mut self, now: Now, out: &mut impl Output) {
         while let Some(leg) = self.deadlines.pop_due(now.mono) {
             self.take_in_hand(leg);

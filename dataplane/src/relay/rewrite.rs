@@ -145,9 +145,63 @@ fn is_jump(now: Time, source: &SourceMap, packet: Incoming, advance: i64) -> boo
     advance.abs() > tolerance && (advance - passed).abs() > tolerance
 }
 
-fn next_timestamp(now: Time, stream: &OutStream, clock: u32) -> u32 {
-    let passed = now.since(Time::from_micros(stream.sent_at.saturating_sub(1)));
-    stream.timestamp.wrapping_add(ticks(passed, clock).max(1))
+/// The timestamp of what follows the newest packet without being of its source: moved on by the time that passed, but not into
+/// the sound of a packet that the relay made. By how much that runs ahead of time is caught up at the next occasion.
+fn next_timestamp(now: Time, stream: &mut OutStream, clock: u32) -> u32 {
+    let passed = ticks(now.since(Time::from_micros(stream.sent_at.saturating_sub(1))), clock);
+    let (lasts, lead) = if stream.clock == clock { (stream.lasts, stream.lead) } else { (0, 0) };
+    let step = passed.saturating_sub(lead).max(lasts).max(1);
+    stream.lead = lead.saturating_add(step).saturating_sub(passed);
+    stream.timestamp.wrapping_add(step)
+}
+
+/// The numbers of what follows the newest packet, or those of a stream's first packet.
+fn next_numbers(now: Time, stream: &mut OutStream, seed: u64, clock: u32) -> (u16, u32) {
+    if stream.sent_at == 0 {
+        // Below 2^15, so that a receiver that misses the first packets does not guess a wrong rollover (RFC 3711 section 3.3.1);
+        // far enough above 0 for packets that overtook the first one.
+        let start = mix(seed ^ u64::from(stream.tx.ssrc()));
+        return (0x100 + (start as u16 & 0x3fff), (start >> 32) as u32);
+    }
+    ((stream.sequence as u16).wrapping_add(1), next_timestamp(now, stream, clock))
+}
+
+/// What is known of a packet that the relay makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    /// Clock of its payload type in Hz.
+    pub(super) clock: u32,
+    /// Time since the packet that was made before it; absent: it is the first since the source gave its last.
+    pub(super) follows: Option<Duration>,
+    /// How much time its sound takes.
+    pub(super) lasts: Duration,
+}
+
+/// Gives the numbers of a packet that the relay makes itself, and moves the state on. The source, if there was one, has ended
+/// here: its next packet follows what was made, as that of a new one would; late ones of before still find their place.
+pub(super) fn append(
+    now: Time,
+    source: &mut SourceMap,
+    former: &mut SourceMap,
+    stream: &mut OutStream,
+    seed: u64,
+    made: Made,
+) -> Outgoing {
+    if source.used == 1 {
+        *former = SourceMap { at: now.as_micros(), ..*source };
+        source.used = 0;
+    }
+    let (sequence, timestamp) = match made.follows.filter(|_| stream.sent_at != 0) {
+        Some(step) => {
+            let step = ticks(step, made.clock);
+            ((stream.sequence as u16).wrapping_add(1), stream.timestamp.wrapping_add(step))
+        }
+        None => next_numbers(now, stream, seed, made.clock),
+    };
+    let outgoing = Outgoing { sequence, timestamp, is_switch: made.follows.is_none() };
+    note_sent(now, stream, outgoing, made.clock, true);
+    stream.lasts = ticks(made.lasts, made.clock);
+    outgoing
 }
 
 fn switch(
@@ -162,14 +216,9 @@ fn switch(
     if source.used == 1 {
         *former = SourceMap { at: now.as_micros(), ..*source };
     }
-    let (sequence, timestamp, span) = if is_first {
-        // Below 2^15, so that a receiver that misses the first packets does not guess a wrong rollover (RFC 3711 section 3.3.1);
-        // far enough above 0 for packets that overtook the first one.
-        let start = mix(seed ^ u64::from(stream.tx.ssrc()));
-        (0x100 + (start as u16 & 0x3fff), (start >> 32) as u32, u32::from(MAX_MISORDER.unsigned_abs()))
-    } else {
-        ((stream.sequence as u16).wrapping_add(1), next_timestamp(now, stream, packet.clock), 0)
-    };
+    // Packets that overtook the very first one have room before it.
+    let span = if is_first { u32::from(MAX_MISORDER.unsigned_abs()) } else { 0 };
+    let (sequence, timestamp) = next_numbers(now, stream, seed, packet.clock);
     *source = SourceMap {
         used: 1,
         ssrc: packet.ssrc,
@@ -188,6 +237,7 @@ fn switch(
 
 fn note_sent(now: Time, stream: &mut OutStream, outgoing: Outgoing, clock: u32, is_new_instant: bool) {
     stream.sequence = outgoing.sequence.into();
+    stream.lasts = 0;
     if is_new_instant {
         stream.timestamp = outgoing.timestamp;
         stream.sent_at = now.as_micros() + 1;
@@ -201,6 +251,9 @@ mod tests {
 
     use super::*;
     use crate::srtp::TxStream;
+
+    /// Stands for the relay itself among the SSRCs of a test.
+    const MAKER: u32 = 3;
 
     /// A route's state, fed with 20 ms packets of an 8 kHz clock unless a test says otherwise.
     struct Stream {
@@ -218,6 +271,13 @@ mod tests {
         fn feed(&mut self, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) -> Result<Outgoing, DropReason> {
             let packet = Incoming { ssrc, sequence, timestamp, clock: 8000, is_event: false };
             rewrite(Time::from_millis(ms), &mut self.source, &mut self.former, &mut self.out, 5, packet)
+        }
+
+        /// 20 ms made by the relay, the first of a spurt or the next.
+        fn make(&mut self, ms: u64, goes_on: bool) -> Outgoing {
+            let packet_time = Duration::from_millis(20);
+            let made = Made { clock: 8000, follows: goes_on.then_some(packet_time), lasts: packet_time };
+            append(Time::from_millis(ms), &mut self.source, &mut self.former, &mut self.out, 5, made)
         }
 
         fn sent(&mut self, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) -> (u16, u32, bool) {
@@ -308,14 +368,21 @@ mod tests {
     proptest! {
         #[test]
         fn no_sequence_number_is_given_to_two_different_packets(
-            steps in prop::collection::vec((0u64..80, 0u32..3, -4i32..6), 1..300),
+            steps in prop::collection::vec((0u64..80, 0u32..4, -4i32..6), 1..300),
         ) {
             let mut stream = Stream::new();
             let mut at = [1000u16, 20_000, 65_500];
             let mut given = std::collections::BTreeMap::new();
             let mut ms = 0;
+            let mut made = 0;
             for (gap, ssrc, step) in steps {
                 ms += gap;
+                if ssrc == MAKER {
+                    made += 1;
+                    let out = stream.make(ms, step > 0);
+                    prop_assert_eq!(given.insert(out.sequence, (MAKER, made)), None);
+                    continue;
+                }
                 let newest = &mut at[ssrc as usize];
                 let sequence = newest.wrapping_add_signed(step as i16);
                 if step > 0 {
@@ -325,6 +392,25 @@ mod tests {
                     let owner = *given.entry(out.sequence).or_insert((ssrc, sequence));
                     prop_assert_eq!(owner, (ssrc, sequence));
                 }
+            }
+        }
+
+        #[test]
+        fn sound_that_was_made_is_never_overlapped_and_its_lead_does_not_add_up(
+            gaps in prop::collection::vec((100u64..400, 0u64..20), 1..50),
+        ) {
+            let mut stream = Stream::new();
+            let (_, start, _) = stream.sent(0, 1, 100, 0);
+            let (mut ms, mut sequence) = (0, 100);
+            for (gap, early) in gaps {
+                ms += gap;
+                let made = stream.make(ms, false);
+                ms += early;
+                sequence += 1;
+                let (_, timestamp, is_switch) = stream.sent(ms, 1, sequence, ms as u32 * 8);
+                prop_assert!(is_switch && timestamp.wrapping_sub(made.timestamp) == 160);
+                let lead = timestamp.wrapping_sub(start).wrapping_sub(ms as u32 * 8);
+                prop_assert!(lead <= 160, "{} ticks ahead of time", lead);
             }
         }
     }

@@ -6,6 +6,7 @@ use gangway_shared::rcp::{Codec, PayloadMap, Process};
 
 use super::{
     Now, Output, PortId, Relays, Verdict,
+    fill::Quiet,
     keyframe::Pictures,
     rewrite::{Incoming, rewrite},
 };
@@ -39,7 +40,8 @@ pub(super) fn payload_entry(map: &PayloadMap, transform: Transform) -> PayloadEn
         transform: transform as u8,
         is_event: u8::from(map.from.codec == Codec::TelephoneEvent),
         pictures: Pictures::of(&map.from.codec) as u8,
-        reserved: [0; 3],
+        quiet: Quiet::of(&map.from.codec) as u8,
+        reserved: [0; 2],
         clock: map.from.clock,
     }
 }
@@ -69,6 +71,8 @@ struct Media {
     timestamp: u32,
     is_marked: bool,
     payload_len: usize,
+    /// It tells that silence follows.
+    is_quiet: bool,
 }
 
 impl Relays {
@@ -85,14 +89,16 @@ impl Relays {
         rtp::strip_extensions(packet)?;
         let view = rtp::Rtp::parse(packet.bytes())?;
         let payload_type = view.payload_type();
+        let entry = self.entry_of(slot, payload_type);
         let media = Media {
             ssrc: view.ssrc(),
             sequence: view.sequence(),
             timestamp: view.timestamp(),
             is_marked: view.marker(),
             payload_len: view.payload().len(),
+            is_quiet: Quiet::is_told(entry, payload_type, view.payload().len()),
         };
-        self.note_reception(now, slot, rx, payload_type, media);
+        self.note_reception(now, slot, rx, entry, media);
         let mut chosen: Option<(u32, PayloadEntry)> = None;
         let mut is_held = false;
         let mut wants_keyframe = false;
@@ -123,16 +129,24 @@ impl Relays {
         sent.map(|_| Verdict::Forward { port, to })
     }
 
-    fn note_reception(&mut self, now: Now, slot: u32, rx: usize, payload_type: u8, media: Media) {
+    /// What a payload type of a leg's peer means, by the first route that takes it.
+    fn entry_of(&self, slot: u32, payload_type: u8) -> Option<PayloadEntry> {
         let derived = &self.derived[slot as usize];
         let routes = &derived.routes[..derived.route_count];
-        let entry = routes.iter().find_map(|route| self.arena.route(*route).entry(payload_type));
-        let reception = &mut self.arena.leg_mut(slot).rx[rx].reception;
+        routes.iter().find_map(|route| self.arena.route(*route).entry(payload_type))
+    }
+
+    fn note_reception(&mut self, now: Now, slot: u32, rx: usize, entry: Option<PayloadEntry>, media: Media) {
+        let leg = self.arena.leg_mut(slot);
+        if entry.is_none_or(|entry| entry.pictures == Pictures::Unknown as u8) {
+            leg.is_quiet = u32::from(media.is_quiet);
+        }
+        let reception = &mut leg.rx[rx].reception;
         let (clock, is_event) = entry.map_or((reception.clock, false), |entry| (entry.clock, entry.is_event == 1));
         reception.note(now.mono, media.sequence, media.timestamp, clock, is_event);
     }
 
-    fn target_of(&self, route: u32) -> Result<(PortId, SocketAddr), DropReason> {
+    pub(super) fn target_of(&self, route: u32) -> Result<(PortId, SocketAddr), DropReason> {
         let to = self.arena.route(route).to;
         let leg = self.arena.leg(to);
         let target = leg.rtp_target()?;
@@ -203,6 +217,7 @@ impl Relays {
         // Sound has no pictures to watch.
         let before = if route.is_video == 1 { Some(route.source) } else { None };
         let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, seed, incoming)?;
+        route.fill.give_way(now.mono, media.is_quiet);
         let bytes = packet.bytes_mut();
         let payload = rtp::FIXED_HEADER_LEN..rtp::FIXED_HEADER_LEN + media.payload_len;
         let wants_keyframe = before.is_some_and(|before| {

@@ -32,7 +32,7 @@ fn kind_of(leg: &Leg) -> u8 {
         LegKind::IceDtls(_) => kind::ICE_DTLS,
         LegKind::Srtp(_) => kind::SRTP,
         // The registry and `check` let no other kind through.
-        LegKind::Rtp(_) | LegKind::Generator(_) | LegKind::Tap(_) => kind::RTP,
+        LegKind::Rtp(_) | LegKind::Tap(_) => kind::RTP,
     }
 }
 
@@ -84,7 +84,7 @@ impl Relays {
             self.set_leg(now, leg_slot, leg, local, keys, out);
         }
         self.arena.relay_mut(slot).legs = legs;
-        self.set_routes(slot, setup);
+        self.set_routes(now, slot, setup);
         for leg in legs.iter().filter_map(|leg| leg.checked_sub(1)) {
             self.list_routes(leg);
             self.set_expected(now, leg);
@@ -362,7 +362,7 @@ impl Relays {
         }
     }
 
-    fn set_routes(&mut self, relay: u32, setup: &RelaySetup) {
+    fn set_routes(&mut self, now: Now, relay: u32, setup: &RelaySetup) {
         let mut slots = [0; gangway_shared::rcp::limits::ROUTES_MAX];
         let existing = self.arena.relay(relay).routes;
         for (at, wanted) in setup.program.routes.iter().enumerate() {
@@ -376,6 +376,7 @@ impl Relays {
             let slot = kept.unwrap_or_else(|| self.arena.take_route().expect("check_room saw a free record"));
             slots[at] = slot + 1;
             self.set_route(relay, slot, wanted, from, to);
+            self.arena.route_mut(slot).fill.set(now.mono, wanted.fill.as_ref());
         }
         self.arena.relay_mut(relay).routes = slots;
     }
@@ -419,11 +420,15 @@ impl Relays {
         }
     }
 
-    /// Media of the peer is expected while it is known and a route from it is not paused. Its silence counts from then on.
+    /// Sound of the peer is expected while it is known and a route of sound from it is not paused. Its silence counts from then on.
+    /// A camera may be off for as long as it likes.
     fn set_expected(&mut self, now: Now, slot: u32) {
         let derived = &self.derived[slot as usize];
         let mut routes = derived.routes[..derived.route_count].iter();
-        let is_open = routes.any(|route| self.arena.route(*route).is_paused == 0);
+        let is_open = routes.any(|route| {
+            let route = self.arena.route(*route);
+            route.is_paused == 0 && route.is_video == 0
+        });
         let leg = self.arena.leg_mut(slot);
         let is_expected = u8::from(is_open && leg.has_remote == 1);
         if is_expected == 1 && leg.is_expected == 0 {

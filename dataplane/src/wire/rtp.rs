@@ -19,6 +19,7 @@ use super::{DropReason, Packet, be16, be32};
 /// Length in bytes of the header without CSRCs and extension.
 pub const FIXED_HEADER_LEN: usize = 12;
 
+const VERSION_2: u8 = 0x80;
 const EXTENSION_BIT: u8 = 0x10;
 const CSRC_COUNT_MASK: u8 = 0x0f;
 const MARKER_BIT: u8 = 0x80;
@@ -119,6 +120,16 @@ pub fn ssrc_of(bytes: &[u8]) -> u32 {
 #[must_use]
 pub fn sequence_of(bytes: &[u8]) -> u16 {
     be16(bytes, 2)
+}
+
+/// Begins the header of a new packet: version 2, no padding, no extension, no CSRC, no marker. The other fields follow by their
+/// setters.
+///
+/// # Panics
+/// As [`ssrc_of`].
+pub fn begin_header(bytes: &mut [u8]) {
+    bytes[..FIXED_HEADER_LEN].fill(0);
+    bytes[0] = VERSION_2;
 }
 
 /// Sets the payload type; the high bit of `payload_type` is ignored.

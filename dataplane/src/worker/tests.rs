@@ -108,6 +108,7 @@ fn echo() -> RelayProgram {
             rtx: None,
             source_rtx: Vec::new(),
             limit_kbps: None,
+            fill: None,
         }],
     }
 }

@@ -5,16 +5,17 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    net::SocketAddr,
 };
 
 use gangway_dataplane::{
-    relay::{RelayLimits, Verdict},
+    relay::{LegHandle, Output, PortId, RelayLimits, Verdict},
     srtp::Profile,
     wire::{BUFFER_LEN_BYTES, Packet},
 };
 use gangway_shared::{
     ids::LegId,
-    rcp::{Codec, Media, PayloadMap},
+    rcp::{Codec, Event, Fill, Media, PayloadMap, Sound, Tone},
 };
 
 use crate::world::{Browser, CERTIFICATE, MUX, Source, World, addr, call, payload, ports};
@@ -109,6 +110,45 @@ fn forwards_without_allocating(profile: Profile, media: Media, pt: u8) {
     }
     let allocated = ALLOCATIONS.get() - before;
     assert_eq!((forwarded as usize, allocated), (datagrams.len(), 0), "{profile:?} {media:?}");
+}
+
+#[test]
+fn sound_of_our_own_allocates_nothing() {
+    let mut program = call(Some(CERTIFICATE), Some("192.0.2.50:4000"));
+    let tone = Tone { frequencies_hz: vec![440, 480], on_ms: 100, off_ms: 100 };
+    let fill =
+        Fill { sound: Sound::Tone(tone), payload: payload(0, Codec::Pcmu, 8000), ptime_ms: 20, start_after_ms: 0 };
+    program.routes.iter_mut().for_each(|route| route.fill = Some(fill.clone()));
+    let mut world = World::new();
+    let handle = world.put(1, 1, &program).legs[0].1;
+    Browser::new(1, 0, handle, "198.51.100.7:50000", Profile::AeadAes256Gcm, 7).connect(&mut world);
+    let mut out = Counted(0);
+    let mut now = world.now;
+    let relays = world.relays();
+    let before = ALLOCATIONS.get();
+    while out.0 < 500 {
+        now.mono = relays.next_deadline().unwrap().max(now.mono);
+        relays.on_timer(now, &mut out);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+/// Counts what is sent and keeps none of it.
+struct Counted(u32);
+
+impl Output for Counted {
+    fn transmit(&mut self, _: PortId, _: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        self.0 += u32::from(build(&mut [0; BUFFER_LEN_BYTES]) > 0);
+        true
+    }
+
+    fn event(&mut self, _: Event) {}
+
+    fn dtls(&mut self, _: LegHandle, _: PortId, _: SocketAddr, _: &[u8]) -> bool {
+        true
+    }
+
+    fn dtls_path(&mut self, _: LegHandle, _: PortId, _: SocketAddr) {}
 }
 
 /// Memory of this process that is backed by pages, in bytes.

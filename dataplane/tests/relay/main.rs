@@ -4,6 +4,7 @@
 
 mod allocation;
 mod feedback;
+mod fill;
 mod handshake;
 mod keyframe;
 mod recovery;

@@ -22,16 +22,18 @@ use gangway_dataplane::{
 use gangway_shared::{
     entropy::{Entropy, SeededEntropy},
     ids::{LegId, RelayId},
-    rcp::{Event, LegKind, Media, RelayProgram, RtpRemote},
+    rcp::{Codec, Event, Fill, LegKind, Media, RelayProgram, RtpRemote, Sound},
     time::Time,
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, ports, relay_id};
+use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, payload, ports, relay_id};
 
 const STEPS: u32 = 1000;
 const LIMITS: RelayLimits = RelayLimits { relays: 4, legs: 8, routes: 8 };
 /// First payload byte of what an attacker sends.
 const FORGED: u8 = 0xee;
+/// Every byte of the silence that the relay makes.
+const MADE: u8 = 0xff;
 
 struct Call {
     program: RelayProgram,
@@ -66,7 +68,8 @@ struct Simulation {
     trace: u64,
     /// When a key frame was last wanted of a call's browser (true) or phone.
     wanted: BTreeMap<(RelayId, bool), Time>,
-    /// How often each event and each reason of a drop happened, and `forwarded`, `reported` and `picture_loss`.
+    /// How often each event and each reason of a drop happened, and `forwarded`, `made`, `reported` and
+    /// `picture_loss`.
     happened: BTreeMap<String, u64>,
 }
 
@@ -76,6 +79,12 @@ fn browser_ssrc(number: u64) -> u32 {
 
 fn phone_ssrc(number: u64) -> u32 {
     0x1000 + number as u32
+}
+
+/// Stands in for a source that gave nothing for 50 ms.
+fn silence() -> Fill {
+    let payload = payload(0, Codec::Pcmu, 8000);
+    Fill { sound: Sound::Silence, payload, ptime_ms: 20, start_after_ms: 50 }
 }
 
 impl Simulation {
@@ -189,7 +198,7 @@ impl Simulation {
                     assert_eq!(to, flying.from, "a check is answered where it came from");
                     assert!(bytes.len() <= flying.bytes.len(), "an answer is no amplifier");
                 } else {
-                    self.media_left(port, &bytes);
+                    self.media_left(port, &bytes, "forwarded");
                 }
             }
             Fed::Consumed => self.note(b"consumed"),
@@ -206,6 +215,10 @@ impl Simulation {
     fn settle(&mut self) {
         for (port, _, bytes) in std::mem::take(&mut self.world.out.sent) {
             self.note(&bytes);
+            if classify(&bytes) == Ok(PacketKind::Rtp) {
+                self.media_left(port, &bytes, "made");
+                continue;
+            }
             *self.happened.entry("reported".to_owned()).or_default() += 1;
             let ssrc = rtcp::sender_ssrc_of(&bytes);
             let call = self.calls.iter_mut().find(|(number, _)| browser_ssrc(**number) == ssrc);
@@ -243,8 +256,8 @@ impl Simulation {
         assert!(last.is_none_or(|last| now.since(last) >= Duration::from_millis(500)), "asked again too soon");
     }
 
-    fn media_left(&mut self, port: PortId, bytes: &[u8]) {
-        *self.happened.entry("forwarded".to_owned()).or_default() += 1;
+    fn media_left(&mut self, port: PortId, bytes: &[u8], how: &str) {
+        *self.happened.entry(how.to_owned()).or_default() += 1;
         let ssrc = rtp::ssrc_of(bytes);
         let is_to_browser = port == MUX;
         let owner = |number: u64| if is_to_browser { browser_ssrc(number) } else { phone_ssrc(number) };
@@ -258,8 +271,8 @@ impl Simulation {
             hear(bytes)
         };
         let tag = heard.payload[0];
-        let is_own = tag == *number as u8;
-        let is_stranger = tag == FORGED && is_to_browser;
+        let is_own = if how == "made" { tag == MADE } else { tag == *number as u8 };
+        let is_stranger = tag == FORGED && is_to_browser && how == "forwarded";
         assert!(is_own || is_stranger, "call {number} hears media of {tag}");
         let sent = call.sent.entry(ssrc).or_default();
         if let Some(former) = sent.insert(heard.sequence, heard.payload.clone()) {
@@ -310,6 +323,8 @@ impl Simulation {
         program.legs[1].media_timeout_ms = Some(10_000);
         if self.chance(50) {
             program.routes.iter_mut().for_each(|route| route.media = Media::Video);
+        } else if self.chance(50) {
+            program.routes.iter_mut().for_each(|route| route.fill = Some(silence()));
         }
         let installed = match self.world.try_put(number, 1, &program) {
             Ok(installed) => installed,
@@ -343,7 +358,7 @@ impl Simulation {
 
     fn program_changes(&mut self) {
         let Some(number) = self.any_call() else { return };
-        let choice = self.dice.below(4);
+        let choice = self.dice.below(5);
         let port = 4000 + 2 * self.dice.below(500);
         let call = self.calls.get_mut(&number).expect("any_call gave it");
         match choice {
@@ -352,6 +367,10 @@ impl Simulation {
             2 => {
                 let known = crate::world::ice_leg(0, Some(CERTIFICATE));
                 call.program.legs[0].kind = known.kind;
+            }
+            3 if call.program.routes[0].media == Media::Audio => {
+                let route = &mut call.program.routes[usize::from(port.is_multiple_of(4))];
+                route.fill = if route.fill.is_none() { Some(silence()) } else { None };
             }
             _ => {
                 let rtp = addr(&format!("192.0.2.77:{port}"));
@@ -486,8 +505,9 @@ impl Simulation {
 }
 
 /// What a run without any of these would not have tested.
-const MUST_HAPPEN: [&str; 20] = [
+const MUST_HAPPEN: [&str; 21] = [
     "forwarded",
+    "made",
     "reported",
     "picture_loss",
     "KeyframeWanted",

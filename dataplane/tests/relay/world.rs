@@ -177,6 +177,13 @@ impl World {
         self.advance(Duration::from_millis(ms));
     }
 
+    /// Lets time pass while the worker stands still; then it does all that is due, in one round.
+    pub(crate) fn sleep_ms(&mut self, ms: u64) {
+        self.jump(self.now.mono + Duration::from_millis(ms));
+        let relays = self.relays.as_mut().expect("only `restart` takes them");
+        relays.on_timer(self.now, &mut self.out);
+    }
+
     fn jump(&mut self, to: Time) {
         let passed = to.since(self.now.mono).as_micros() as u64;
         self.now = Now { mono: to, wall: WallTime::from_unix_micros(self.now.wall.as_unix_micros() + passed) };
@@ -292,6 +299,7 @@ pub(crate) fn route(from: u8, to: u8, ssrc: u32, maps: &[(Payload, Payload)]) ->
         rtx: None,
         source_rtx: Vec::new(),
         limit_kbps: None,
+        fill: None,
     }
 }
 

@@ -51,15 +51,6 @@ fn program() -> RelayProgram {
             },
             Leg { id: LegId(1), media_timeout_ms: None, kind: LegKind::Rtp(rtp.clone()) },
             Leg { id: LegId(2), media_timeout_ms: None, kind: LegKind::Srtp(SrtpLeg { rtp, keys }) },
-            Leg {
-                id: LegId(3),
-                media_timeout_ms: None,
-                kind: LegKind::Generator(GeneratorLeg {
-                    payload: payload(96, Codec::Vp8, 90000),
-                    start_after_ms: 100,
-                    picture: Some((320, 240)),
-                }),
-            },
             Leg { id: LegId(4), media_timeout_ms: None, kind: LegKind::Tap(TapLeg { sink: "tap.sock".into() }) },
         ],
         routes: vec![
@@ -74,6 +65,7 @@ fn program() -> RelayProgram {
                 rtx: None,
                 source_rtx: vec![],
                 limit_kbps: None,
+                fill: None,
             },
             Route {
                 from: LegId(1),
@@ -86,6 +78,7 @@ fn program() -> RelayProgram {
                 rtx: None,
                 source_rtx: vec![],
                 limit_kbps: None,
+                fill: None,
             },
         ],
     }
@@ -172,6 +165,13 @@ fn requests_keep_their_text() {
     (leg.rtp.media, leg.rtp.feedback) = (Media::Video, vec![Feedback::CcmFir]);
     request("put_feedback", Request::Put { relay: relay(), generation: Generation(2), program: video });
     request("put_repair", Request::Put { relay: relay(), generation: Generation(3), program: repaired() });
+    let mut filled = program();
+    let noise = payload(13, Codec::ComfortNoise, 8000);
+    filled.routes[0].fill = Some(Fill { sound: Sound::Silence, payload: noise, ptime_ms: 20, start_after_ms: 100 });
+    let tone = Tone { frequencies_hz: vec![440, 480], on_ms: 2000, off_ms: 4000 };
+    let payload = payload(8, Codec::Pcma, 8000);
+    filled.routes[1].fill = Some(Fill { sound: Sound::Tone(tone), payload, ptime_ms: 30, start_after_ms: 0 });
+    request("put_fill", Request::Put { relay: relay(), generation: Generation(4), program: filled });
     request("delete", Request::Delete { relay: relay() });
     request("list", Request::List { after: Some(relay()), limit: 100 });
     request("query_relay", Request::Query { relay: Some(relay()) });
@@ -281,7 +281,17 @@ fn the_sample_program_is_valid_and_each_breach_names_its_field() {
     fn map(program: &mut RelayProgram) -> &mut PayloadMap {
         &mut program.routes[0].payloads[0]
     }
-    let breaches: [(&str, Breach); 27] = [
+    fn fill(program: &mut RelayProgram) -> &mut Fill {
+        let payload = payload(0, Codec::Pcmu, 8000);
+        let tone = Tone { frequencies_hz: vec![425], on_ms: 1000, off_ms: 4000 };
+        let fill = Fill { sound: Sound::Tone(tone), payload, ptime_ms: 20, start_after_ms: 0 };
+        program.routes[1].fill.insert(fill)
+    }
+    fn tone(program: &mut RelayProgram) -> &mut Tone {
+        let Sound::Tone(tone) = &mut fill(program).sound else { unreachable!("it was made a tone") };
+        tone
+    }
+    let breaches: [(&str, Breach); 34] = [
         ("program.legs", |p| p.legs.clear()),
         ("program.legs", |p| p.legs = vec![p.legs[0].clone(); limits::LEGS_MAX + 1]),
         ("program.routes", |p| p.routes = vec![p.routes[0].clone(); limits::ROUTES_MAX + 1]),
@@ -318,6 +328,13 @@ fn the_sample_program_is_valid_and_each_breach_names_its_field() {
         ("program.routes[0].payloads[0].from.clock", |p| map(p).from.clock = 1_000_001),
         ("program.routes[0].payloads[0].to.clock", |p| map(p).to.clock = u32::MAX),
         ("program.routes[0].payloads[0].to.fmtp", |p| map(p).to.fmtp = Some("x".repeat(513))),
+        ("program.routes[1].fill.payload.pt", |p| fill(p).payload.pt = 72),
+        ("program.routes[1].fill.payload.clock", |p| fill(p).payload.clock = 0),
+        ("program.routes[1].fill.ptime_ms", |p| fill(p).ptime_ms = 0),
+        ("program.routes[1].fill.ptime_ms", |p| fill(p).ptime_ms = 25),
+        ("program.routes[1].fill.sound.tone.frequencies_hz", |p| tone(p).frequencies_hz = vec![400; 3]),
+        ("program.routes[1].fill.sound.tone.frequencies_hz", |p| tone(p).frequencies_hz = vec![299]),
+        ("program.routes[1].fill.sound.tone.on_ms", |p| tone(p).on_ms = 0),
         ("program.routes[0].payloads[1].from.pt", |p| {
             let twice = p.routes[0].payloads[0].clone();
             p.routes[0].payloads.push(twice);

@@ -24,8 +24,8 @@ pub use message::{
     PROTOCOLS, PutReply, Reply, Request,
 };
 pub use program::{
-    Codec, Feedback, Fingerprint, GeneratorLeg, IceDtlsLeg, IceRemote, InvalidFingerprint, Leg, LegKind, Media,
-    Payload, PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, Rtx, RtxPayload, SrtpKeys,
-    SrtpLeg, SrtpSuite, TapLeg, limits,
+    Codec, Feedback, Fill, Fingerprint, IceDtlsLeg, IceRemote, InvalidFingerprint, Leg, LegKind, Media, Payload,
+    PayloadMap, Process, ProgramError, RelayProgram, Route, RtpLeg, RtpRemote, Rtx, RtxPayload, Sound, SrtpKeys,
+    SrtpLeg, SrtpSuite, TapLeg, Tone, limits,
 };
 pub use stats::{DirectionStats, LegStats, NodeStats, RelayStats, WorkerStats};

@@ -22,6 +22,12 @@ pub mod limits {
     pub const NAME_MAX_BYTES: usize = 64;
     /// Bytes of one fmtp text.
     pub const FMTP_MAX_BYTES: usize = 512;
+    /// Shortest and longest packet of a [`Fill`](super::Fill), in milliseconds; each is a multiple of the first.
+    pub const FILL_PTIME_MS: std::ops::RangeInclusive<u16> = 10..=60;
+    /// Frequencies of a tone in Hz: what G.711 carries (ITU-T G.712).
+    pub const TONE_HZ: std::ops::RangeInclusive<u16> = 300..=3400;
+    /// Frequencies of a tone that sound at once (ITU-T E.180 knows two).
+    pub const TONE_FREQUENCIES_MAX: usize = 2;
     /// RTP clock rate in Hz: ten times the fastest one registered (90 kHz), low enough for all arithmetic on it.
     pub const CLOCK_MAX_HZ: u32 = 1_000_000;
     /// Shortest consent timeout in milliseconds. Browsers check every 4 to 6 seconds (RFC 7675 section 5.1); below half a second
@@ -75,8 +81,6 @@ pub enum LegKind {
     Srtp(SrtpLeg),
     /// Plain RTP and RTCP on a port pair.
     Rtp(RtpLeg),
-    /// Media made by the relay while a side is silent.
-    Generator(GeneratorLeg),
     /// A copy of the media for a recorder.
     Tap(TapLeg),
 }
@@ -247,19 +251,6 @@ pub enum SrtpSuite {
     AeadAes256Gcm,
 }
 
-/// Stand-in media.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GeneratorLeg {
-    /// What it makes.
-    pub payload: Payload,
-    /// Starts after the routed source has been silent for so long.
-    pub start_after_ms: u32,
-    /// Picture size for video.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub picture: Option<(u16, u16)>,
-}
-
 /// A copy of a relay's media for a recorder process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -364,6 +355,74 @@ pub enum Process {
     Tone,
 }
 
+/// Sound that the relay makes for a route while its source gives none: before its first packet, while it is silent, and while the
+/// route is paused. It gives way to the first packet of the source, with unbroken numbers both ways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fill {
+    /// What is heard.
+    pub sound: Sound,
+    /// As what the destination gets it; comfort noise (RFC 3389) is a way to tell silence.
+    pub payload: Payload,
+    /// Milliseconds of sound in a packet, a multiple of ten within [`limits::FILL_PTIME_MS`]. Comfort noise comes with every
+    /// eighth packet time.
+    #[serde(default = "Fill::usual_ptime_ms")]
+    pub ptime_ms: u16,
+    /// Begins when the source gave nothing for so long.
+    pub start_after_ms: u32,
+}
+
+impl Fill {
+    /// Packet time where nothing else was agreed on (RFC 3551 section 4.2).
+    #[must_use]
+    pub const fn usual_ptime_ms() -> u16 {
+        20
+    }
+
+    fn validate(&self, path: &str, is_muxed: bool) -> Result<(), ProgramError> {
+        self.payload.validate(&format!("{path}.payload"), is_muxed)?;
+        if !limits::FILL_PTIME_MS.contains(&self.ptime_ms) || !self.ptime_ms.is_multiple_of(10) {
+            return Err(invalid(&format!("{path}.ptime_ms"), "a packet time is 10, 20, 30, 40, 50 or 60 ms"));
+        }
+        let Sound::Tone(tone) = &self.sound else { return Ok(()) };
+        let path = format!("{path}.sound.tone");
+        if !(1..=limits::TONE_FREQUENCIES_MAX).contains(&tone.frequencies_hz.len())
+            || tone.frequencies_hz.iter().any(|hz| !limits::TONE_HZ.contains(hz))
+        {
+            return Err(invalid(
+                &format!("{path}.frequencies_hz"),
+                "a tone has one or two frequencies, 300 to 3400 Hz",
+            ));
+        }
+        if tone.on_ms == 0 {
+            return Err(invalid(&format!("{path}.on_ms"), "a tone sounds for at least 1 ms"));
+        }
+        Ok(())
+    }
+}
+
+/// What a [`Fill`] makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sound {
+    /// Nothing to hear, in packets.
+    Silence,
+    /// A tone with pauses, such as ringback.
+    Tone(Tone),
+}
+
+/// A tone of the telephone network (ITU-T E.180). It begins with its sound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tone {
+    /// One or two frequencies that sound together, in Hz, within [`limits::TONE_HZ`].
+    pub frequencies_hz: Vec<u16>,
+    /// Length of the sound in milliseconds, at least 1.
+    pub on_ms: u16,
+    /// Length of the pause behind it in milliseconds; 0: it sounds without end.
+    pub off_ms: u16,
+}
+
 /// One direction of one medium between two legs.
 ///
 /// A packet of leg `from` takes the route whose map names its payload type. Everything sent by the route has the one SSRC and
@@ -398,6 +457,9 @@ pub struct Route {
     /// [`Feedback::Remb`] is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_kbps: Option<u32>,
+    /// What is heard while the source gives nothing; absent: nothing is sent then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<Fill>,
 }
 
 /// A retransmission stream (RFC 4588, SSRC multiplexed).
@@ -460,6 +522,10 @@ impl RelayProgram {
             }
             if !streams.insert((route.to, route.ssrc)) {
                 return Err(invalid(&format!("{path}.ssrc"), "another route to this leg has the same SSRC"));
+            }
+            if let Some(fill) = &route.fill {
+                let is_muxed = self.leg(route.to).is_some_and(Leg::shares_port_with_rtcp);
+                fill.validate(&format!("{path}.fill"), is_muxed)?;
             }
             check_len(&format!("{path}.payloads"), route.payloads.len(), limits::PAYLOADS_MAX)?;
             for (entry, map) in route.payloads.iter().enumerate() {
@@ -532,7 +598,7 @@ impl Leg {
         match &self.kind {
             LegKind::IceDtls(_) => true,
             LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => rtp.remote.is_some_and(|remote| remote.rtcp_mux),
-            LegKind::Generator(_) | LegKind::Tap(_) => false,
+            LegKind::Tap(_) => false,
         }
     }
 
@@ -542,7 +608,7 @@ impl Leg {
         match &self.kind {
             LegKind::IceDtls(ice) => Some(&ice.feedback),
             LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => Some(&rtp.feedback),
-            LegKind::Generator(_) | LegKind::Tap(_) => None,
+            LegKind::Tap(_) => None,
         }
     }
 
@@ -586,7 +652,7 @@ impl Leg {
                     }
                 }
             }
-            LegKind::IceDtls(_) | LegKind::Generator(_) | LegKind::Tap(_) => {}
+            LegKind::IceDtls(_) | LegKind::Tap(_) => {}
         }
         Ok(())
     }

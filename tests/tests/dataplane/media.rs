@@ -7,7 +7,7 @@ use std::{
 
 use gangway_shared::{
     ids::{LegId, RelayId},
-    rcp::{Codec, DtlsFailure, Event, Fingerprint, IceRemote, LegAddress, NodeStats, Reply, Request},
+    rcp::{Codec, DtlsFailure, Event, Fill, Fingerprint, IceRemote, LegAddress, NodeStats, Reply, Request, Sound},
 };
 use gangway_tests::{
     browser_leg::{BrowserLeg, Heard, rtp_bytes},
@@ -93,6 +93,24 @@ fn talk_through(workers: u16, browser_ip: IpAddr, peer_ip: IpAddr) {
         let node = control.node();
         (drops(&node, "no_such_path") + drops(&node, "port_unknown") > before).then_some(())
     });
+}
+
+#[test]
+fn a_sip_peer_hears_silence_in_time_while_a_browser_says_nothing() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let peer = sip_peer(V4);
+    let legs = vec![browser_leg(0, None), rtp_leg(1, peer.local_addr().ok())];
+    let mut route = audio_route(0, 1, 71, vec![]);
+    let payload = same(8, Codec::Pcma, 8000, None).to;
+    route.fill = Some(Fill { sound: Sound::Silence, payload, ptime_ms: 20, start_after_ms: 40 });
+    control.put(id(1), 1, program(legs, vec![route])).expect("a relay");
+    let heard: Vec<Vec<u8>> = (0..50).map(|_| receive(&peer)).collect();
+    for (at, packet) in heard.iter().enumerate() {
+        assert_eq!((packet[1], &packet[12..]), (if at == 0 { 0x88 } else { 8 }, &[0xd5; 160][..]));
+        let number = u16::from_be_bytes([packet[2], packet[3]]);
+        assert_eq!(number, u16::from_be_bytes([heard[0][2], heard[0][3]]) + at as u16);
+    }
 }
 
 #[test]
