@@ -22,7 +22,7 @@ pub use check::{report, unbindable_ports};
 pub use table::LocalAddress;
 use table::{KEYS, Key, Kind, TRUNK_KEYS, Value};
 
-use crate::sip::transaction::Timers;
+use crate::{gateway::trunks::TrunkMatch, sip::transaction::Timers};
 
 /// Why the settings cannot be used. It stops the start.
 #[derive(Debug, Error)]
@@ -320,14 +320,46 @@ impl Config {
 
     fn check_trunks(&self) -> Result<(), SettingsError> {
         for (key, _) in self.settings.iter() {
-            let Some(rest) = key.strip_prefix("trunk.") else { continue };
-            let known = rest.rsplit_once('.').is_some_and(|(name, sub)| !name.is_empty() && TRUNK_KEYS.contains(&sub));
-            if !known {
-                let allowed = format!("trunk.<name>. with one of {} is allowed", TRUNK_KEYS.join(", "));
+            if !key.starts_with("trunk.") {
+                continue;
+            }
+            let Some((_, known)) = trunk_key(key) else {
+                let names: Vec<&str> = TRUNK_KEYS.iter().map(|key| key.name).collect();
+                let allowed = format!("trunk.<name>. with one of {} is allowed", names.join(", "));
                 return Err(self.bad(key, &allowed));
+            };
+            let value = self.settings.get(key).map_or("", |setting| &setting.value);
+            let fits = value.is_empty() || known.kind.parse(value).is_some();
+            if !fits {
+                return Err(self.bad(key, &known.kind.allowed()));
+            }
+            let is_match = |word: &String| TrunkMatch::parse(word).is_some();
+            if known.name == "match" && !self.trunk_list(key).iter().all(is_match) {
+                return Err(self.bad(key, "hosts, .domains and address ranges joined by commas are allowed"));
             }
         }
         Ok(())
+    }
+
+    /// The words of a trunk's list.
+    fn trunk_list(&self, key: &str) -> Vec<String> {
+        let value = self.settings.get(key).map_or("", |setting| &setting.value);
+        match Kind::List.parse(value) {
+            Some(Value::List(words)) => words,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Names of the trunks, in order.
+    fn trunk_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.settings.iter().filter_map(|(key, _)| Some(trunk_key(key)?.0)).collect();
+        names.dedup();
+        names
+    }
+
+    /// The value of a trunk's key; empty when nobody set it.
+    fn trunk_text(&self, name: &str, key: &str) -> &str {
+        self.settings.get(&format!("trunk.{name}.{key}")).map_or("", |setting| &setting.value)
     }
 
     /// Rules that span several keys.
@@ -352,6 +384,13 @@ impl Config {
 
 /// Longest path of a unix socket that all systems take, with room to spare.
 const SOCKET_PATH_MAX_BYTES: usize = 100;
+
+/// The name and the row of a `trunk.<name>.<key>`.
+fn trunk_key(key: &str) -> Option<(&str, &'static Key)> {
+    let (name, sub) = key.strip_prefix("trunk.")?.rsplit_once('.')?;
+    let known = TRUNK_KEYS.iter().find(|known| known.name == sub)?;
+    (!name.is_empty()).then_some((name, known))
+}
 
 fn join((key, value): (String, String)) -> String {
     format!("{key}={value}")

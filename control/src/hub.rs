@@ -90,6 +90,8 @@ pub struct Numbers {
     pub counts: Counts,
     /// What the SIP core dropped or refused, by reason.
     pub sip: Vec<(&'static str, u64)>,
+    /// SIP requests that were too long for a datagram, by what became of them.
+    pub sip_long: Vec<(&'static str, u64)>,
 }
 
 /// The hub's queue is full: the caller's matter is refused.
@@ -281,7 +283,8 @@ impl Hub {
             }
             Arrival::Numbers(reply) => {
                 let sip = self.gateway.sip_counters().each().to_vec();
-                let _ = reply.send(Numbers { counts: self.gateway.counts(), sip });
+                let sip_long = self.gateway.long_requests().each().to_vec();
+                let _ = reply.send(Numbers { counts: self.gateway.counts(), sip, sip_long });
             }
         }
     }

@@ -126,6 +126,14 @@ impl Metrics {
         for &(reason, value) in &snapshot.numbers.sip {
             page.sample("gangway_sip_drops_total", &[("reason", reason)], value);
         }
+        page.family(
+            "gangway_sip_long_requests_total",
+            "counter",
+            "SIP requests too long for a datagram, by what became of them",
+        );
+        for &(way, value) in &snapshot.numbers.sip_long {
+            page.sample("gangway_sip_long_requests_total", &[("way", way)], value);
+        }
         page.counter("gangway_sip_received_total", "SIP messages received", self.sip_received.value());
         page.counter("gangway_sip_sent_total", "SIP messages sent", self.sip_sent.value());
         page.counter("gangway_relay_connects_total", "times the wall came up", self.relay_connects.value());
@@ -244,7 +252,7 @@ mod tests {
         let drop_reasons = vec!["stun_bad_integrity".to_owned(), "no_route".to_owned()];
         let node = NodeStats { drop_reasons, workers: vec![worker], media_ports_used: 4, ..NodeStats::default() };
         let counts = Counts { calls_ring: 9, ..Counts::default() };
-        let numbers = Numbers { counts, sip: vec![("stray_responses", 8)] };
+        let numbers = Numbers { counts, sip: vec![("stray_responses", 8)], sip_long: vec![("shortened", 2)] };
         let page = metrics.render(&Snapshot { numbers, node: Some(node), ..Snapshot::default() });
         for line in [
             "gangway_calls{status=\"ring\"} 9",
@@ -254,6 +262,7 @@ mod tests {
             "gangway_media_ports{state=\"used\"} 4",
             "gangway_worker_received_total{worker=\"1\"} 7",
             "gangway_sip_drops_total{reason=\"stray_responses\"} 8",
+            "gangway_sip_long_requests_total{way=\"shortened\"} 2",
             "gangway_dataplane_up 1",
         ] {
             assert!(page.lines().any(|at| at == line), "{line} is missing in\n{page}");

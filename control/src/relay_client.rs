@@ -201,8 +201,9 @@ impl RelayClient {
         self.metrics.relay_connects.add(1);
         tracing::info!(epoch = self.epoch, engine = dataplane.hello.engine, "the dataplane is connected");
         let instance = dataplane.hello.instance.clone();
+        let capabilities = dataplane.hello.capabilities.clone();
         self.state.send_replace(Some(dataplane));
-        self.hub.deliver(Input::RelayUp { epoch: self.epoch }).await;
+        self.hub.deliver(Input::RelayUp { epoch: self.epoch, capabilities }).await;
         let end = link.serve(&mut self.commands, &self.hub, &instance, &mut self.seen).await;
         self.state.send_replace(None);
         for waiting in link.into_waiting() {

@@ -9,7 +9,7 @@ use gangway_shared::settings::{Origin, Port};
 
 use super::{
     Config,
-    table::{KEYS, Kind, State, TRUNK_WITHOUT_EFFECT},
+    table::{KEYS, Kind, State},
 };
 
 /// One line a key: `key = value  (origin; state)`.
@@ -26,21 +26,24 @@ pub fn report(config: &Config) -> String {
             Some(setting) => &setting.value,
             None => key.computed.unwrap_or(key.default),
         };
-        let state = match key.state {
-            State::Used => "used".to_owned(),
-            State::WithoutEffect(why) => format!("accepted without effect: {why}"),
-        };
-        line(&mut out, key.name, value, &origin, &state);
+        line(&mut out, key.name, value, &origin, &shown(key.state));
     }
     for (name, setting) in config.settings.iter().filter(|(name, _)| name.starts_with("trunk.")) {
-        let state = format!("accepted without effect: {TRUNK_WITHOUT_EFFECT}");
-        line(&mut out, name, &setting.value, &setting.origin, &state);
+        let key = super::trunk_key(name).map(|(_, key)| shown(key.state)).unwrap_or_default();
+        line(&mut out, name, &setting.value, &setting.origin, &key);
     }
     for (name, origin) in config.unknown_keys() {
         let value = config.settings.get(name).map_or("", |setting| &setting.value);
         line(&mut out, name, value, &origin, "unknown");
     }
     out
+}
+
+fn shown(state: State) -> String {
+    match state {
+        State::Used => "used".to_owned(),
+        State::WithoutEffect(why) => format!("accepted without effect: {why}"),
+    }
 }
 
 fn line(out: &mut String, name: &str, value: &str, origin: &Origin, state: &str) {

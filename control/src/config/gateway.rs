@@ -1,12 +1,16 @@
 //! Settings as the call core takes them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Config;
 use crate::{
-    gateway::{BusyStatus, GatewayConfig},
+    gateway::{
+        BusyStatus, GatewayConfig,
+        trunks::{Trunk, TrunkMatch, Trunks},
+    },
     sdp::CodecPolicy,
     sip::{
+        Transport,
         message::Method,
         ua::{Advertised, Subnet, UaConfig},
     },
@@ -41,12 +45,8 @@ impl Config {
         let media_timeout = self.boolean("rtp_activity_detecting").then(|| self.millis("rtp_activity_timeout_ms"));
         GatewayConfig {
             node: u16::try_from(self.number("node_id")).expect("the table bounds it"),
-            codecs: CodecPolicy::new(
-                self.list("codecs"),
-                self.list("codecs_exclude_sip"),
-                self.boolean("allow_outside_codecs"),
-            )
-            .with_h264(self.list("profiles"), self.boolean("proxy_use_h264_packetization_mode_1_only")),
+            codecs: self.codecs(self.list("codecs")),
+            trunks: self.trunks(),
             sdp_origin: self.text("sdp_origin").to_owned(),
             sdp_session_name: self.text("sdp_session_name").to_owned(),
             early_media: self.text("early_media") == "auto",
@@ -80,6 +80,32 @@ impl Config {
             media_ips: self.ip().iter().map(|address| address.local).collect(),
             ..GatewayConfig::new(ua)
         }
+    }
+
+    /// The operator's policy with this list.
+    fn codecs(&self, listed: &[String]) -> CodecPolicy {
+        CodecPolicy::new(listed, self.list("codecs_exclude_sip"), self.boolean("allow_outside_codecs"))
+            .with_h264(self.list("profiles"), self.boolean("proxy_use_h264_packetization_mode_1_only"))
+    }
+
+    /// The settings of `trunk.<name>.*`.
+    fn trunks(&self) -> Trunks {
+        let trunk = |name: &str| {
+            let words = |key: &str| self.trunk_list(&format!("trunk.{name}.{key}"));
+            let codecs = words("codecs");
+            Trunk {
+                name: name.to_owned(),
+                matches: words("match").iter().filter_map(|word| TrunkMatch::parse(word)).collect(),
+                udp_only: self.trunk_text(name, "udp_only").eq_ignore_ascii_case("true"),
+                transport: match self.trunk_text(name, "transport") {
+                    "udp" => Some(Transport::Udp),
+                    "tcp" => Some(Transport::Tcp),
+                    _ => None,
+                },
+                codecs: (!codecs.is_empty()).then(|| Arc::new(self.codecs(&codecs))),
+            }
+        };
+        Trunks::new(self.trunk_names().into_iter().map(trunk).collect())
     }
 
     /// How long SIGTERM waits for calls to end.

@@ -225,26 +225,25 @@ const DAY_MS: u64 = 86_400_000;
 const VIDEO: &str = "this release makes no stand-in media";
 const HOOKS: &str = "this release calls no REST hooks";
 const TLS: &str = "this release speaks SIP over UDP and TCP";
+const TRUNK: &str = "this release treats all peers alike in this";
 const BUNDLE: &str = "one port serves all media of all browsers";
 
-/// Sub-keys of `trunk.<name>.`.
-pub const TRUNK_KEYS: &[&str] = &[
-    "match",
-    "proxy",
-    "transport",
-    "udp_only",
-    "codecs",
-    "srtp",
-    "prack",
-    "dtmf",
-    "ca_file",
-    "headers",
-    "max_calls",
-    "rate",
+/// Sub-keys of `trunk.<name>.`, as rows of the table.
+pub const TRUNK_KEYS: &[Key] = &[
+    key("match", "", Kind::List, "whom the trunk is for: hosts, `.domain` for all hosts under it, address ranges"),
+    key("transport", "", Kind::Choice(&["udp", "tcp"]), "transport for accounts that name none")
+        .computed("what the name's records say"),
+    key("udp_only", "false", Kind::Bool, "true: long requests are shortened at once, TCP is never tried"),
+    key("codecs", "", Kind::List, "in place of `codecs`").computed("`codecs`"),
+    key("proxy", "", Kind::Text(255), "where requests go").without_effect(TRUNK),
+    key("srtp", "", Kind::Text(64), "SRTP towards the peer").without_effect(TRUNK),
+    key("prack", "", Kind::Text(64), "reliable ringing (RFC 3262)").without_effect(TRUNK),
+    key("dtmf", "", Kind::Text(64), "how keys are sent").without_effect(TRUNK),
+    key("ca_file", "", Kind::Text(4096), "PEM file of CAs").without_effect(TRUNK),
+    key("headers", "", Kind::Text(4096), "further headers").without_effect(TRUNK),
+    key("max_calls", "", Kind::Number(1, 1_000_000), "calls at once").without_effect(TRUNK),
+    key("rate", "", Kind::Number(1, 1_000_000), "new calls a second").without_effect(TRUNK),
 ];
-
-/// Why trunk keys do nothing yet.
-pub const TRUNK_WITHOUT_EFFECT: &str = "this release treats all peers alike";
 
 /// Every key, in the order of the page.
 pub const KEYS: &[Key] = &[
@@ -437,7 +436,7 @@ pub const KEYS: &[Key] = &[
         "sip_udp_request_limit_bytes",
         "1300",
         Kind::Number(0, 65_535),
-        "longer requests go by TCP (RFC 3261 section 18.1.1); 0: never",
+        "longer requests go by TCP, or shortened by UDP (RFC 3261 section 18.1.1); 0: no limit",
     ),
     millis(
         "sip_long_request_connect_timeout_ms",

@@ -66,8 +66,34 @@ fn unknown_keys_are_told_and_unknown_trunk_keys_stop_the_start() {
     let shown = report(&config_);
     assert!(shown.contains("colour = blue  (test.properties:1; unknown)"), "{shown}");
     assert!(shown.contains("trunk.a.proxy = sip.example.com  (test.properties:2; accepted without effect"), "{shown}");
-    let error = config("trunk.a.colour=blue\n", &[]).unwrap_err().to_string();
-    assert!(error.starts_with("test.properties:1: trunk.a.colour = \"blue\""), "{error}");
+    for (line, reason) in [
+        ("trunk.a.colour=blue", "with one of match, transport, udp_only"),
+        ("trunk..match=a", "with one of"),
+        ("trunk.a.udp_only=perhaps", "true or false"),
+        ("trunk.a.transport=tls", "udp or tcp"),
+        ("trunk.a.match=10.0.0.0/40", "address ranges joined by commas"),
+        ("trunk.a.max_calls=many", "a whole number"),
+    ] {
+        let error = config(&format!("{line}\n"), &[]).unwrap_err().to_string();
+        let (key, value) = line.split_once('=').unwrap();
+        assert!(error.starts_with(&format!("test.properties:1: {key} = \"{value}\"")), "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn trunks_are_read_by_name() {
+    let text = "trunk.office.match=pbx.example.com,192.0.2.0/24\ntrunk.office.udp_only=true\ntrunk.office.codecs=alaw,vp8\n\
+                trunk.default.transport=tcp\n";
+    let read = config(text, &[]).unwrap();
+    assert!(report(&read).contains("trunk.office.udp_only = true  (test.properties:2; used)"), "{}", report(&read));
+    let gateway = read.gateway(crate::sip::ua::UaConfig::new(Vec::new()));
+    let office = gateway.trunks.of(&["pbx.example.com"], None).unwrap();
+    assert!(office.udp_only && office.codecs.is_some() && office.transport.is_none());
+    assert_eq!(office.name, "office");
+    let other = gateway.trunks.of(&["elsewhere.test"], None).unwrap();
+    assert_eq!((other.name.as_str(), other.transport), ("default", Some(crate::sip::Transport::Tcp)));
+    assert!(!other.udp_only && other.codecs.is_none());
 }
 
 #[test]
@@ -113,10 +139,10 @@ fn timers_without_a_value_follow_t1() {
     assert_eq!(timers.f, Duration::from_millis(99));
 }
 
-/// The table as docs/OPERATIONS.md has it.
-fn table_page() -> String {
+/// The tables as docs/OPERATIONS.md has them.
+fn table_page(keys: &[Key]) -> String {
     let mut out = String::from("| key | default | meaning | state |\n|---|---|---|---|\n");
-    for key in KEYS {
+    for key in keys {
         let default = match (key.computed, key.default) {
             (Some(words), _) => words.to_owned(),
             (None, "") => "-".to_owned(),
@@ -135,10 +161,13 @@ fn table_page() -> String {
 fn the_operators_page_has_the_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/OPERATIONS.md");
     let page = std::fs::read_to_string(path).unwrap();
-    if !page.contains(&table_page()) {
-        let expected = std::env::temp_dir().join("gangway-settings-table.md");
-        std::fs::write(&expected, table_page()).unwrap();
-        panic!("docs/OPERATIONS.md lacks the table of settings; {} has it", expected.display());
+    for (keys, name) in [(KEYS, "settings"), (TRUNK_KEYS, "trunks")] {
+        let table = table_page(keys);
+        if !page.contains(&table) {
+            let expected = std::env::temp_dir().join(format!("gangway-{name}-table.md"));
+            std::fs::write(&expected, table).unwrap();
+            panic!("docs/OPERATIONS.md lacks the table of {name}; {} has it", expected.display());
+        }
     }
 }
 

@@ -60,12 +60,12 @@ fn status(code: u16) -> Reply {
 }
 
 fn sdp_content(sdp: String) -> Content {
-    Content { content_type: "application/sdp".to_owned(), body: sdp.into_bytes() }
+    Content::new("application/sdp", sdp)
 }
 
 fn content_of(headers: &Headers, body: &[u8]) -> Option<Content> {
     let content_type = headers.value(&HeaderName::ContentType)?.to_owned();
-    (!body.is_empty()).then(|| Content { content_type, body: body.to_vec() })
+    (!body.is_empty()).then(|| Content::new(content_type, body))
 }
 
 impl Calls {
@@ -228,6 +228,7 @@ impl Calls {
                 }
             }
             UaEvent::CrossedCancel { .. }
+            | UaEvent::Shortened { .. }
             | UaEvent::ForkEnded { .. }
             | UaEvent::Acked { .. }
             | UaEvent::Invite { .. }

@@ -99,6 +99,8 @@ pub enum Input {
     RelayUp {
         /// Control's epoch, agreed in `Hello`.
         epoch: u32,
+        /// What the dataplane says it can do.
+        capabilities: Vec<String>,
     },
     /// The wall is down. Requests without a reply are lost; the adapter forgets them.
     RelayDown,

@@ -25,13 +25,16 @@ mod registration;
 mod rest;
 mod session;
 mod settings;
+mod taken;
 mod targets;
 mod timers;
+pub mod trunks;
 mod wall;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use gangway_shared::{
@@ -41,10 +44,13 @@ use gangway_shared::{
     time::Time,
 };
 
-use crate::sip::{
-    dialog::DialogId,
-    message::{Method, Response},
-    ua::{ClientId, Counters, ServerId, Ua, UaEvent},
+use crate::{
+    sdp::CodecPolicy,
+    sip::{
+        dialog::DialogId,
+        message::{Method, Response},
+        ua::{ClientId, Counters, LongRequests, ServerId, Ua, UaEvent},
+    },
 };
 use call::{Call, CallKey, Phase};
 use effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId};
@@ -53,6 +59,7 @@ use messages::{ClientMessage, Fail, ServerMessage, Subject};
 use outcome::{CallEnd, SessionFailure};
 use session::{Session, SessionKey, Socket, Worth};
 pub use settings::{BusyStatus, GatewayConfig};
+use taken::TakenByPeer;
 use timers::{Timer, Timers};
 use wall::Wall;
 
@@ -88,6 +95,8 @@ struct Totals {
 /// The call core.
 pub struct Gateway {
     config: GatewayConfig,
+    /// The codec lists for peers of no trunk that has its own.
+    codecs: Arc<CodecPolicy>,
     entropy: Box<dyn Entropy + Send>,
     ua: Ua,
     /// The time of the input in hand.
@@ -113,6 +122,7 @@ pub struct Gateway {
     relays: BTreeMap<RelayId, CallKey>,
     puts: BTreeMap<RelayRequestId, CallKey>,
     wall: Wall,
+    taken: TakenByPeer,
     totals: Totals,
     next_session: u64,
     next_call: u64,
@@ -136,6 +146,7 @@ impl Gateway {
         config.ua.allow = vec![Method::Invite, Method::Info];
         let ua = Ua::new(config.ua.clone(), sip_entropy);
         Gateway {
+            codecs: Arc::new(config.codecs.clone()),
             config,
             entropy,
             ua,
@@ -158,6 +169,7 @@ impl Gateway {
             relays: BTreeMap::new(),
             puts: BTreeMap::new(),
             wall: Wall::default(),
+            taken: TakenByPeer::default(),
             totals: Totals::default(),
             next_session: 0,
             next_call: 0,
@@ -179,7 +191,7 @@ impl Gateway {
             Input::SipFailed { transport, remote, flow } => {
                 self.ua.handle_transport_error(now, transport, remote, flow);
             }
-            Input::RelayUp { epoch } => self.wall_up(epoch),
+            Input::RelayUp { epoch, capabilities } => self.wall_up(epoch, capabilities),
             Input::RelayDown => self.wall_down(),
             Input::RelayGap => self.list(None),
             Input::RelayReply { id, result } => self.relay_reply(id, result),
@@ -227,6 +239,12 @@ impl Gateway {
     #[must_use]
     pub const fn sip_counters(&self) -> &Counters {
         self.ua.counters()
+    }
+
+    /// How often a SIP request was too long for a datagram, for metrics.
+    #[must_use]
+    pub const fn long_requests(&self) -> &LongRequests {
+        self.ua.long_requests()
     }
 
     /// How many SIP transactions are alive: zero when nothing is going on.
@@ -306,6 +324,11 @@ impl Gateway {
 
     fn sip_event(&mut self, event: UaEvent) {
         match event {
+            UaEvent::Shortened { client, body } => {
+                if let Some(ClientUse::Invite(key) | ClientUse::Reinvite(key)) = self.clients.get(&client).copied() {
+                    self.offer_shortened(key, body);
+                }
+            }
             UaEvent::Progress { client, response, .. } => {
                 if let Some(ClientUse::Invite(key)) = self.clients.get(&client).copied() {
                     self.call_progress(key, &response);

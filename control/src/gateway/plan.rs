@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use gangway_shared::{
     ids::LegId,
     rcp::{
-        self, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process, PutReply,
-        RelayProgram, Route, RtpLeg, RtpRemote, limits,
+        self, Feedback, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process,
+        PutReply, RelayProgram, Route, RtpLeg, RtpRemote, limits,
     },
     secret::Secret,
 };
@@ -45,6 +45,9 @@ pub struct CallMedia {
     pub media_timeout_ms: Option<u32>,
     /// Silence of consent checks in milliseconds after which `ConsentLost` is reported; absent: the dataplane's setting.
     pub consent_timeout_ms: Option<u32>,
+    /// The dataplane knows the feedback of a SIP leg (its capability `feedback`); others refuse the field.
+    #[serde(default)]
+    pub takes_feedback: bool,
 }
 
 /// SSRCs of a call's video.
@@ -98,7 +101,7 @@ impl CallAddresses {
 /// Generation 1: ports, credentials and no media. `browser` is known already when the browser offered.
 #[must_use]
 pub fn opening(media: &CallMedia, browser: Option<&IceRemote>) -> RelayProgram {
-    program(media, browser, None, media.video.map(|_| None), Vec::new())
+    program(media, browser, None, media.video.map(|_| (None, Vec::new())), Vec::new())
 }
 
 /// A call whose two sides agreed. A direction that a side does not allow (held, inactive, a browser without a microphone) is a
@@ -110,7 +113,11 @@ pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agr
     if let Some((streams, agreed)) = video {
         routes.extend(self::routes(agreed, Media::Video, SIP_VIDEO, (streams.browser_ssrc, streams.sip_ssrc)));
     }
-    program(media, browser, remote(&agreement.audio), video.map(|(_, agreed)| remote(agreed)), routes)
+    let video = video.map(|(_, agreed)| {
+        let feedback = if media.takes_feedback { agreed.sip_feedback.clone() } else { Vec::new() };
+        (remote(agreed), feedback)
+    });
+    program(media, browser, remote(&agreement.audio), video, routes)
 }
 
 fn remote(agreed: &MediaAgreement) -> Option<RtpRemote> {
@@ -128,27 +135,26 @@ fn routes(agreed: &MediaAgreement, media: Media, sip: LegId, (browser_ssrc, sip_
     ]
 }
 
-/// `video` is there when the call has a video leg, and then says where the peer takes it.
+/// `video` is there when the call has a video leg, and then says where the peer takes it, and which feedback about it.
 fn program(
     media: &CallMedia,
     browser: Option<&IceRemote>,
     audio: Option<RtpRemote>,
-    video: Option<Option<RtpRemote>>,
+    video: Option<(Option<RtpRemote>, Vec<Feedback>)>,
     routes: Vec<Route>,
 ) -> RelayProgram {
     let ice =
         IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms, ..IceDtlsLeg::default() };
-    // SIP peers are offered the profile AVP, which has no feedback (RFC 4585 section 4).
-    let rtp = |medium, remote| {
-        LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote, feedback: Vec::new() })
+    let rtp = |medium, remote, feedback| {
+        LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote, feedback })
     };
     // A camera may be off for as long as it likes: only sound that falls silent ends a call.
     let leg = |id, kind, media_timeout_ms| Leg { id, media_timeout_ms, kind };
     let mut legs = vec![
         leg(BROWSER, LegKind::IceDtls(ice), media.media_timeout_ms),
-        leg(SIP, rtp(Media::Audio, audio), media.media_timeout_ms),
+        leg(SIP, rtp(Media::Audio, audio, Vec::new()), media.media_timeout_ms),
     ];
-    legs.extend(video.map(|remote| leg(SIP_VIDEO, rtp(Media::Video, remote), None)));
+    legs.extend(video.map(|(remote, feedback)| leg(SIP_VIDEO, rtp(Media::Video, remote, feedback), None)));
     RelayProgram { label: cut(&media.label), cname: cut(&media.cname), legs, routes }
 }
 

@@ -94,8 +94,8 @@ impl Gateway {
     /// Registers a session, first time or again: finds the registrar first.
     pub(super) fn start_registration(&mut self, key: SessionKey) {
         let Some(account) = self.sessions.get(&key).and_then(|session| session.account.as_ref()) else { return };
-        let what =
-            Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport: account.transport };
+        let transport = self.transport_of(key);
+        let what = Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport };
         let ask = self.ask(AskOwner::Registration(key), what);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.registration.state = State::Resolving(ask);
@@ -118,8 +118,9 @@ impl Gateway {
         self.send_register(key, self.config.register_expires_s);
     }
 
-    /// Tells the SIP agent whom a session's credentials may be shown.
+    /// Tells the SIP agent whom a session's credentials may be shown, and who takes no TCP.
     pub(super) fn keep_account(&mut self, key: SessionKey, targets: &[Target]) {
+        targets.iter().for_each(|target| self.hold_to_trunk(key, target.remote));
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Some(account) = &session.account else { return };
         let targets: Vec<_> = targets.iter().map(|target| target.remote).collect();

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use super::trunks::Trunks;
 use crate::{sdp::CodecPolicy, sip::ua::UaConfig};
 
 /// What happens to the browser's call when the other side is busy (setting `call_busy_status`).
@@ -27,6 +28,8 @@ pub struct GatewayConfig {
     pub media_ips: Vec<IpAddr>,
     /// Codec lists.
     pub codecs: CodecPolicy,
+    /// Settings for some peers only.
+    pub trunks: Trunks,
     /// `o=` user of SIP SDP.
     pub sdp_origin: String,
     /// `s=` of SIP SDP.
@@ -90,6 +93,7 @@ impl GatewayConfig {
             ua,
             media_ips: Vec::new(),
             codecs: CodecPolicy::default(),
+            trunks: Trunks::default(),
             sdp_origin: "Gangway".to_owned(),
             sdp_session_name: "Gangway".to_owned(),
             early_media: true,

@@ -19,6 +19,8 @@ use super::{
 pub(super) struct Wall {
     /// Control's epoch while it is up.
     epoch: Option<u32>,
+    /// What the dataplane can do; as many as a greeting holds.
+    capabilities: Vec<String>,
     minted: u64,
     /// The `List` under way.
     listing: Option<RelayRequestId>,
@@ -31,11 +33,17 @@ impl Wall {
     pub(super) fn is_up(&self) -> bool {
         self.epoch.is_some()
     }
+
+    /// Whether the dataplane says that it can do this.
+    pub(super) fn knows(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|known| known == capability)
+    }
 }
 
 impl Gateway {
-    pub(super) fn wall_up(&mut self, epoch: u32) {
+    pub(super) fn wall_up(&mut self, epoch: u32, capabilities: Vec<String>) {
         self.wall.epoch = Some(epoch);
+        self.wall.capabilities = capabilities;
         let living: Vec<CallKey> = self.relays.values().copied().collect();
         for key in living {
             let Some(relay) = self.calls.get(&key).and_then(|call| call.relay.as_ref()) else { continue };

@@ -110,7 +110,7 @@ async fn the_epoch_lies_above_the_journals_and_the_dataplanes() {
         let mut fixture = fixture(journal);
         let mut peer = Peer::accept(&fixture.listener).await;
         assert_eq!(peer.greet("a", dataplane).await.epoch, expected);
-        assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch } if epoch == expected));
+        assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch, .. } if epoch == expected));
         assert_eq!(fixture.handle.wait_up(SOON).await.unwrap().epoch, expected);
     }
 }
@@ -163,7 +163,7 @@ async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     let mut fixture = fixture(0);
     let mut peer = Peer::accept(&fixture.listener).await;
     peer.greet("a", 4).await;
-    assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch: 5 }));
+    assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch: 5, .. }));
     let relay = RelayId::new(0, 1, 1);
     let event = Event::MediaTimeout { relay, leg: LegId(1) };
     peer.send(&DataplaneMessage::Event { seq: EventSeq(41), event }).await;
@@ -177,7 +177,7 @@ async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     let mut peer = Peer::accept(&fixture.listener).await;
     let hello = peer.greet("a", 5).await;
     assert_eq!((hello.epoch, hello.resume_from), (5, Some(("a".to_owned(), EventSeq(41)))));
-    assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch: 5 }));
+    assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch: 5, .. }));
     peer.send(&DataplaneMessage::Gap { resumes_at: EventSeq(90) }).await;
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayGap));
     drop(peer);

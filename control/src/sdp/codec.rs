@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use gangway_shared::rcp::limits::CLOCK_MAX_HZ;
+use gangway_shared::rcp::{Feedback, limits::CLOCK_MAX_HZ};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,8 +28,9 @@ pub const DEFAULT_MODE_1_ONLY: bool = true;
 
 /// Longest `a=fmtp` value taken over from a peer, in bytes.
 const FMTP_MAX_BYTES: usize = 512;
-/// Feedback that a video peer may send us: both ask for a key frame (RFC 4585 section 6.3.1, RFC 5104 section 4.3.1).
-pub const VIDEO_FEEDBACK: [&str; 2] = ["nack pli", "ccm fir"];
+/// Feedback that a video peer may send us, by its words in `a=rtcp-fb`: both ask for a key frame (RFC 4585 section 6.3.1, RFC 5104
+/// section 4.3.1).
+pub const VIDEO_FEEDBACK: [(Feedback, &str); 2] = [(Feedback::NackPli, "nack pli"), (Feedback::CcmFir, "ccm fir")];
 /// The events of a telephone keypad, RFC 4733 section 2.5.1.1: what is meant when a peer names none.
 const KEYPAD_EVENTS: &str = "0-15";
 /// The parameters of RFC 7587 section 6.1; `minptime` and `cbr` are what browsers write. Others are not passed on.
@@ -387,7 +388,8 @@ impl CodecPolicy {
         }
         let video = browser.video.as_ref().map(|video| self.sip_video(video)).unwrap_or_default();
         let video_direction = browser.video.as_ref().map_or(Direction::SendRecv, |video| video.direction.reversed());
-        Offered { audio, video, video_direction }
+        let video_feedback = if video.is_empty() { Vec::new() } else { VIDEO_FEEDBACK.map(|(kind, _)| kind).to_vec() };
+        Offered { audio, video, video_direction, video_feedback }
     }
 
     /// The video of a SIP offer. Of H.264 it is what [`CodecPolicy::chosen_h264`] picks, because each payload type costs an INVITE

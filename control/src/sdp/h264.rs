@@ -130,6 +130,16 @@ impl Parameters {
     }
 }
 
+/// An `a=fmtp` value without what only raises bounds or saves time: what is left decides what stream it is.
+#[must_use]
+pub fn essential(fmtp: &str) -> String {
+    let names = ["level-asymmetry-allowed", "packetization-mode", "profile-level-id"];
+    let is_essential = |parameter: &&str| {
+        parameter.split_once('=').is_some_and(|(name, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name.trim())))
+    };
+    fmtp.split(';').filter(is_essential).collect::<Vec<_>>().join(";")
+}
+
 /// Reads `profile-level-id`, or an entry of the setting `profiles`: six hexadecimal digits.
 #[must_use]
 pub fn profile_level(text: &str) -> Option<[u8; 3]> {

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod codec;
 pub mod h264;
 pub mod negotiate;
+pub mod shorten;
 pub mod trunk;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use negotiate::{
     Agreement, BrowserSide, Direction, LegPayload, MediaAgreement, MediaSide, MediaTarget, NegotiateError, Offered,
     PayloadRoute,
 };
+pub use shorten::{Shortened, Taken};
 pub use trunk::{SipSdpLines, TrunkDescription, TrunkMedia, TrunkSection, TrunkSession};
 
 /// Longest description taken, in bytes: ten times the largest offer of a browser with audio and video.
@@ -225,10 +227,19 @@ fn payloads(media: &sdp_types::Media) -> Vec<Payload> {
 
 /// The values of `a=<name>:<pt> <value>` for one payload type.
 fn values_of<'a>(media: &'a sdp_types::Media, name: &'static str, pt: u8) -> impl Iterator<Item = &'a str> {
+    values_for(media, name, move |number| number.parse() == Ok(pt))
+}
+
+/// The values of `a=<name>:<number> <value>` for the numbers that `is_meant` takes.
+fn values_for<'a>(
+    media: &'a sdp_types::Media,
+    name: &'static str,
+    is_meant: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = &'a str> {
     let named = media.attributes.iter().filter(move |attribute| attribute.attribute.eq_ignore_ascii_case(name));
     named.filter_map(move |attribute| {
         let (number, value) = attribute.value.as_deref()?.trim().split_once(' ')?;
-        (number.parse() == Ok(pt)).then(|| value.trim())
+        is_meant(number).then(|| value.trim())
     })
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use gangway_shared::rcp::Feedback;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -105,6 +106,9 @@ pub struct Offered {
     pub video: Vec<Payload>,
     /// Our direction for pictures: that of the other side, since nothing stands in for a camera.
     pub video_direction: Direction,
+    /// The feedback about pictures that a SIP peer may send us. Towards browsers each payload type has its own.
+    #[serde(default)]
+    pub video_feedback: Vec<Feedback>,
 }
 
 /// The payload types of an answer: those of the offer that `supports` accepts, in the offer's order and with its numbers, each
@@ -264,6 +268,9 @@ pub struct MediaAgreement {
     pub sip_remote: Option<MediaTarget>,
     /// Packet time in milliseconds that the SIP peer asked for.
     pub sip_ptime_ms: Option<u16>,
+    /// The feedback about its pictures that the SIP peer takes in RTCP, as its `a=rtcp-fb` lines say.
+    #[serde(default)]
+    pub sip_feedback: Vec<Feedback>,
     /// The SIP peer stopped this medium with port 0 after the browser was answered with it (RFC 3264 section 8.2).
     #[serde(default)]
     pub is_stopped: bool,
@@ -387,6 +394,7 @@ impl Agreement {
             audio: self.audio.fixed_offer(policy),
             video: video.map(|video| video.fixed_offer(policy)).unwrap_or_default(),
             video_direction: video.map_or(Direction::SendRecv, |video| video.browser_direction.reversed()),
+            video_feedback: video.map_or_else(Vec::new, |_| VIDEO_FEEDBACK.map(|(kind, _)| kind).to_vec()),
         }
     }
 
@@ -412,6 +420,8 @@ impl Agreement {
             rtp,
             payloads: agreed.sip_payloads(),
             direction: agreed.sip_direction,
+            // An answer names no feedback that the offer does not (RFC 4585 section 4.2).
+            feedback: agreed.sip_feedback.clone(),
         };
         let video = self.video.as_ref().filter(|video| !video.is_stopped).zip(video_rtp);
         let video = video.map(|(agreed, rtp)| media(MediaKind::Video, rtp, agreed));
@@ -429,10 +439,11 @@ impl Offered {
     #[must_use]
     pub fn sip_media(&self, rtp: SocketAddr, video_rtp: Option<SocketAddr>) -> Vec<TrunkMedia> {
         let media = |kind, rtp, payloads: &[Payload], direction| TrunkMedia {
-            kind,
             rtp,
             payloads: payloads.to_vec(),
             direction,
+            feedback: if kind == MediaKind::Video { self.video_feedback.clone() } else { Vec::new() },
+            kind,
         };
         let video = video_rtp.filter(|_| !self.video.is_empty());
         let video = video.map(|rtp| media(MediaKind::Video, rtp, &self.video, self.video_direction));
@@ -472,6 +483,7 @@ impl MediaAgreement {
         if agreed.is_empty() {
             return Err(NegotiateError::NoCommonCodecs);
         }
+        let sip_feedback = taken_feedback(section, &sip);
         let sip_events = events(&leg, &sip, &browser.payloads);
         agreed.extend(events(&browser.payloads, &agreed, &leg).into_iter().filter(|e| has(&sip_events, &e.codec)));
         sip.extend(sip_events);
@@ -482,6 +494,7 @@ impl MediaAgreement {
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?,
             sip_ptime_ms: section.ptime_ms,
+            sip_feedback,
             is_stopped: false,
         })
     }
@@ -502,6 +515,7 @@ impl MediaAgreement {
         let fixed = agreed.first().ok_or(NegotiateError::NoCommonCodecs)?;
         let sip = chosen_for(fixed, &leg, &browser.payloads).ok_or(NegotiateError::NoCommonCodecs)?;
         let browser_events = events(&browser.payloads, &agreed, &leg);
+        let sip_feedback = taken_feedback(section, &sip);
         Ok(MediaAgreement {
             browser: agreed.iter().cloned().chain(browser_events).collect(),
             browser_direction: browser.direction,
@@ -509,6 +523,7 @@ impl MediaAgreement {
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?,
             sip_ptime_ms: section.ptime_ms,
+            sip_feedback,
             is_stopped: false,
         })
     }
@@ -631,6 +646,7 @@ impl MediaAgreement {
             payload.receive_pts.truncate(RECEIVE_NUMBERS_MAX);
         }
         Ok(MediaAgreement {
+            sip_feedback: taken_feedback(section, &sip),
             sip,
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?.or(self.sip_remote),
@@ -654,10 +670,26 @@ fn described(leg: &[LegPayload], other: &[LegPayload]) -> Vec<Payload> {
     leg.iter().map(describe).collect()
 }
 
-/// The feedback that a peer may send us about this codec.
+/// The feedback that a browser may send us about this codec.
 fn feedback(codec: &Codec) -> Vec<String> {
     let feedback = VIDEO_FEEDBACK.iter().filter(|_| codec.encoding.is_passed_video());
-    feedback.map(|&kind| kind.to_owned()).collect()
+    feedback.map(|(_, words)| (*words).to_owned()).collect()
+}
+
+/// The feedback that a SIP peer takes about what we send it: named for all its payload types (`*`) or for the one in use. The
+/// profile does not matter: plain-AVP phones name it, heed it and send it.
+fn taken_feedback(section: &TrunkSection, sip: &[LegPayload]) -> Vec<Feedback> {
+    let used = sip.first().and_then(|used| section.payloads.iter().find(|payload| payload.pt == used.send_pt));
+    let values: Vec<&String> =
+        section.feedback.iter().chain(used.into_iter().flat_map(|payload| &payload.feedback)).collect();
+    // Further words may follow, such as "tmmbr" behind "ccm fir".
+    let names = |value: &str, words: &str| {
+        let mut named = value.split_ascii_whitespace();
+        words.split(' ').all(|word| named.next().is_some_and(|named| named.eq_ignore_ascii_case(word)))
+    };
+    let is_video = section.kind == MediaKind::Video;
+    let taken = VIDEO_FEEDBACK.into_iter().filter(|(_, words)| is_video && values.iter().any(|v| names(v, words)));
+    taken.map(|(kind, _)| kind).collect()
 }
 
 fn has(leg: &[LegPayload], codec: &Codec) -> bool {
@@ -711,6 +743,7 @@ pub fn browser_offer(offer: Option<&TrunkDescription>, policy: &CodecPolicy) -> 
         video: browser_video(video),
         // The browser is asked only once, so all that it may ever do is offered.
         video_direction: Direction::SendRecv,
+        video_feedback: Vec::new(),
     })
 }
 

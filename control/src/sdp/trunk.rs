@@ -5,12 +5,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use gangway_shared::rcp::Feedback;
 use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportProto};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Direction, MediaKind, Payload, SdpError, attribute, describe_payloads, direction, formats, negotiate::MediaTarget,
-    payloads, print, read, rejected,
+    Direction, MediaKind, Payload, SdpError, attribute, codec::VIDEO_FEEDBACK, describe_payloads, direction, formats,
+    negotiate::MediaTarget, payloads, print, read, rejected, values_for,
 };
 
 /// Most elements of `sipSDP`.
@@ -19,9 +20,6 @@ pub const SIP_SDP_LINES_MAX: usize = 32;
 pub const SIP_SDP_LINE_MAX_BYTES: usize = 256;
 /// Packet time that we ask of SIP peers: what every phone has.
 const PTIME_MS: u16 = 20;
-/// Asks for key frames that we take from a SIP peer. Peers of the plain profile exist that heed and send them, and those that know
-/// none ignore the lines (RFC 4585 section 4.2).
-const VIDEO_FEEDBACK_LINES: [&str; 2] = ["* nack pli", "* ccm fir"];
 /// Packet times taken from a peer, in milliseconds.
 const PTIME_RANGE_MS: std::ops::RangeInclusive<u16> = 10..=120;
 
@@ -133,6 +131,8 @@ pub struct TrunkSection {
     pub ptime_ms: Option<u16>,
     /// Payload types with a known meaning, in the peer's order.
     pub payloads: Vec<Payload>,
+    /// The values of its `a=rtcp-fb:*` lines: feedback about any of its payload types.
+    pub feedback: Vec<String>,
 }
 
 /// A SIP peer's offer or answer.
@@ -198,6 +198,7 @@ impl TrunkSection {
             rtcp: media.get_first_attribute_value("rtcp").flatten().and_then(parse_rtcp),
             ptime_ms: ptime.filter(|ms| PTIME_RANGE_MS.contains(ms)),
             payloads: payloads(media),
+            feedback: values_for(media, "rtcp-fb", |number| number == "*").map(str::to_owned).collect(),
         }
     }
 
@@ -272,6 +273,9 @@ pub struct TrunkMedia {
     pub payloads: Vec<Payload>,
     /// Our direction.
     pub direction: Direction,
+    /// The feedback that the peer may send us. It is named for all payload types and under the plain profile, which peers without
+    /// feedback take: they ignore lines that they do not know (RFC 8866 section 5.13).
+    pub feedback: Vec<Feedback>,
 }
 
 /// An m-line that this session has: it stays in its place for ever (RFC 3264 section 8).
@@ -326,6 +330,17 @@ impl TrunkSession {
         self.publish(media)
     }
 
+    /// The offer before, saying less: it takes that one's place when it is sent instead ([`TrunkSession::sent`]).
+    #[must_use]
+    pub fn shorter(&self, media: &[TrunkMedia]) -> String {
+        self.render(self.version, address(media), &self.sections(media))
+    }
+
+    /// This is what went out of the offer before and its shorter forms.
+    pub fn sent(&mut self, text: &str) {
+        self.last = Some(text.to_owned());
+    }
+
     /// The answer to a peer's offer: its sections in their places, those of `media` accepted, all others refused
     /// (RFC 3264 section 6).
     ///
@@ -350,7 +365,7 @@ impl TrunkSession {
         self.last.as_deref()
     }
 
-    fn publish(&mut self, media: &[TrunkMedia]) -> String {
+    fn sections(&self, media: &[TrunkMedia]) -> Vec<Media> {
         let section = |line: &Line| {
             let ours = media.iter().find(|medium| line.is_ours && medium.kind == line.kind);
             match ours {
@@ -358,8 +373,11 @@ impl TrunkSession {
                 None => rejected(&line.kind, &line.protocol, &line.formats),
             }
         };
-        let sections: Vec<Media> = self.places.iter().map(section).collect();
-        let ip = media.first().map_or(IpAddr::from([0, 0, 0, 0]), |medium| medium.rtp.ip());
+        self.places.iter().map(section).collect()
+    }
+
+    fn publish(&mut self, media: &[TrunkMedia]) -> String {
+        let (ip, sections) = (address(media), self.sections(media));
         let unchanged = self.render(self.version, ip, &sections);
         if self.last.as_ref() == Some(&unchanged) {
             return unchanged;
@@ -385,15 +403,21 @@ impl TrunkSession {
     }
 }
 
+/// Our address for the whole description.
+fn address(media: &[TrunkMedia]) -> IpAddr {
+    media.first().map_or(IpAddr::from([0, 0, 0, 0]), |medium| medium.rtp.ip())
+}
+
 fn section(protocol: &str, medium: &TrunkMedia) -> Media {
     let is_video = medium.kind == MediaKind::Video;
     let kind = if is_video { MediaType::Video } else { MediaType::Audio };
     let mut media = Media::new(kind, medium.rtp.port(), TransportProto::RtpAvp, formats(&medium.payloads));
     media.proto = protocol.to_owned();
     describe_payloads(&mut media, &medium.payloads);
-    if is_video {
-        VIDEO_FEEDBACK_LINES.iter().for_each(|line| media.add_attribute_with_value("rtcp-fb", line));
-    } else {
+    for (_, words) in VIDEO_FEEDBACK.iter().filter(|(kind, _)| medium.feedback.contains(kind)) {
+        media.add_attribute_with_value("rtcp-fb", format!("* {words}"));
+    }
+    if !is_video {
         media.add_attribute_with_value("ptime", PTIME_MS);
     }
     media.add_attribute_from_str(medium.direction.attribute());

@@ -42,6 +42,7 @@ pub use outbound::PendingInvite;
 
 use client::ClientTx;
 use server::{MergeKey, ServerTx};
+pub use streams::LongRequests;
 use streams::NoStreams;
 
 /// A dialog and what is going on in it.
@@ -88,6 +89,7 @@ pub struct Ua {
     /// How many of `servers` belong to strangers.
     strangers: usize,
     no_streams: NoStreams,
+    long_requests: LongRequests,
     deadlines: BTreeSet<(Time, Due)>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<UaEvent>,
@@ -114,6 +116,7 @@ impl Ua {
             merge_keys: BTreeMap::new(),
             strangers: 0,
             no_streams: NoStreams::default(),
+            long_requests: LongRequests::default(),
             deadlines: BTreeSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),

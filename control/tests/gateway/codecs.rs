@@ -35,7 +35,7 @@ fn transport(mid: u8) -> String {
 }
 
 /// An offer of Chromium with microphone and camera.
-fn chromium() -> String {
+pub(crate) fn chromium() -> String {
     let numbers: Vec<String> = H264.iter().map(|(pt, ..)| format!("{pt} {}", pt + 1)).collect();
     let mut video = format!(
         "m=video 9 UDP/TLS/RTP/SAVPF 96 97 {} 45 98\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 nack\r\na=rtcp-fb:96 nack pli\r\n\
@@ -86,7 +86,7 @@ fn strip(description: &str, codecs: &str) -> String {
 }
 
 /// The payload types of one section of an INVITE, in the order of its m-line: number and codec, and for H.264 profile and mode.
-fn section(body: &str, kind: &str) -> String {
+pub(crate) fn section(body: &str, kind: &str) -> String {
     let Some((_, section)) = body.split_once(&format!("m={kind} ")) else { return "none".to_owned() };
     let section = section.split_once("\r\nm=").map_or(section, |(section, _)| section);
     let m_line = section.lines().next().unwrap();

@@ -14,7 +14,7 @@ use gangway_control::{
 };
 use gangway_shared::rcp::LegKind;
 
-use crate::world::{World, browser_answer, config, phone_sdp};
+use crate::world::{World, browser_answer, config, phone_sdp, relay_up};
 
 /// A session with its opaque key, ready to be called.
 fn callee() -> (World, gangway_control::gateway::effects::SocketId, String) {
@@ -153,7 +153,7 @@ fn a_cancel_during_each_wait_leaves_nothing() {
         let answer = world.consent(what);
         world.input(Input::Answer { ask, answer });
         assert!(world.names().is_empty());
-        world.input(Input::RelayUp { epoch: 1 });
+        world.input(relay_up(1));
         world.assert_clean();
     }
 }
@@ -274,7 +274,7 @@ fn every_program_of_a_call_names_the_browser_once_it_is_known() {
     world.in_their_dialog(&invite, &answer, &Method::Invite, 2, Some(&phone_sdp(4444, "0")));
     assert_eq!(named(&world), browser);
     world.input(Input::RelayDown);
-    world.input(Input::RelayUp { epoch: 2 });
+    world.input(relay_up(2));
     assert_eq!(named(&world), browser);
 }
 

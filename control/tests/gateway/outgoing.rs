@@ -18,7 +18,7 @@ use gangway_shared::{
     rcp::{DtlsFailure, ErrorCode, Event, LegKind},
 };
 
-use crate::world::{BROWSER_OFFER, PEER, SILENT, World, config, phone_sdp};
+use crate::world::{BROWSER_OFFER, PEER, SILENT, World, config, phone_sdp, relay_up};
 
 /// A world with a session that can call.
 fn ready() -> (World, SocketId) {
@@ -96,7 +96,7 @@ fn trying_is_sent_before_the_world_is_asked_and_each_wait_can_be_hung_up() {
         assert!(world.sip.is_empty());
         assert!(world.names().is_empty());
         world.input(Input::RelayDown);
-        world.input(Input::RelayUp { epoch: 1 });
+        world.input(relay_up(1));
         world.assert_clean();
     }
 }

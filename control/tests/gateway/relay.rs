@@ -9,7 +9,7 @@ use gangway_shared::{
     rcp::{ErrorCode, Event, ReapReason, RelayError, RelayProgram, Request},
 };
 
-use crate::world::{World, config, phone_sdp};
+use crate::world::{World, config, phone_sdp, relay_up};
 
 #[test]
 fn programs_are_put_again_and_strangers_deleted_when_the_wall_comes_back() {
@@ -21,7 +21,7 @@ fn programs_are_put_again_and_strangers_deleted_when_the_wall_comes_back() {
     let stranger = RelayId::new(0, 0, 99);
     world.relay.relays.insert(stranger, (Generation(1), RelayProgram::default()));
     world.hold_requests = true;
-    world.input(Input::RelayUp { epoch: 1 });
+    world.input(relay_up(1));
     let verbs: Vec<_> = world.requests.iter().map(|(_, request)| request.clone()).collect();
     assert!(matches!(&verbs[..], [Request::Put { relay, .. }, Request::List { .. }] if *relay == ours), "{verbs:?}");
     world.hold_requests = false;
@@ -41,7 +41,7 @@ fn a_dataplane_that_started_anew_has_lost_the_call() {
     world.input(Input::RelayDown);
     world.relay.relays.clear();
     world.relay.incarnation += 1;
-    world.input(Input::RelayUp { epoch: 1 });
+    world.input(relay_up(1));
     assert_eq!(world.last_call().status, CallStatus::Failed);
     world.request(&Method::Bye);
     world.assert_clean();
@@ -55,7 +55,7 @@ fn a_call_that_ends_while_the_wall_is_down_is_deleted_afterwards() {
     world.input(Input::RelayDown);
     world.hangup(page, "c1");
     assert_eq!(world.relay.relays.len(), 1);
-    world.input(Input::RelayUp { epoch: 1 });
+    world.input(relay_up(1));
     world.assert_clean();
 }
 
@@ -69,14 +69,14 @@ fn an_answer_waits_for_the_wall_and_gives_up_in_time() {
         world.input(Input::RelayDown);
         world.respond(&invite, 200, Some(&phone_sdp(4000, "0")));
         if comes_back {
-            world.input(Input::RelayUp { epoch: 1 });
+            world.input(relay_up(1));
             assert_eq!(world.relay.relays.values().next().unwrap().1.routes.len(), 2);
             world.advance(std::time::Duration::from_secs(6));
             assert_eq!(world.gateway.counts().calls_established, 1);
         } else {
             world.advance(std::time::Duration::from_secs(6));
             assert_eq!(world.last_call().status, CallStatus::Failed);
-            world.input(Input::RelayUp { epoch: 1 });
+            world.input(relay_up(1));
             world.assert_clean();
         }
     }

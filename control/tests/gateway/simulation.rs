@@ -33,7 +33,7 @@ use gangway_shared::{
     time::Time,
 };
 
-use crate::world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp};
+use crate::world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up};
 
 /// Seeds of one run.
 const SEEDS: u64 = 256;
@@ -463,7 +463,7 @@ impl Simulation {
         // What was asked before the wall fell is never answered.
         self.flying
             .retain(|_, what| !matches!(what, Flying::Input(input) if matches!(**input, Input::RelayReply { .. })));
-        self.input(Input::RelayUp { epoch: 1 });
+        self.input(relay_up(1));
     }
 
     fn open_page(&mut self) {
@@ -577,6 +577,7 @@ impl Simulation {
                 self.peer_dialogs.remove(&dialog);
             }
             UaEvent::Progress { .. }
+            | UaEvent::Shortened { .. }
             | UaEvent::ForkEnded { .. }
             | UaEvent::Cancelled { .. }
             | UaEvent::Acked { .. } => {}
@@ -710,7 +711,7 @@ fn unread(socket: SocketId, subject: Subject) -> Input {
 }
 
 fn sdp(codecs: &str) -> Content {
-    Content { content_type: "application/sdp".to_owned(), body: phone_sdp(4000, codecs).into_bytes() }
+    Content::new("application/sdp", phone_sdp(4000, codecs))
 }
 
 fn short(request: &gangway_shared::rcp::Request) -> String {

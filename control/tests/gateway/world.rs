@@ -75,6 +75,11 @@ pub(crate) fn config() -> GatewayConfig {
     GatewayConfig::new(ua)
 }
 
+/// The wall is up, with a dataplane of today.
+pub(crate) fn relay_up(epoch: u32) -> Input {
+    Input::RelayUp { epoch, capabilities: vec!["feedback".to_owned()] }
+}
+
 /// A relay that does what it is told.
 #[derive(Default)]
 pub(crate) struct Relay {
@@ -171,6 +176,8 @@ pub(crate) struct World {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Where the last SIP message went.
     pub(crate) sent_to: Option<SocketAddr>,
+    /// Transport and bytes of each SIP request.
+    pub(crate) requests_sent: Vec<(Transport, usize)>,
     pub(crate) journal: Vec<JournalEntry>,
     pub(crate) rest: Vec<gangway_control::gateway::effects::RestReply>,
     /// Asks that wait for the test, when it said so.
@@ -200,6 +207,7 @@ impl World {
             sip: VecDeque::new(),
             addresses: vec![PEER.parse().unwrap()],
             sent_to: None,
+            requests_sent: Vec::new(),
             journal: Vec::new(),
             rest: Vec::new(),
             asks: VecDeque::new(),
@@ -212,7 +220,7 @@ impl World {
             next_socket: 0,
             next_branch: 0,
         };
-        world.input(Input::RelayUp { epoch: 1 });
+        world.input(relay_up(1));
         world
     }
 
@@ -236,7 +244,11 @@ impl World {
                 Output::SipTransmit(transmit) => {
                     assert!(self.addresses.contains(&transmit.remote), "{}", transmit.remote);
                     self.sent_to = Some(transmit.remote);
-                    self.sip.push_back(parser::parse(&transmit.bytes).expect("what we print can be read"));
+                    let message = parser::parse(&transmit.bytes).expect("what we print can be read");
+                    if matches!(message, Message::Request(_)) {
+                        self.requests_sent.push((transmit.transport, transmit.bytes.len()));
+                    }
+                    self.sip.push_back(message);
                 }
                 Output::Relay { id, request } if self.hold_requests => self.requests.push_back((id, request)),
                 Output::Relay { id, request } => {

@@ -154,6 +154,7 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         sip_local_ip: None,
         media_timeout_ms: None,
         consent_timeout_ms: None,
+        takes_feedback: true,
     };
     let program = plan::connected(&media, remote.as_ref(), agreement);
     assert_eq!(program.validate(), Ok(()));
@@ -166,11 +167,7 @@ fn browser_offer() -> Offered {
     let sound = [(111, Encoding::Opus), (9, Encoding::G722), (0, Encoding::Pcmu), (126, Encoding::TelephoneEvent)];
     let payload = |(pt, encoding)| Payload::new(pt, Codec::usual(encoding));
     let pictures = [(96, Encoding::Vp8), (97, Encoding::H264)];
-    Offered {
-        audio: sound.map(payload).into(),
-        video: pictures.map(payload).into(),
-        video_direction: Direction::SendRecv,
-    }
+    Offered { audio: sound.map(payload).into(), video: pictures.map(payload).into(), ..Offered::default() }
 }
 
 fn browser_side() -> BrowserSide {

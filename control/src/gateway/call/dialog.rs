@@ -50,7 +50,7 @@ impl Gateway {
             }
         };
         let trunk = call.trunk.clone();
-        let agreement = former.reoffered_by_sip(&offer, &self.config.codecs, Direction::SendRecv);
+        let agreement = former.reoffered_by_sip(&offer, &call.codecs, Direction::SendRecv);
         let answer = agreement.map_err(|error| error.to_string()).and_then(|agreement| {
             let body = call.trunk.answer(&offer, &agreement.sip_media(addresses.rtp, addresses.video_rtp));
             body.map(|body| (agreement, body)).map_err(|error| error.to_string())
@@ -73,7 +73,7 @@ impl Gateway {
     /// A re-INVITE without an offer: ours goes into the 200, the answer comes in ACK.
     fn offer_again(&mut self, key: CallKey, server: ServerId) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let offered = call.agreement.as_ref().map(|agreement| agreement.fixed_offer(&self.config.codecs));
+        let offered = call.agreement.as_ref().map(|agreement| agreement.fixed_offer(&call.codecs));
         let Some(sdp) = offered.and_then(|offered| call.offer_peer(offered)) else {
             return self.reply(server, 500);
         };

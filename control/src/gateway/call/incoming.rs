@@ -61,10 +61,12 @@ impl Gateway {
                 Err(error) => return self.refuse(server, 488, Some(&error.to_string())),
             },
         };
-        match browser_offer(offer.as_ref(), &self.config.codecs) {
+        let codecs = self.codecs_of(session, Some(source.remote.ip()));
+        match browser_offer(offer.as_ref(), &codecs) {
             Ok(offered) => {
                 let key = self.begin_incoming(server, request, source, session);
                 let Some(call) = self.calls.get_mut(&key) else { return };
+                call.codecs = codecs;
                 call.offered_browser = offered;
                 call.peer_offer = offer;
                 let Some(call) = self.calls.get(&key) else { return };
@@ -131,6 +133,7 @@ impl Gateway {
         };
         let key = self.insert_call(new);
         self.servers.insert(server, key);
+        self.hold_to_trunk(session, source.remote);
         if let Some(call) = self.calls.get_mut(&key) {
             call.server = Some(server);
             let target = Target { transport: source.transport, remote: source.remote, flow: source.flow };
@@ -229,7 +232,7 @@ impl Gateway {
             return Err(CallEnd::NoCommonCodecs);
         }
         if let Some(offer) = &call.peer_offer {
-            let agreement = Agreement::answering_sip(&side, offer, &self.config.codecs);
+            let agreement = Agreement::answering_sip(&side, offer, &call.codecs);
             call.agreement = Some(agreement.map_err(|error| CallEnd::from(&error))?);
         }
         call.trunk = TrunkSession::new(&self.config.sdp_origin, &self.config.sdp_session_name, session_id, lines);
@@ -254,7 +257,8 @@ impl Gateway {
             // The INVITE had no offer: ours goes into the 200 (RFC 3261 section 13.2.1).
             _ => {
                 let side = call.browser.as_ref().and_then(|browser| browser.side_of_answer(&call.offered_browser).ok());
-                call.offer_peer(side.map(|side| self.config.codecs.sip_offer(&side)).unwrap_or_default())
+                let offered = side.map(|side| call.codecs.sip_offer(&side)).unwrap_or_default();
+                call.offer_peer(offered)
             }
         };
         let Some(sdp) = sdp else { return self.finish(key, CallEnd::BadPeerDescription) };
@@ -266,10 +270,13 @@ impl Gateway {
                 call.server = None;
                 call.sip_status = Some(200);
                 call.dialog.clone_from(&dialog);
+                let owner = call.session;
                 if let Some(dialog) = dialog {
+                    let peer = self.ua.dialog(&dialog).map(|dialog| dialog.destination.remote);
                     self.dialogs.insert(dialog, key);
+                    peer.into_iter().for_each(|peer| self.hold_to_trunk(owner, peer));
                 }
-                if let Some(session) = self.sessions.get_mut(&call.session) {
+                if let Some(session) = self.sessions.get_mut(&owner) {
                     session.had_calls = true;
                 }
                 self.servers.remove(&server);
@@ -361,6 +368,7 @@ impl Gateway {
         let video = plan::VideoStreams { browser_ssrc: self.ssrc(), sip_ssrc: self.ssrc() };
         let cname = self.entropy.hex(8);
         let sip_local_ip = self.media_ip_towards(peer);
+        let takes_feedback = self.wall.knows("feedback");
         let Some(call) = self.calls.get_mut(&key) else { return };
         let media = plan::CallMedia {
             label: call.id.clone(),
@@ -371,6 +379,7 @@ impl Gateway {
             sip_local_ip,
             media_timeout_ms: None,
             consent_timeout_ms: None,
+            takes_feedback,
         };
         let program = plan::opening(&media, call.browser_remote.as_ref());
         call.relay = Some(super::CallRelay {

@@ -9,6 +9,8 @@ mod media;
 mod outgoing;
 mod video;
 
+use std::sync::Arc;
+
 use gangway_shared::{
     ids::{Generation, RelayId},
     rcp::{IceRemote, RelayProgram, Request},
@@ -27,7 +29,10 @@ use super::{
     timers::{CallTimer, Timer},
 };
 use crate::{
-    sdp::{Agreement, BrowserDescription, Offered, TrunkDescription, TrunkMedia, TrunkSession},
+    sdp::{
+        Agreement, BrowserDescription, CodecPolicy, Offered, Shortened, Taken, TrunkDescription, TrunkMedia,
+        TrunkSession,
+    },
     sip::{
         dialog::DialogId,
         message::{HeaderName, Headers, Method, Status},
@@ -115,6 +120,10 @@ pub(super) struct Call {
     pub(super) peer_offer: Option<TrunkDescription>,
     /// What we offered the peer.
     pub(super) offered_peer: Offered,
+    /// While that is under way in a request of ours: its forms, the longest first, with their texts.
+    offers: Vec<(Shortened, String)>,
+    /// The codec lists for its peer.
+    pub(super) codecs: Arc<CodecPolicy>,
     pub(super) trunk: TrunkSession,
     pub(super) agreement: Option<Agreement>,
     pub(super) relay: Option<CallRelay>,
@@ -187,6 +196,22 @@ impl Call {
         Some(self.trunk.offer(&media))
     }
 
+    /// Writes an offer to the SIP peer for a request, where it may have to be shorter (RFC 3261 section 18.1.1): which form went out
+    /// is told by [`Gateway::offer_shortened`].
+    fn offer_in_request(&mut self, offered: Offered, taken: &Taken) -> Option<Content> {
+        let text = self.offer_peer(offered.clone())?;
+        let addresses = self.addresses()?.clone();
+        let shorter = offered.shorter(taken).into_iter().map(|form| {
+            let text = self.trunk.shorter(&form.offered.sip_media(addresses.rtp, addresses.video_rtp));
+            (form, text)
+        });
+        let shorter: Vec<(Shortened, String)> = shorter.collect();
+        let bodies = shorter.iter().map(|(_, text)| text.clone().into_bytes()).collect();
+        let full = (Shortened { offered, without: Vec::new() }, text.clone());
+        self.offers = std::iter::once(full).chain(shorter).collect();
+        Some(Content { shorter: bodies, ..sdp_content(text) })
+    }
+
     /// The relay's addresses, once it is there.
     fn addresses(&self) -> Option<&CallAddresses> {
         self.relay.as_ref()?.addresses.as_ref()
@@ -236,6 +261,8 @@ impl Gateway {
             offered_browser: Offered::default(),
             peer_offer: None,
             offered_peer: Offered::default(),
+            offers: Vec::new(),
+            codecs: Arc::clone(&self.codecs),
             trunk: new.trunk,
             agreement: None,
             relay: None,
@@ -258,6 +285,15 @@ impl Gateway {
         self.calls.insert(key, call);
         self.rank_again(session);
         key
+    }
+
+    /// An offer of ours is under way in another of its forms: the answer is to be judged by that one.
+    pub(super) fn offer_shortened(&mut self, key: CallKey, form: usize) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some((form, text)) = call.offers.get(form) else { return };
+        call.offered_peer.clone_from(&form.offered);
+        call.trunk.sent(text);
+        tracing::info!(call = %call.id, without = form.without.join(", "), "the offer was shortened to fit a datagram");
     }
 
     /// The session's call of this id; another session's is unknown.
@@ -469,7 +505,7 @@ fn reason_header(reason: Reason) -> Headers {
 }
 
 fn sdp_content(text: String) -> Content {
-    Content { content_type: SDP_TYPE.to_owned(), body: text.into_bytes() }
+    Content::new(SDP_TYPE, text)
 }
 
 /// The description in a message, when there is one: `Ok(None)` without a body.

@@ -1,6 +1,6 @@
 //! Outgoing calls: `call` -> TRYING -> may it, where to, relay -> INVITE -> ringing -> answer (wcs-protocol.md 5.3).
 
-use super::{CallKey, NewCall, Phase, Purpose, description, sdp_content};
+use super::{CallKey, NewCall, Phase, Purpose, description};
 use crate::{
     gateway::{
         ClientUse, Gateway,
@@ -189,8 +189,8 @@ impl Gateway {
         let Some(call) = self.calls.get(&key) else { return };
         let account = self.sessions.get(&call.session).and_then(|session| session.account.as_ref());
         let Some(account) = account else { return self.finish(key, CallEnd::BadTarget) };
-        let what =
-            Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport: account.transport };
+        let transport = self.transport_of(call.session);
+        let what = Ask::Resolve { host: account.proxy_host.clone(), port: account.proxy_port, transport };
         self.ask_for_call(key, what, Phase::Resolving);
     }
 
@@ -214,18 +214,21 @@ impl Gateway {
     }
 
     fn try_invite(&mut self, key: CallKey) -> Result<(), CallEnd> {
+        let call = self.calls.get(&key).ok_or(CallEnd::BadTarget)?;
+        let codecs = self.codecs_of(call.session, call.targets.current().map(|target| target.remote.ip()));
         let call = self.calls.get_mut(&key).ok_or(CallEnd::BadTarget)?;
+        call.codecs = codecs;
         let session = self.sessions.get_mut(&call.session).ok_or(CallEnd::SessionClosed)?;
         let account = session.account.as_ref().ok_or(CallEnd::BadTarget)?;
         let target = call.targets.current().ok_or(CallEnd::TransportFailed)?;
         let uri = call.uri.clone().ok_or(CallEnd::BadTarget)?;
         let offer = call.browser.as_ref().ok_or(CallEnd::BadBrowserDescription)?;
         let side = offer.side_of_offer().map_err(|_| CallEnd::BadBrowserDescription)?;
-        let offered = self.config.codecs.sip_offer(&side);
+        let offered = call.codecs.sip_offer(&side);
         if offered.audio.iter().all(|payload| payload.codec.is_telephone_event()) {
             return Err(CallEnd::NoCommonCodecs);
         }
-        let sdp = call.offer_peer(offered).ok_or(CallEnd::RelayLost)?;
+        let offer = call.offer_in_request(offered, &self.taken.of(target.remote)).ok_or(CallEnd::RelayLost)?;
         let contact = self.ua.contact(&session.contact_key, target.transport, target.remote);
         let (call_id, tag) = call
             .identity
@@ -241,13 +244,15 @@ impl Gateway {
             contact: Some(NameAddr::new(contact.ok_or(CallEnd::TransportFailed)?)),
             routes: Vec::new(),
             headers: call.sip_headers.clone(),
-            content: Some(sdp_content(sdp)),
+            content: Some(offer),
             target,
             account: Some(session.account_id),
             give_up: None,
         };
         let client = self.ua.send_request(self.now, outgoing).map_err(|error| match error {
             SendError::Full => CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full),
+            // Message Too Large: what the page put into it leaves no room for the shortest offer.
+            SendError::TooLong => CallEnd::Refused(513),
             _ => CallEnd::TransportFailed,
         })?;
         session.had_calls = true;
@@ -297,12 +302,21 @@ impl Gateway {
         call.client = None;
         call.sip_status = Some(response.status.code());
         call.dialog = Some(dialog.clone());
+        let session = call.session;
+        if let Some(peer) = self.ua.dialog(&dialog).map(|dialog| dialog.destination.remote) {
+            self.hold_to_trunk(session, peer);
+        }
         self.dialogs.insert(dialog, key);
         self.proxy_answered(key);
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
         self.journal_dialog(key);
         match self.agree(key, response) {
-            Ok(agreement) => self.establish(key, agreement),
+            Ok(agreement) => {
+                if let Some(target) = self.calls.get(&key).and_then(|call| call.targets.current()) {
+                    self.taken.note(target.remote, &agreement);
+                }
+                self.establish(key, agreement);
+            }
             Err(CallEnd::TranscodingRequired) if self.realign(key) => {}
             Err(end) => self.finish(key, end),
         }
@@ -335,9 +349,10 @@ impl Gateway {
     fn realign(&mut self, key: CallKey) -> bool {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return false };
         let (Some(agreement), Some(dialog)) = (&call.agreement, call.dialog.clone()) else { return false };
-        let offered = agreement.fixed_offer(&self.config.codecs);
-        let Some(sdp) = call.offer_peer(offered) else { return false };
-        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(sdp_content(sdp))) {
+        let offered = agreement.fixed_offer(&call.codecs);
+        let taken = call.targets.current().map(|target| self.taken.of(target.remote)).unwrap_or_default();
+        let Some(offer) = call.offer_in_request(offered, &taken) else { return false };
+        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(offer)) {
             Ok(client) => {
                 call.client = Some(client);
                 call.phase = Phase::Realigning;
@@ -360,6 +375,7 @@ impl Gateway {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.client = None;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
+        call.offers = Vec::new();
         if call.phase == Phase::Talking {
             return self.video_refused(key, response);
         }
@@ -375,6 +391,7 @@ impl Gateway {
             self.config.media_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.agreement = Some(agreement);
+        call.offers = Vec::new();
         call.phase = Phase::Talking;
         if let Some(relay) = &mut call.relay {
             relay.media.media_timeout_ms = media_timeout_ms;

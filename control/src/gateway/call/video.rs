@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gangway_shared::rcp::{ActAction, Request as RelayRequest};
 
-use super::{CallKey, Phase, Purpose, sdp_content};
+use super::{CallKey, Phase, Purpose};
 use crate::{
     gateway::{
         ClientUse, Gateway,
@@ -46,8 +46,10 @@ impl Gateway {
             tracing::warn!(call = %call.id, "the SIP peer takes video again and again that the call cannot have");
             return;
         }
-        let Some(sdp) = call.offer_peer(agreement.fixed_offer(&self.config.codecs)) else { return };
-        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(sdp_content(sdp))) {
+        let taken = call.targets.current().map(|target| self.taken.of(target.remote)).unwrap_or_default();
+        let offered = agreement.fixed_offer(&call.codecs);
+        let Some(offer) = call.offer_in_request(offered, &taken) else { return };
+        match self.ua.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), Some(offer)) {
             Ok(client) => {
                 tracing::info!(call = %call.id, "the SIP peer took video that the call cannot have: refused by a re-INVITE");
                 call.video_refusals += 1;
@@ -79,7 +81,7 @@ impl Gateway {
             }
             None if status == 491 => self.refuse_video_later(key),
             // The peer knows no such dialog (RFC 3261 section 12.2.1.2).
-            None if status == 481 => self.finish(key, CallEnd::Refused(status)),
+            None if status == 481 => self.finish(key, CallEnd::DialogLost(status)),
             _ => tracing::info!(status, "the SIP peer did not let its video be refused, what it sends is dropped"),
         }
     }
@@ -124,8 +126,7 @@ impl Gateway {
             return;
         }
         let Some(dialog) = call.dialog.clone() else { return };
-        let body = PICTURE_FAST_UPDATE.as_bytes().to_vec();
-        let content = Content { content_type: MEDIA_CONTROL_TYPE.to_owned(), body };
+        let content = Content::new(MEDIA_CONTROL_TYPE, PICTURE_FAST_UPDATE);
         match self.ua.send_in_dialog(self.now, &dialog, Method::Info, Headers::new(), Some(content)) {
             Ok(client) => {
                 call.picture_request = Some(client);

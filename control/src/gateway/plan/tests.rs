@@ -16,6 +16,7 @@ fn media() -> CallMedia {
         sip_local_ip: Some("192.0.2.1".parse().unwrap()),
         media_timeout_ms: Some(60_000),
         consent_timeout_ms: None,
+        takes_feedback: true,
     }
 }
 

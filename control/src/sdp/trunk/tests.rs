@@ -20,7 +20,7 @@ fn lines(lines: &[&str]) -> SipSdpLines {
 }
 
 fn sound(payloads: Vec<Payload>, direction: Direction) -> TrunkMedia {
-    TrunkMedia { kind: MediaKind::Audio, rtp: rtp(), payloads, direction }
+    TrunkMedia { kind: MediaKind::Audio, rtp: rtp(), payloads, direction, feedback: Vec::new() }
 }
 
 fn pictures(pt: u8) -> TrunkMedia {
@@ -30,6 +30,7 @@ fn pictures(pt: u8) -> TrunkMedia {
         rtp: "192.0.2.1:31004".parse().unwrap(),
         payloads,
         direction: Direction::SendRecv,
+        feedback: vec![Feedback::CcmFir, Feedback::NackPli],
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use gangway_shared::time::Time;
 
-use super::{AccountId, ClientId, Due, Entry, Transmit, Ua, UaEvent};
+use super::{AccountId, ClientId, Due, Entry, Transmit, Ua, UaEvent, streams::Bodies};
 use crate::sip::{
     dialog::{Dialog, DialogId, DialogState, MAX_FORWARDS, Target},
     digest::Attempts,
@@ -77,6 +77,8 @@ pub(super) struct ClientTx {
     pub(super) acks: Vec<(Option<DialogId>, Option<Transmit>)>,
     /// Where to send it by UDP after all, when the stream that its length called for fails.
     pub(super) datagram_target: Option<Target>,
+    /// The bodies it may have.
+    pub(super) bodies: Bodies,
     pub(super) armed: Option<Time>,
 }
 
@@ -350,6 +352,7 @@ impl Ua {
         }
         let (client, target, dialog, owner) = (tx.client, tx.target, tx.dialog.clone(), tx.account);
         let (purpose, datagram_target, give_up) = (tx.purpose, tx.datagram_target, tx.give_up.take());
+        let bodies = tx.bodies.clone();
         let cseq = request.headers.cseq().map_or(0, |cseq| cseq.number);
         let entry = dialog.as_ref().and_then(|dialog| self.dialogs.get_mut(dialog));
         let cseq = match entry {
@@ -361,9 +364,11 @@ impl Ua {
         };
         request.headers.set(HeaderName::CSeq, format!("{cseq} {}", request.method));
         request.headers.remove(&HeaderName::Via);
-        let launched = self.launch(now, client, request, target, |tx| {
+        // Where the length called for a stream, that of the request with credentials decides anew.
+        let target = datagram_target.unwrap_or(target);
+        let launched = self.launch(now, client, (request, bodies), target, |tx| {
             (tx.dialog, tx.account, tx.purpose) = (dialog, owner, purpose);
-            (tx.attempts, tx.datagram_target, tx.give_up) = (attempts, datagram_target, give_up);
+            (tx.attempts, tx.give_up) = (attempts, give_up);
         });
         let Ok(next) = launched else { return false };
         let Some(tx) = self.clients.get_mut(&id) else { return true };
@@ -415,12 +420,13 @@ impl Ua {
         let (client, dialog) = (tx.client, tx.dialog.clone());
         if let Some(target) = tx.datagram_target.take() {
             self.no_streams.note(now + self.config.stream_retry, target.remote);
+            self.long_requests.tcp_failed += 1;
             let Some(tx) = self.clients.get_mut(&id) else { return };
-            let mut request = tx.request.clone();
+            let (mut request, bodies) = (tx.request.clone(), tx.bodies.clone());
             request.headers.remove(&HeaderName::Via);
             let (account, purpose, attempts, give_up) = (tx.account, tx.purpose, tx.attempts, tx.give_up);
             let (cancelling, in_dialog) = (std::mem::replace(&mut tx.cancelling, Cancelling::No), dialog.clone());
-            let launched = self.launch_as(now, client, request, (target, None), |tx| {
+            let launched = self.launch(now, client, (request, bodies), target, |tx| {
                 (tx.dialog, tx.account, tx.purpose, tx.attempts) = (in_dialog, account, purpose, attempts);
                 (tx.cancelling, tx.give_up) = (cancelling, give_up);
             });

@@ -58,6 +58,17 @@ pub struct Content {
     pub content_type: String,
     /// The body.
     pub body: Vec<u8>,
+    /// Bodies that say less, best first, each shorter than the one before: a request that is too long for a datagram, to a peer that
+    /// takes no stream, goes out with the first that fits, which [`UaEvent::Shortened`] tells. Answers have no use for them.
+    pub shorter: Vec<Vec<u8>>,
+}
+
+impl Content {
+    /// A body without shorter forms.
+    #[must_use]
+    pub fn new(content_type: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
+        Content { content_type: content_type.into(), body: body.into(), shorter: Vec::new() }
+    }
 }
 
 /// A request outside of any dialog. The agent adds Via, tags, CSeq, Max-Forwards and credentials.
@@ -139,6 +150,9 @@ pub enum SendError {
     /// An INVITE needs a Contact.
     #[error("no contact")]
     NoContact,
+    /// It is too long for a datagram, cannot be shortened so far, and the peer takes no stream (RFC 3261 section 18.1.1).
+    #[error("too long for a datagram")]
+    TooLong,
     /// ACK and CANCEL are made by the agent alone.
     #[error("method cannot be sent this way")]
     Method,
@@ -159,6 +173,14 @@ pub enum RespondError {
 /// `Unusable`, `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UaEvent {
+    /// Our request is under way with another of its bodies than before. It comes ahead of any answer to that one; an answer is to be
+    /// judged by the body in use.
+    Shortened {
+        /// Our request.
+        client: ClientId,
+        /// 0: the body itself; else the number in [`Content::shorter`], from 1.
+        body: usize,
+    },
     /// 101-199 to our INVITE. `dialog` is there when the answer has a To tag: several differ for a forked call.
     Progress {
         /// Our request.

@@ -6,11 +6,11 @@ use gangway_shared::time::Time;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountId, ClientId, Content, Outgoing, SendError, Transmit, Ua,
+    AccountId, ClientId, Content, Outgoing, SendError, Transmit, Ua, UaEvent,
     client::{Cancelling, ClientTx, Machine, Purpose, transmit},
+    streams::Bodies,
 };
 use crate::sip::{
-    Transport,
     dialog::{DialogId, DialogState, MAX_FORWARDS, Role, Target},
     digest::Attempts,
     headers::Via,
@@ -72,14 +72,14 @@ impl Ua {
         }
         let Outgoing { target, account, .. } = outgoing;
         let give_up = outgoing.give_up.filter(|_| outgoing.method != Method::Invite);
-        let mut request = self.compose(outgoing);
+        let (mut request, bodies) = self.compose(outgoing);
         self.preempt(&mut request, account, target);
         let client = ClientId(self.fresh_id());
-        self.launch(now, client, request, target, |tx| (tx.account, tx.give_up) = (account, give_up))?;
+        self.launch(now, client, (request, bodies), target, |tx| (tx.account, tx.give_up) = (account, give_up))?;
         Ok(client)
     }
 
-    fn compose(&mut self, outgoing: Outgoing) -> Request {
+    fn compose(&mut self, outgoing: Outgoing) -> (Request, Bodies) {
         let Outgoing { method, uri, mut from, to, call_id, cseq, contact, routes, headers, content, .. } = outgoing;
         if from.tag().is_none() {
             from = from.with_tag(&self.fresh_tag());
@@ -97,12 +97,12 @@ impl Ua {
         if let Some(contact) = contact {
             request.headers.push(HeaderName::Contact, contact.to_string());
         }
-        self.complete(&mut request, headers, content);
-        request
+        let bodies = self.complete(&mut request, headers, content);
+        (request, bodies)
     }
 
     /// What every request of ours has: the owner's headers, what we can, who we are, the body.
-    fn complete(&self, request: &mut Request, headers: Headers, content: Option<Content>) {
+    fn complete(&self, request: &mut Request, headers: Headers, content: Option<Content>) -> Bodies {
         let own = headers.iter().filter(|(name, _)| !MANAGED.contains(name));
         for (name, value) in own {
             request.headers.push(name.clone(), value);
@@ -116,10 +116,10 @@ impl Ua {
         if !self.config.user_agent.is_empty() {
             request.headers.push(HeaderName::UserAgent, self.config.user_agent.as_str());
         }
-        if let Some(content) = content {
-            request.headers.push(HeaderName::ContentType, content.content_type);
-            request.body = content.body;
-        }
+        let Some(content) = content else { return Bodies::default() };
+        request.headers.push(HeaderName::ContentType, content.content_type);
+        request.body = content.body;
+        Bodies::new(&request.body, content.shorter)
     }
 
     fn preempt(&mut self, request: &mut Request, account: Option<AccountId>, target: Target) {
@@ -186,10 +186,10 @@ impl Ua {
         let mut request = entry.dialog.request(method);
         let target = entry.dialog.destination;
         let account = entry.dialog.account.map(AccountId);
-        self.complete(&mut request, headers, content);
+        let bodies = self.complete(&mut request, headers, content);
         self.preempt(&mut request, account, target);
         let within = dialog.clone();
-        let id = self.launch(now, client, request, target, |tx| {
+        let id = self.launch(now, client, (request, bodies), target, |tx| {
             (tx.dialog, tx.account, tx.purpose) = (Some(within), account, purpose);
         })?;
         if let Some(entry) = self.dialogs.get_mut(dialog) {
@@ -212,33 +212,32 @@ impl Ua {
         }
     }
 
-    /// Sends a request without Via in a new transaction, by TCP when it is too long for a datagram.
+    /// Sends a request without Via in a new transaction: as the target says, or as [`Ua::way`] finds for one that is too long.
     pub(super) fn launch(
         &mut self,
         now: Time,
         client: ClientId,
-        request: Request,
+        (mut request, mut bodies): (Request, Bodies),
         target: Target,
         fill: impl FnOnce(&mut ClientTx),
     ) -> Result<u64, SendError> {
-        let limit = self.config.udp_request_limit_bytes;
-        let too_long = target.transport == Transport::Udp
-            && limit > 0
-            && self.config.serves(Transport::Tcp, target.remote.ip())
-            && !self.no_streams.is_noted(now, target.remote)
-            && request.to_bytes().len() + VIA_BYTES > limit;
-        if !too_long {
-            return self.launch_as(now, client, request, (target, None), fill);
-        }
-        let stream = Target { transport: Transport::Tcp, remote: target.remote, flow: None };
-        self.launch_as(now, client, request, (stream, Some(self.config.stream_connect)), |tx| {
+        let told = bodies.used();
+        let way = self.way(now, &mut request, &mut bodies, target)?;
+        let by_stream = way.transport != target.transport;
+        let used = bodies.used();
+        let patience = by_stream.then_some(self.config.stream_connect);
+        let id = self.launch_as(now, client, request, (way, patience), |tx| {
             fill(tx);
-            tx.datagram_target = Some(target);
-        })
+            (tx.bodies, tx.datagram_target) = (bodies, by_stream.then_some(target));
+        })?;
+        if used != told {
+            self.events.push_back(UaEvent::Shortened { client, body: used });
+        }
+        Ok(id)
     }
 
     /// Sends a request without Via in a new transaction, as the target says; a connection for it may take so long.
-    pub(super) fn launch_as(
+    fn launch_as(
         &mut self,
         now: Time,
         client: ClientId,
@@ -301,6 +300,7 @@ impl Ua {
             forks: Vec::new(),
             acks: Vec::new(),
             datagram_target: None,
+            bodies: Bodies::default(),
             armed: None,
         };
         fill(&mut tx);
@@ -366,6 +366,3 @@ impl Ua {
         Some(client)
     }
 }
-
-/// Room that a Via takes, for the size check before it is there.
-const VIA_BYTES: usize = 100;

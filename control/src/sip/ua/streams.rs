@@ -1,37 +1,193 @@
-//! Peers that took no connection when a request was too long for a datagram.
+//! Requests that are too long for a datagram (RFC 3261 section 18.1.1): by TCP, or shorter by UDP to peers that take no TCP.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use gangway_shared::time::Time;
 
+use super::{SendError, Ua};
+use crate::sip::{Transport, dialog::Target, message::Request};
+
 /// Most peers remembered: carriers have dozens of targets. Beyond, the one that would be forgotten first makes room.
 const PEERS_MAX: usize = 256;
+/// Room that a Via takes, for the size check before it is there.
+const VIA_BYTES: usize = 100;
 
-/// Until when each of them gets long requests by UDP at once (RFC 3261 section 18.1.1 would try the stream each time).
+/// How often a request was too long for a datagram, since the agent was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LongRequests {
+    /// It went by TCP.
+    pub by_tcp: u64,
+    /// Its connection could not be made in time, or broke.
+    pub tcp_failed: u64,
+    /// It went by UDP with a shorter body.
+    pub shortened: u64,
+    /// It went by UDP as long as it was: it has no shorter body.
+    pub as_it_was: u64,
+    /// It was not sent: the shortest body is too long too.
+    pub refused: u64,
+}
+
+impl LongRequests {
+    /// Every number with its name, for metrics.
+    #[must_use]
+    pub const fn each(&self) -> [(&'static str, u64); 5] {
+        [
+            ("tcp", self.by_tcp),
+            ("tcp_failed", self.tcp_failed),
+            ("shortened", self.shortened),
+            ("as_it_was", self.as_it_was),
+            ("refused", self.refused),
+        ]
+    }
+}
+
+/// Why a peer gets no stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoStream {
+    /// Until then: it took no connection.
+    Until(Time),
+    /// The operator said so.
+    UdpOnly,
+}
+
+/// Peers that take no streams.
 #[derive(Debug, Default)]
-pub(super) struct NoStreams(BTreeMap<SocketAddr, Time>);
+pub(super) struct NoStreams(BTreeMap<SocketAddr, NoStream>);
 
 impl NoStreams {
-    /// This peer took none; it is tried again at `until`.
+    /// This peer took none; it is tried again at `until`. RFC 3261 section 18.1.1 would try the stream each time.
     pub(super) fn note(&mut self, until: Time, peer: SocketAddr) {
-        if self.0.len() >= PEERS_MAX
-            && !self.0.contains_key(&peer)
-            && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer)
-        {
-            self.0.remove(&first);
+        if self.0.get(&peer) != Some(&NoStream::UdpOnly) {
+            self.insert(peer, NoStream::Until(until));
         }
-        self.0.insert(peer, until);
     }
 
-    /// Whether this peer's time is not over.
-    pub(super) fn is_noted(&self, now: Time, peer: SocketAddr) -> bool {
-        self.0.get(&peer).is_some_and(|until| now < *until)
+    fn insert(&mut self, peer: SocketAddr, why: NoStream) {
+        let until = |why: &NoStream| match why {
+            NoStream::Until(until) => Some(*until),
+            NoStream::UdpOnly => None,
+        };
+        if self.0.len() >= PEERS_MAX && !self.0.contains_key(&peer) {
+            let timed = self.0.iter().filter_map(|(peer, why)| Some((until(why)?, *peer))).min();
+            let first = timed.map(|(_, peer)| peer).or_else(|| self.0.keys().next().copied());
+            first.and_then(|first| self.0.remove(&first));
+        }
+        self.0.insert(peer, why);
+    }
+
+    /// In words why this peer gets no stream now; `None`: it may get one.
+    fn why(&self, now: Time, peer: SocketAddr) -> Option<&'static str> {
+        match self.0.get(&peer)? {
+            NoStream::Until(until) => (now < *until).then_some("it took no TCP connection"),
+            NoStream::UdpOnly => Some("its trunk is UDP only"),
+        }
+    }
+}
+
+/// The bodies that a request of ours may have: best first, each shorter than the one before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bodies {
+    all: Vec<Vec<u8>>,
+    /// The one in use.
+    used: usize,
+}
+
+impl Bodies {
+    /// A body and its shorter forms. Without the latter the request is sent as it is.
+    pub(super) fn new(body: &[u8], shorter: Vec<Vec<u8>>) -> Self {
+        let all = if shorter.is_empty() { shorter } else { std::iter::once(body.to_vec()).chain(shorter).collect() };
+        Bodies { all, used: 0 }
+    }
+
+    /// The number of the one in use; 0 is the longest.
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Gives the request its longest body.
+    fn restore(&mut self, request: &mut Request) {
+        self.used = 0;
+        if let Some(body) = self.all.first() {
+            request.body.clone_from(body);
+        }
+    }
+
+    /// Gives the request its first body with which it has at most `limit` bytes. False when all are too long: it has the shortest.
+    fn shorten(&mut self, request: &mut Request, limit: usize) -> bool {
+        for (at, body) in self.all.iter().enumerate() {
+            request.body.clone_from(body);
+            self.used = at;
+            if sent_len(request) <= limit {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How many bytes a request without Via will have.
+fn sent_len(request: &Request) -> usize {
+    request.to_bytes().len() + VIA_BYTES
+}
+
+impl Ua {
+    /// Long requests to this peer go by UDP, shortened where they can be: it has no TCP, or none that we may use (`udp_only`).
+    pub fn hold_to_udp(&mut self, peer: SocketAddr) {
+        self.no_streams.insert(peer, NoStream::UdpOnly);
+    }
+
+    /// How often a request was too long for a datagram, for metrics.
+    #[must_use]
+    pub const fn long_requests(&self) -> &LongRequests {
+        &self.long_requests
+    }
+
+    /// How a request without Via goes to its target: as it says, or, when it is too long for a datagram, by TCP or with a shorter body.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`]: there is no TCP and the shortest body is too long too.
+    pub(super) fn way(
+        &mut self,
+        now: Time,
+        request: &mut Request,
+        bodies: &mut Bodies,
+        target: Target,
+    ) -> Result<Target, SendError> {
+        bodies.restore(request);
+        let limit = self.config.udp_request_limit_bytes;
+        let len = sent_len(request);
+        if target.transport != Transport::Udp || limit == 0 || len <= limit {
+            return Ok(target);
+        }
+        let (method, remote) = (request.method.clone(), target.remote);
+        let no_tcp = (!self.config.serves(Transport::Tcp, remote.ip())).then_some("we have no TCP address");
+        let Some(why) = no_tcp.or_else(|| self.no_streams.why(now, remote)) else {
+            self.long_requests.by_tcp += 1;
+            tracing::info!(%method, %remote, len, limit, "a request too long for a datagram goes by TCP");
+            return Ok(Target { transport: Transport::Tcp, remote, flow: None });
+        };
+        if bodies.all.is_empty() {
+            self.long_requests.as_it_was += 1;
+            tracing::warn!(%method, %remote, len, limit, why, "a request too long for a datagram goes by UDP all the same");
+            return Ok(target);
+        }
+        if !bodies.shorten(request, limit) {
+            self.long_requests.refused += 1;
+            let len = sent_len(request);
+            tracing::warn!(%method, %remote, len, limit, why, "a request is too long for a datagram and cannot be shortened");
+            return Err(SendError::TooLong);
+        }
+        self.long_requests.shortened += 1;
+        let shortened = sent_len(request);
+        tracing::info!(%method, %remote, len, shortened, limit, why, "a request too long for a datagram goes shortened by UDP");
+        Ok(target)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sip::message::Method;
 
     fn peer(port: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 1], port))
@@ -40,16 +196,48 @@ mod tests {
     #[test]
     fn a_peer_is_remembered_until_its_time_and_the_first_to_go_makes_room() {
         let mut peers = NoStreams::default();
+        let is_noted = |peers: &NoStreams, ms, port| peers.why(Time::from_millis(ms), peer(port)).is_some();
         peers.note(Time::from_millis(10), peer(1));
-        assert!(peers.is_noted(Time::from_millis(9), peer(1)) && !peers.is_noted(Time::from_millis(10), peer(1)));
+        assert!(is_noted(&peers, 9, 1) && !is_noted(&peers, 10, 1));
         for port in 2..=PEERS_MAX as u16 + 1 {
             peers.note(Time::from_millis(20 + u64::from(port)), peer(port));
         }
         assert_eq!(peers.0.len(), PEERS_MAX);
-        let now = Time::from_millis(1);
-        assert!(!peers.is_noted(now, peer(1)) && peers.is_noted(now, peer(2)));
+        assert!(!is_noted(&peers, 1, 1) && is_noted(&peers, 1, 2));
         peers.note(Time::from_millis(500), peer(2));
         peers.note(Time::from_millis(400), peer(9_999));
-        assert!(peers.is_noted(now, peer(2)) && !peers.is_noted(now, peer(3)), "what was noted again stays");
+        assert!(is_noted(&peers, 1, 2) && !is_noted(&peers, 1, 3), "what was noted again stays");
+    }
+
+    #[test]
+    fn a_peer_of_udp_only_stays_so_whatever_else_is_noted() {
+        let mut peers = NoStreams::default();
+        peers.insert(peer(1), NoStream::UdpOnly);
+        peers.note(Time::from_millis(5), peer(1));
+        for port in 2..=2 * PEERS_MAX as u16 {
+            peers.note(Time::from_millis(20 + u64::from(port)), peer(port));
+        }
+        assert_eq!(peers.why(Time::from_millis(1_000_000), peer(1)), Some("its trunk is UDP only"));
+        for port in 2..=2 * PEERS_MAX as u16 {
+            peers.insert(peer(port), NoStream::UdpOnly);
+        }
+        assert_eq!(peers.0.len(), PEERS_MAX, "bounded all the same");
+    }
+
+    #[test]
+    fn the_first_body_that_fits_is_taken() {
+        let mut request = Request::new(Method::Invite, "sip:a@example.com".parse().unwrap());
+        request.body = vec![b'x'; 300];
+        let mut bodies = Bodies::new(&request.body, vec![vec![b'y'; 200], vec![b'z'; 100]]);
+        let bare = sent_len(&Request { body: Vec::new(), ..request.clone() });
+        for (limit, used, len) in [(bare + 310, 0, 300), (bare + 210, 1, 200), (bare + 110, 2, 100)] {
+            assert!(bodies.shorten(&mut request, limit));
+            assert_eq!((bodies.used(), request.body.len()), (used, len));
+            assert!(sent_len(&request) <= limit);
+        }
+        assert!(!bodies.shorten(&mut request, bare + 50));
+        assert_eq!(bodies.used(), 2);
+        bodies.restore(&mut request);
+        assert_eq!((bodies.used(), request.body.len()), (0, 300));
     }
 }

@@ -3,6 +3,7 @@
 mod callee;
 mod caller;
 mod in_dialog;
+mod lengths;
 mod refusals;
 mod simulation;
 mod strangers;
@@ -173,7 +174,7 @@ fn outgoing(bench: &Bench, method: Method) -> Outgoing {
         contact: Some(address("<sip:key@192.0.2.10>")),
         routes: vec![],
         headers: Headers::new(),
-        content: Some(Content { content_type: "application/sdp".into(), body: b"v=0\r\n".to_vec() }),
+        content: Some(Content::new("application/sdp", *b"v=0\r\n")),
         target: bench.target(),
         account: None,
         give_up: None,

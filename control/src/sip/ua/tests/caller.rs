@@ -246,7 +246,7 @@ fn a_dialog_of_an_invite_that_took_tcp_for_its_length_goes_on_by_udp() {
     config.advertised.push(ours(Transport::Tcp));
     let mut bench = Bench::with(config);
     let mut long = outgoing(&bench, Method::Invite);
-    long.content = Some(Content { content_type: "application/sdp".into(), body: vec![b'x'; 1_200] });
+    long.content = Some(Content::new("application/sdp", vec![b'x'; 1_200]));
     bench.ua.send_request(bench.now, long).unwrap();
     let transmit = bench.ua.poll_transmit().unwrap();
     assert_eq!(transmit.transport, Transport::Tcp);
@@ -479,7 +479,7 @@ fn a_request_too_long_for_a_datagram_goes_by_tcp_and_back_to_udp_when_that_fails
     config.advertised.push(ours(Transport::Tcp));
     let mut bench = Bench::with(config);
     let mut long = outgoing(&bench, Method::Invite);
-    long.content = Some(Content { content_type: "application/sdp".into(), body: vec![b'x'; 1_200] });
+    long.content = Some(Content::new("application/sdp", vec![b'x'; 1_200]));
     let client = bench.ua.send_request(bench.now, long).unwrap();
     let transmit = bench.ua.poll_transmit().unwrap();
     assert_eq!(transmit.transport, Transport::Tcp);
@@ -503,7 +503,7 @@ fn a_peer_without_tcp_is_remembered_for_a_while() {
     let mut bench = Bench::with(config);
     let send = |bench: &mut Bench| {
         let mut long = outgoing(bench, Method::Options);
-        long.content = Some(Content { content_type: "text/plain".into(), body: vec![b'x'; 1_200] });
+        long.content = Some(Content::new("text/plain", vec![b'x'; 1_200]));
         while bench.ua.poll_transmit().is_some() {}
         bench.ua.send_request(bench.now, long).unwrap();
         bench.ua.poll_transmit().unwrap()
