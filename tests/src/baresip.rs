@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write as _},
+    fmt::Write as _,
     fs,
     io::{Read, Write},
     net::TcpStream,
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::{
     deadline::Deadline,
     process::{Process, free_port, has_part, peer},
+    sip_phone::{Picture, SipPhone},
     tone::Sound,
 };
 
@@ -101,30 +102,6 @@ pub struct Baresip {
     folder: TempDir,
 }
 
-/// A picture that a phone decoded.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Picture {
-    png: Vec<u8>,
-}
-
-impl Picture {
-    /// Width and height, pixels: the first fields of IHDR, the first chunk of a PNG.
-    ///
-    /// # Panics
-    /// When it is no PNG.
-    pub fn size(&self) -> (u32, u32) {
-        let field = |at: usize| u32::from_be_bytes(self.png[at..at + 4].try_into().expect("four bytes"));
-        (field(16), field(20))
-    }
-}
-
-impl fmt::Debug for Picture {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (width, height) = self.size();
-        write!(formatter, "a picture of {width}x{height} in {} bytes", self.png.len())
-    }
-}
-
 impl Baresip {
     /// Starts the phone and waits until it is registered; `None` when baresip is not installed.
     pub fn start(options: &Options) -> Option<Self> {
@@ -159,19 +136,27 @@ impl Baresip {
         None
     }
 
-    /// Calls `target`, a number at its registrar or a SIP URI.
-    pub fn dial(&mut self, target: &str) {
-        self.command("dial", target);
-    }
-
     /// Answers the call that rings.
     pub fn accept(&mut self) {
         self.command("accept", "");
     }
 
+    /// Calls `target`, a number at its registrar or a SIP URI.
+    pub fn dial(&mut self, target: &str) {
+        self.command("dial", target);
+    }
+
     /// Ends or rejects the call.
     pub fn hangup(&mut self) {
         self.command("hangup", "");
+    }
+
+    /// Waits until it has heard `hz` for at least `length` in one call.
+    #[track_caller]
+    pub fn wait_heard(&self, hz: f64, length: Duration, deadline: Deadline) {
+        deadline.poll(&format!("{hz} Hz in baresip's recording"), || {
+            self.recordings().iter().any(|sound| sound.heard(hz) >= length).then_some(())
+        });
     }
 
     /// Any command of its menu, e.g. `hold`.
@@ -216,14 +201,6 @@ impl Baresip {
         files.iter().filter_map(|file| Sound::read_wav(file)).collect()
     }
 
-    /// Waits until it has heard `hz` for at least `length` in one call.
-    #[track_caller]
-    pub fn wait_heard(&self, hz: f64, length: Duration, deadline: Deadline) {
-        deadline.poll(&format!("{hz} Hz in baresip's recording"), || {
-            self.recordings().iter().any(|sound| sound.heard(hz) >= length).then_some(())
-        });
-    }
-
     /// Waits until it decodes the next picture and hands that back.
     #[track_caller]
     pub fn wait_picture(&mut self, deadline: Deadline) -> Picture {
@@ -233,12 +210,45 @@ impl Baresip {
         let png = deadline.poll("a picture on baresip's screen", || {
             fs::read(&file).ok().filter(|png| png.ends_with(b"IEND\xaeB`\x82"))
         });
-        Picture { png }
+        Picture(png)
     }
 
     /// Vanishes without a word.
     pub fn vanish(&self) {
         self.process.kill();
+    }
+}
+
+impl SipPhone for Baresip {
+    const NUMBER: &'static str = "2001";
+    const PICTURE_EVERY: Duration = Duration::from_millis(67);
+
+    fn dial(&mut self, number: &str) {
+        self.dial(number);
+    }
+
+    fn hangup(&mut self) {
+        self.hangup();
+    }
+
+    #[track_caller]
+    fn wait_established(&mut self, deadline: Deadline) {
+        self.wait_event("CALL_ESTABLISHED", deadline);
+    }
+
+    #[track_caller]
+    fn wait_closed(&mut self, deadline: Deadline) {
+        self.wait_event("CALL_CLOSED", deadline);
+    }
+
+    #[track_caller]
+    fn wait_heard(&self, hz: f64, length: Duration, deadline: Deadline) {
+        self.wait_heard(hz, length, deadline);
+    }
+
+    #[track_caller]
+    fn wait_picture(&mut self, deadline: Deadline) -> Picture {
+        self.wait_picture(deadline)
     }
 }
 

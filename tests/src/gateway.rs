@@ -16,7 +16,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{deadline::Deadline, process::Process, socket::Socket, source::root};
+use crate::{
+    deadline::Deadline,
+    process::{self, Process},
+    socket::Socket,
+    source::root,
+};
 
 /// How long the programs may take until the ready line; generous, because everything runs at once on a small machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -212,6 +217,18 @@ impl Gateway {
             crate::deadline::pause(Duration::from_millis(50));
         }
         panic!("something is left of a call: {left:?}\n{}", self.http("/metrics", None).1);
+    }
+
+    /// Process ids of control and of the dataplane that it started.
+    ///
+    /// # Panics
+    /// When there is not one dataplane.
+    #[track_caller]
+    pub fn pids(&self) -> [i32; 2] {
+        let control = self.process.pid();
+        let children = process::children(control);
+        let [dataplane] = children[..] else { panic!("control has these children: {children:?}") };
+        [control, dataplane]
     }
 
     /// Ends the program as Ctrl-C does and waits for its end.

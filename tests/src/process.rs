@@ -1,6 +1,7 @@
 //! A program under test as a child: its output line by line, its end, and that nothing of it outlives the test.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -171,6 +172,43 @@ impl Drop for Process {
             eprintln!("--- {} wrote:\n{}\n---", self.name, self.tail());
         }
     }
+}
+
+/// What a process holds of the machine at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Memory that is resident, KiB.
+    pub resident_kb: u64,
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// Reads what the process holds from `/proc`.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn held(pid: i32) -> Held {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field of every process");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count();
+    Held { resident_kb: field("VmRSS:"), descriptors, threads: field("Threads:") }
+}
+
+/// The processes that `pid` started and that are still there.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let lists = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
 }
 
 /// Where a peer's program is; `None` on a machine without it, where the test says so and is skipped.

@@ -19,9 +19,12 @@ pub struct Options<'a> {
     pub target: Option<u16>,
     /// What the scenario's `@WORDS@` are replaced with; what is not named here is as in `DEFAULT_WORDS`.
     pub words: &'a [(&'a str, &'a str)],
-    /// Calls after which it ends.
+    /// Calls after which it ends. A scenario that calls makes ten at a time and ten a second; see [`Sipp::start_at`].
     pub calls: u32,
 }
+
+/// New calls a second, and calls at once, where a test does not say.
+const RATE: u32 = 10;
 
 const DEFAULT_WORDS: [(&str, &str); 7] = [
     ("CODEC", "PCMU/8000"),
@@ -43,12 +46,18 @@ pub struct Sipp {
 impl Sipp {
     /// Starts it; `None` when SIPp is not installed. A scenario that answers is ready when this returns.
     pub fn start(options: &Options<'_>) -> Option<Self> {
+        Self::start_at(options, RATE, RATE)
+    }
+
+    /// The same with `per_s` new calls a second and `at_once` at a time.
+    pub fn start_at(options: &Options<'_>, per_s: u32, at_once: u32) -> Option<Self> {
         let program = peer("sipp")?;
         for attempt in 0..5 {
             let folder = tempfile::Builder::new().prefix("sipp").tempdir().expect("a folder for sipp");
             let port = free_port();
-            let process =
-                Process::start(&format!("sipp {}", options.scenario), command(&program, &folder, options, port));
+            let mut command = command(&program, &folder, options, port);
+            command.args(["-r", &per_s.to_string(), "-l", &at_once.to_string()]);
+            let process = Process::start(&format!("sipp {}", options.scenario), command);
             let sipp = Self { process, port, folder };
             if sipp.is_up(options.target.is_some()) {
                 return Some(sipp);
@@ -131,7 +140,7 @@ fn command(program: &Path, folder: &TempDir, options: &Options<'_>, port: u16) -
     let mut command = Command::new(program);
     command.current_dir(folder.path()).arg("-sf").arg(&file);
     command.args(["-i", "127.0.0.1", "-mi", "127.0.0.1", "-p", &port.to_string(), "-mp", &free_port().to_string()]);
-    command.args(["-m", &options.calls.to_string(), "-l", "10", "-r", "10", "-nostdin", "-rtp_echo"]);
+    command.args(["-m", &options.calls.to_string(), "-nostdin", "-rtp_echo"]);
     command.args(["-timeout", "60s", "-timeout_error", "-trace_msg", "-message_file", "messages.log"]);
     command.args(["-trace_err", "-error_file", "errors.log"]);
     if let Some(target) = options.target {

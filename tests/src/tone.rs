@@ -60,6 +60,28 @@ impl Sound {
         Self { rate_hz, samples: (0..count).map(sample).collect() }
     }
 
+    /// Mono samples of 16 bits, little endian, without a header.
+    pub fn from_pcm(rate_hz: u32, bytes: &[u8]) -> Self {
+        Self { rate_hz, samples: bytes.chunks_exact(2).map(|frame| mean(frame, 1)).collect() }
+    }
+
+    /// As a WAV file of 16-bit PCM.
+    ///
+    /// # Panics
+    /// When it is longer than a WAV file can say.
+    pub fn to_wav(&self) -> Vec<u8> {
+        let length = u32::try_from(self.samples.len() * 2).expect("a short sound");
+        let mut wav = b"RIFF".to_vec();
+        wav.extend((36 + length).to_le_bytes());
+        wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+        wav.extend(self.rate_hz.to_le_bytes());
+        wav.extend((2 * self.rate_hz).to_le_bytes());
+        wav.extend(b"\x02\0\x10\0data");
+        wav.extend(length.to_le_bytes());
+        wav.extend(self.samples.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()));
+        wav
+    }
+
     /// For how long the tone is heard: windows that are audible and have most of their energy at `hz`.
     pub fn heard(&self, hz: f64) -> Duration {
         let size = (self.rate_hz * WINDOW_MS / 1000) as usize;
@@ -108,6 +130,15 @@ mod tests {
         let tone = Sound::sine(660.0, 8000, Duration::from_secs(1));
         assert!(tone.heard(660.0) > Duration::from_millis(900), "{:?}", tone.heard(660.0));
         assert_eq!(tone.heard(400.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let tone = Sound::sine(660.0, 8000, Duration::from_secs(1));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), tone.to_wav()).unwrap();
+        let read = Sound::read_wav(file.path()).unwrap();
+        assert_eq!((read.rate_hz, read.samples.len(), read.heard(660.0)), (8000, 8000, tone.heard(660.0)));
     }
 
     #[test]

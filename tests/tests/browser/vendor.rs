@@ -9,6 +9,7 @@ use gangway_tests::{
     deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
+    sip_phone::SipPhone,
 };
 
 /// Chromium's fake microphone beeps at this frequency, once a second.
@@ -54,38 +55,38 @@ fn fill_account(browser: &mut Browser, gateway: &Gateway, password: &str, port: 
     }
 }
 
-/// A call from a page to baresip, until both say that it stands.
-pub(crate) fn call_out(browser: &mut Browser, peer: &mut Baresip) {
-    browser.fill("phone", "#callee", "2001");
+/// A call from a page to the phone, until both say that it stands.
+pub(crate) fn call_out<P: SipPhone>(browser: &mut Browser, peer: &mut P) {
+    browser.fill("phone", "#callee", P::NUMBER);
     browser.click("phone", "#callBtn");
     browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    peer.wait_established(Deadline::seconds(5));
 }
 
-/// A call from baresip to a page, answered there.
-pub(crate) fn answer_call(browser: &mut Browser, peer: &mut Baresip) {
+/// A call from the phone to a page, answered there.
+pub(crate) fn answer_call<P: SipPhone>(browser: &mut Browser, peer: &mut P) {
     peer.dial("1001");
-    browser.wait(
-        "phone",
-        "const a = document.querySelector('#incomingCallAlert'); return /new call from 2001/.test(a.textContent);",
-        10,
+    let rings = format!(
+        "return document.querySelector('#incomingCallAlert').textContent.includes('new call from {}');",
+        P::NUMBER
     );
+    browser.wait("phone", &rings, 10);
     browser.click("phone", "#answerBtn");
     browser.wait_text("phone", "#callStatus", "ESTABLISHED", 15);
-    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    peer.wait_established(Deadline::seconds(5));
 }
 
 /// Each finds the other's tone.
-pub(crate) fn hear_each_other(browser: &mut Browser, peer: &Baresip) {
-    browser.wait_heard("phone", 660, 25, 15);
+pub(crate) fn hear_each_other<P: SipPhone>(browser: &mut Browser, peer: &P) {
+    browser.wait_heard("phone", P::TONE_HZ, 25, 15);
     peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
 }
 
-/// The page ends the call, baresip hears of it, and nothing is left.
-pub(crate) fn end_on_page(browser: &mut Browser, peer: &mut Baresip, gateway: &Gateway) {
+/// The page ends the call, the phone hears of it, and nothing is left.
+pub(crate) fn end_on_page(browser: &mut Browser, peer: &mut impl SipPhone, gateway: &Gateway) {
     browser.click("phone", "#callBtn");
     browser.wait_text("phone", "#callStatus", "FINISH", 5);
-    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    peer.wait_closed(Deadline::seconds(5));
     gateway.wait_idle(Deadline::seconds(8));
 }
 

@@ -1,36 +1,56 @@
-//! Calls with pictures: the vendor's Phone Video page, unmodified, in Chromium, against Kamailio and baresip, whose VP8 is libvpx and
-//! whose H.264 is x264 and FFmpeg.
+//! Calls with pictures: the vendor's Phone Video page, unmodified, in Chromium, against Kamailio, baresip and Linphone. VP8 is libvpx in
+//! all of them; H.264 is x264 and FFmpeg in baresip, OpenH264 in Linphone.
+
+use std::time::Duration;
 
 use gangway_tests::{
-    baresip::{self, Baresip, Picture, Video},
+    baresip::{self, Baresip, Video},
     browser::Browser,
     deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
+    linphone::{self, Linphone},
+    sip_phone::{Picture, SipPhone},
 };
 use serde_json::{Value, json};
 
 use crate::vendor::{answer_call, call_out, codecs_in_use, end_on_page, hear_each_other, open_page};
 
-/// From ESTABLISHED to the first picture that the browser's decoder gives out, milliseconds.
-const FIRST_PICTURE_WITHIN_MS: f64 = 1000.0;
+/// From ESTABLISHED to the first picture that the browser's decoder gives out, where the phone's camera has one at once.
+const FIRST_PICTURE_WITHIN: Duration = Duration::from_secs(1);
 /// Pictures of the other side that a page must have painted.
 const PAINTED: u32 = 20;
 
-/// A page that is registered as 1001, and a phone with a screen that is 2001.
-struct Scene {
+/// A page that is registered as 1001, and a phone.
+struct Scene<P> {
     browser: Browser,
     gateway: Gateway,
-    phone: Baresip,
+    phone: P,
     kamailio: Kamailio,
 }
 
-impl Scene {
+impl Scene<Baresip> {
     /// `None` when one of the peers is not installed.
-    fn new(video: Option<Video>, settings: &[(&str, &str)]) -> Option<Self> {
+    fn with_baresip(video: Option<Video>, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::new(settings, |registrar| {
+            Baresip::start(&baresip::Options { video, ..baresip::Options::new(registrar, "PCMU/8000/1") })
+        })
+    }
+
+    /// The phone changes the call by this command of its menu, which is a re-INVITE.
+    fn reinvite(&mut self, command: &str) {
+        let before = self.kamailio.seen("ACK");
+        self.phone.command(command, "");
+        let acknowledged = || (self.kamailio.seen("ACK") > before).then_some(());
+        Deadline::seconds(5).poll(&format!("the ACK of {command}"), acknowledged);
+    }
+}
+
+impl<P: SipPhone> Scene<P> {
+    fn new(settings: &[(&str, &str)], phone: impl FnOnce(u16) -> Option<P>) -> Option<Self> {
         let kamailio = Kamailio::start(&kamailio::Options::default())?;
-        let options = baresip::Options { video, ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
-        let phone = Baresip::start(&options)?;
+        let phone = phone(kamailio.port())?;
+        kamailio.wait_registered(P::NUMBER, true, Deadline::seconds(15));
         let gateway = Gateway::start(settings);
         let mut browser = Browser::start()?;
         open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
@@ -59,7 +79,10 @@ impl Scene {
             Value::Null,
         );
         let (talk, picture) = (page[0].as_f64().expect("a talk"), page[1].as_f64().expect("a picture"));
-        assert!(picture - talk < FIRST_PICTURE_WITHIN_MS, "the first picture came {} ms after talk", picture - talk);
+        // Negative when pictures came before the call was told to be established.
+        let after_ms = picture - talk;
+        let within = FIRST_PICTURE_WITHIN + P::PICTURE_EVERY;
+        assert!(after_ms < within.as_secs_f64() * 1000.0, "the first picture came {after_ms} ms after talk");
         hear_each_other(&mut self.browser, &self.phone);
         self.browser.eval("phone", "gangwayProbe.heard = {};", Value::Null);
     }
@@ -84,12 +107,18 @@ impl Scene {
         }
     }
 
-    /// `fmtp` of the video payload type that the browser sends (`outbound-rtp`) or receives (`inbound-rtp`).
-    fn video_fmtp(&mut self, direction: &str) -> String {
+    /// What the browser sends and receives: sound in PCMU and pictures in `mime` with `fmtp` among the parameters.
+    fn assert_codecs(&mut self, mime: &str, fmtp: &str) {
+        let used = codecs_in_use(&mut self.browser);
+        assert!(used.iter().all(|name| name == mime || name == "audio/pcmu"), "{used:?}");
         let script = "const rows = (await gangwayProbe.stats()).at(-1).rows; \
                       const rtp = rows.find((row) => row.type === argument && row.kind === 'video'); \
                       return rows.find((row) => row.id === rtp.codecId).sdpFmtpLine || '';";
-        self.browser.eval("phone", script, json!(direction)).as_str().unwrap_or_default().to_owned()
+        for direction in ["inbound-rtp", "outbound-rtp"] {
+            let line = self.browser.eval("phone", script, json!(direction));
+            assert!(line.as_str().unwrap_or_default().contains(fmtp), "{direction}: {line}");
+        }
+        assert!(used.contains(&mime.to_owned()) && used.contains(&"audio/pcmu".to_owned()), "{used:?}");
     }
 
     /// Key frames that the browser has encoded in this call.
@@ -97,14 +126,6 @@ impl Scene {
         let script = "const rows = (await gangwayProbe.stats()).at(-1).rows; \
                       return rows.find((row) => row.type === 'outbound-rtp' && row.kind === 'video').keyFramesEncoded;";
         self.browser.eval("phone", script, Value::Null).as_u64().expect("a browser counts its key frames")
-    }
-
-    /// The phone changes the call by this command of its menu, which is a re-INVITE.
-    fn reinvite(&mut self, command: &str) {
-        let before = self.kamailio.seen("ACK");
-        self.phone.command(command, "");
-        Deadline::seconds(5)
-            .poll(&format!("the ACK of {command}"), || (self.kamailio.seen("ACK") > before).then_some(()));
     }
 
     /// The page hangs up.
@@ -123,52 +144,60 @@ impl Scene {
 
 /// Checks 13 and 25: a call each way with these pictures. `fmtp` must stand in the payload type's parameters at the browser, of
 /// the outgoing call and of the incoming one.
-fn talks(video: Video, settings: &[(&str, &str)], mime: &str, [fmtp_out, fmtp_in]: [&str; 2]) {
-    let Some(mut scene) = Scene::new(Some(video), settings) else { return };
+fn talks<P: SipPhone>(scene: Option<Scene<P>>, mime: &str, [fmtp_out, fmtp_in]: [&str; 2]) {
+    let Some(mut scene) = scene else { return };
     scene.call_out();
     scene.see_and_hear();
-    let used = codecs_in_use(&mut scene.browser);
-    assert!(used.contains(&mime.to_owned()) && used.contains(&"audio/pcmu".to_owned()), "{used:?}");
-    for direction in ["inbound-rtp", "outbound-rtp"] {
-        let fmtp = scene.video_fmtp(direction);
-        assert!(fmtp.contains(fmtp_out), "out, {direction}: {fmtp}");
-    }
+    scene.assert_codecs(mime, fmtp_out);
     scene.end();
-
     scene.call_in();
     scene.see_and_hear();
-    let used = codecs_in_use(&mut scene.browser);
-    assert!(used.contains(&mime.to_owned()), "{used:?}");
-    for direction in ["inbound-rtp", "outbound-rtp"] {
-        let fmtp = scene.video_fmtp(direction);
-        assert!(fmtp.contains(fmtp_in), "in, {direction}: {fmtp}");
-    }
+    scene.assert_codecs(mime, fmtp_in);
     scene.end_by_phone();
     scene.browser.assert_quiet("phone", &[]);
 }
 
 #[test]
 fn vp8_both_ways() {
-    talks(Video::Vp8, &[], "video/vp8", ["", ""]);
+    talks(Scene::with_baresip(Some(Video::Vp8), &[]), "video/vp8", ["", ""]);
 }
 
 /// The INVITE names mode 1 alone, which is the default; the phone's INVITE names mode 0 first.
 #[test]
 fn h264_both_ways() {
     let modes = ["packetization-mode=1", "packetization-mode=0"];
-    talks(Video::H264, &[], "video/h264", modes);
+    talks(Scene::with_baresip(Some(Video::H264), &[]), "video/h264", modes);
 }
 
 /// A phone that has mode 0 alone: the browser, which was offered or had offered both, sends single NAL units.
 #[test]
 fn h264_mode_0_both_ways() {
     let modes = ["packetization-mode=0", "packetization-mode=0"];
-    talks(Video::H264Mode0, &[("proxy_use_h264_packetization_mode_1_only", "false")], "video/h264", modes);
+    let both_modes = [("proxy_use_h264_packetization_mode_1_only", "false")];
+    talks(Scene::with_baresip(Some(Video::H264Mode0), &both_modes), "video/h264", modes);
+}
+
+/// The same with Linphone, whose camera is a still picture.
+fn talks_with_linphone(video: linphone::Video, mime: &str, fmtp: [&str; 2]) {
+    let linphone = |registrar| Linphone::start(&linphone::Options { registrar, audio: "PCMU", video: Some(video) });
+    talks(Scene::new(&[], linphone), mime, fmtp);
+}
+
+#[test]
+fn linphone_vp8_both_ways() {
+    talks_with_linphone(linphone::Video::Vp8, "video/vp8", ["", ""]);
+}
+
+/// It takes mode 1 when that is offered. Its own offer is Baseline (42801F) without a mode, which is mode 0 (RFC 6184 section 8.1).
+#[test]
+fn linphone_h264_both_ways() {
+    let modes = ["packetization-mode=1", "packetization-mode=0"];
+    talks_with_linphone(linphone::Video::H264, "video/h264", modes);
 }
 
 /// After a hold the phone's screen goes on at a key frame that the gateway asks the browser for.
 fn holds(video: Video) {
-    let Some(mut scene) = Scene::new(Some(video), &[]) else { return };
+    let Some(mut scene) = Scene::with_baresip(Some(video), &[]) else { return };
     scene.call_out();
     scene.see_and_hear();
     scene.reinvite("hold");
@@ -193,7 +222,7 @@ fn h264_goes_on_after_a_hold() {
 
 /// Another camera, of another size: `replaceTrack` keeps the stream and its SSRC.
 fn another_source(video: Video) {
-    let Some(mut scene) = Scene::new(Some(video), &[]) else { return };
+    let Some(mut scene) = Scene::with_baresip(Some(video), &[]) else { return };
     scene.call_out();
     scene.see_and_hear();
     let script = "const canvas = document.createElement('canvas'); [canvas.width, canvas.height] = [176, 144]; \
@@ -203,7 +232,7 @@ fn another_source(video: Video) {
                   await sender.replaceTrack(canvas.captureStream(15).getVideoTracks()[0]);";
     scene.browser.eval("phone", script, Value::Null);
     let deadline = Deadline::seconds(15);
-    while scene.phone.wait_picture(deadline).size() != (176, 144) {}
+    while scene.phone.wait_picture(deadline).size() != Some((176, 144)) {}
     scene.end();
     scene.browser.assert_quiet("phone", &[]);
 }
@@ -221,7 +250,7 @@ fn h264_goes_on_with_another_source() {
 /// Check 14: a camera calls a phone that has none. Sound both ways, the call stays.
 #[test]
 fn a_phone_without_a_screen_has_a_call_of_sound() {
-    let Some(mut scene) = Scene::new(None, &[]) else { return };
+    let Some(mut scene) = Scene::with_baresip(None, &[]) else { return };
     scene.call_out();
     hear_each_other(&mut scene.browser, &scene.phone);
     scene.end();

@@ -4,6 +4,7 @@ mod dtls;
 mod failures;
 mod harness;
 mod incoming;
+mod load;
 mod outgoing;
 mod programs;
 mod registration;
