@@ -94,6 +94,14 @@ drop_reasons! {
     LatchBudgetSpent => "latch_budget_spent",
     /// RTP from before the point at which its source was joined: its sequence number went to another packet.
     SequenceStale => "sequence_stale",
+    /// A packet that was asked for again and is not kept: it was sent too long ago, or never.
+    ResendUnknown => "resend_unknown",
+    /// A packet that was asked for again although it was just sent again, or often enough.
+    ResendTooSoon => "resend_too_soon",
+    /// A packet that was asked for again after repair had its share of the bandwidth, or one too many of a single request.
+    ResendOverBudget => "resend_over_budget",
+    /// A retransmission of a packet that is not missing: browsers fill spare bandwidth with them.
+    RepairNotNeeded => "repair_not_needed",
     /// RTP of a payload type that the route does not map.
     PayloadUnmapped => "payload_unmapped",
     /// RTP of an SSRC or leg that no route starts at.

@@ -1,10 +1,15 @@
 //! RTCP (RFC 3550 section 6, RFC 4585 section 6, RFC 5104 section 4.3): compounds are checked whole before anything in them
 //! is believed; builders write into a slice of the caller.
 
+mod arrivals;
 mod build;
 mod ntp;
 
-pub use build::{SenderInfo, write_bye, write_fir, write_pli, write_receiver_report, write_sender_report};
+pub use arrivals::{Arrivals, STATUSES_MAX, write_arrivals};
+pub use build::{
+    NACKED_MAX, SenderInfo, write_bye, write_fir, write_nack, write_pli, write_receiver_report, write_remb,
+    write_sender_report,
+};
 pub use ntp::{delay_since_last_report, ntp_add, ntp_middle, round_trip_time};
 
 use super::{DropReason, be16, be32};

@@ -24,6 +24,9 @@ const EXTENSION_BIT: u8 = 0x10;
 const CSRC_COUNT_MASK: u8 = 0x0f;
 const MARKER_BIT: u8 = 0x80;
 const PAYLOAD_TYPE_MASK: u8 = 0x7f;
+const ONE_BYTE_PROFILE: u16 = 0xbede;
+/// Its low four bits are the application's.
+const TWO_BYTE_PROFILE: u16 = 0x1000;
 
 /// Length in bytes of the whole header, with CSRCs and extension. Believes nothing behind the header, so that it serves
 /// encrypted packets, whose padding cannot be read yet.
@@ -42,6 +45,40 @@ pub fn header_len(bytes: &[u8]) -> Result<usize, DropReason> {
         len += 4 + 4 * usize::from(be16(bytes, len + 2));
     }
     if bytes.len() < len { Err(DropReason::RtpMalformed) } else { Ok(len) }
+}
+
+/// The value of a header extension by its id, in the one-byte and in the two-byte form (RFC 8285 sections 4.2 and 4.3). `None` for
+/// anything that does not fit.
+#[must_use]
+pub fn extension(bytes: &[u8], id: u8) -> Option<&[u8]> {
+    let end = header_len(bytes).ok()?;
+    let start = FIXED_HEADER_LEN + 4 * usize::from(bytes[0] & CSRC_COUNT_MASK);
+    if bytes[0] & EXTENSION_BIT == 0 {
+        return None;
+    }
+    let profile = be16(bytes, start);
+    let mut rest = &bytes[start + 4..end];
+    while let Some((first, behind)) = rest.split_first() {
+        if *first == 0 {
+            rest = behind;
+            continue;
+        }
+        let (found, len, behind) = match profile {
+            ONE_BYTE_PROFILE if first >> 4 == 15 => return None,
+            ONE_BYTE_PROFILE => (first >> 4, usize::from(first & 15) + 1, behind),
+            _ if profile & 0xfff0 == TWO_BYTE_PROFILE => {
+                let (len, behind) = behind.split_first()?;
+                (*first, usize::from(*len), behind)
+            }
+            _ => return None,
+        };
+        let (value, behind) = behind.split_at_checked(len)?;
+        if found == id {
+            return Some(value);
+        }
+        rest = behind;
+    }
+    None
 }
 
 /// A clear RTP packet whose version, CSRC count, extension and padding fit its length.
@@ -226,6 +263,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_header_extension_is_found_by_its_id_in_both_forms() {
+        let one = packet(&[7], Some(&[0x10, 9, 0, 0x31, 1, 2, 0, 0]), b"x", 0);
+        assert_eq!(extension(&one, 3), Some(&[1, 2][..]), "behind another one and padding");
+        assert_eq!((extension(&one, 1), extension(&one, 2)), (Some(&[9][..]), None));
+        let mut two = packet(&[], Some(&[1, 0, 3, 2, 5, 6, 0, 0]), b"x", 0);
+        two[12..14].copy_from_slice(&[0x10, 0x07]);
+        assert_eq!((extension(&two, 3), extension(&two, 1)), (Some(&[5, 6][..]), Some(&[][..])));
+        two[12..14].copy_from_slice(&[0x20, 0]);
+        assert_eq!(extension(&two, 3), None, "another profile");
+        let torn = packet(&[], Some(&[0x3f, 1, 2, 3]), b"x", 0);
+        assert_eq!(extension(&torn, 3), None, "longer than there is");
+        let stop = packet(&[], Some(&[0xf0, 0x30, 9, 0]), b"x", 0);
+        assert_eq!(extension(&stop, 3), None, "id 15 ends the list");
+        assert_eq!(extension(&packet(&[], None, b"x", 0), 3), None);
+    }
+
     proptest! {
         #[test]
         fn what_was_built_is_read_and_survives_stripping_and_setting(
@@ -265,6 +319,7 @@ mod tests {
             tail in prop::collection::vec(any::<u8>(), 0..120),
         ) {
             let bytes = [&[first][..], &tail].concat();
+            prop_assert!((0..=15).all(|id| extension(&bytes, id).is_none_or(|value| value.len() < bytes.len())));
             if let Ok(rtp) = Rtp::parse(&bytes) {
                 prop_assert_eq!(header_len(&bytes), Ok(rtp.header_len()));
                 prop_assert!(rtp.header_len() + rtp.payload().len() <= bytes.len());

@@ -2,8 +2,8 @@
 //! wrote, `None` when there is no room.
 
 use super::{
-    BYE, FORMAT_FIR, FORMAT_PLI, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REPORT_BLOCK_LEN, ReportBlock, SDES_CNAME,
-    SENDER_REPORT, SOURCE_DESCRIPTION,
+    BYE, FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REPORT_BLOCK_LEN,
+    ReportBlock, SDES_CNAME, SENDER_REPORT, SOURCE_DESCRIPTION, TRANSPORT_FEEDBACK,
 };
 
 /// Report blocks that fit the five-bit count of one packet.
@@ -78,34 +78,78 @@ pub fn write_fir(out: &mut [u8], sender: u32, media: u32, command: u8) -> Option
     Some(writer.end(start))
 }
 
+/// Most sequence numbers that [`write_nack`] takes.
+pub const NACKED_MAX: usize = 64;
+
+/// Writes a NACK of `media` for the sequence numbers given in ascending order (modulo 2^16), the first [`NACKED_MAX`] of them (RFC 4585
+/// section 6.2.1). `None` also for an empty list.
+pub fn write_nack(out: &mut [u8], sender: u32, media: u32, missing: impl Iterator<Item = u16>) -> Option<usize> {
+    let mut writer = Writer { out, at: 0 };
+    let start = writer.begin(FORMAT_NACK, TRANSPORT_FEEDBACK)?;
+    writer.word(sender)?;
+    writer.word(media)?;
+    let mut entry: Option<(u16, u16)> = None;
+    for sequence in missing.take(NACKED_MAX) {
+        match &mut entry {
+            Some((first, mask)) if (1..=16).contains(&sequence.wrapping_sub(*first)) => {
+                *mask |= 1 << (sequence.wrapping_sub(*first) - 1);
+            }
+            _ => {
+                if let Some((first, mask)) = entry.replace((sequence, 0)) {
+                    writer.word(u32::from(first) << 16 | u32::from(mask))?;
+                }
+            }
+        }
+    }
+    let (first, mask) = entry?;
+    writer.word(u32::from(first) << 16 | u32::from(mask))?;
+    Some(writer.end(start))
+}
+
+/// Writes a REMB: what is received may have `bitrate_bps` bits per second in all, rounded down to 18 significant bits
+/// (draft-alvestrand-rmcat-remb-03 section 2.2).
+pub fn write_remb(out: &mut [u8], sender: u32, bitrate_bps: u64, media: &[u32]) -> Option<usize> {
+    let mut writer = Writer { out, at: 0 };
+    let start = writer.begin(FORMAT_APPLICATION, PAYLOAD_FEEDBACK)?;
+    writer.word(sender)?;
+    // The media source of the common header is always zero.
+    writer.word(0)?;
+    writer.put(b"REMB")?;
+    let exponent = (u64::BITS - bitrate_bps.leading_zeros()).saturating_sub(18);
+    let mantissa = (bitrate_bps >> exponent) as u32;
+    writer.word(u32::from(u8::try_from(media.len()).ok()?) << 24 | exponent << 18 | mantissa)?;
+    media.iter().try_for_each(|ssrc| writer.word(*ssrc))?;
+    Some(writer.end(start))
+}
+
 fn count_of(reports: &[ReportBlock]) -> Option<u8> {
     u8::try_from(reports.len()).ok().filter(|count| usize::from(*count) <= MAX_REPORTS)
 }
 
-struct Writer<'o> {
-    out: &'o mut [u8],
-    at: usize,
+pub(super) struct Writer<'o> {
+    pub(super) out: &'o mut [u8],
+    pub(super) at: usize,
 }
 
 impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Option<()> {
         self.out.get_mut(self.at..self.at + bytes.len())?.copy_from_slice(bytes);
         self.at += bytes.len();
         Some(())
     }
 
-    fn word(&mut self, word: u32) -> Option<()> {
+    pub(super) fn word(&mut self, word: u32) -> Option<()> {
         self.put(&word.to_be_bytes())
     }
 
-    fn begin(&mut self, count: u8, packet_type: u8) -> Option<usize> {
+    pub(super) fn begin(&mut self, count: u8, packet_type: u8) -> Option<usize> {
         let start = self.at;
         self.put(&[0x80 | count, packet_type, 0, 0])?;
         Some(start)
     }
 
     /// Fills in the length of the packet begun at `start`; the end of all that was written.
-    fn end(&mut self, start: usize) -> usize {
+    pub(super) fn end(&mut self, start: usize) -> usize {
         debug_assert!(self.at.is_multiple_of(4), "RTCP packets are whole words");
         let words = ((self.at - start) / 4 - 1) as u16;
         self.out[start + 2..start + 4].copy_from_slice(&words.to_be_bytes());

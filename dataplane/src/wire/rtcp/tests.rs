@@ -114,6 +114,33 @@ fn a_nack_names_its_first_packet_and_those_of_its_mask_over_the_wrap() {
 }
 
 #[test]
+fn a_nack_is_written_with_a_mask_for_what_follows_within_sixteen() {
+    let mut out = [0; 512];
+    let len = write_nack(&mut out, 1, 2, [65_534, 65_535, 1, 14, 15, 40].into_iter()).expect("room");
+    assert_eq!(out[..16], [0x81, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 0xfe, 0x80, 0x05]);
+    assert_eq!(out[16..len], [0, 15, 0, 0, 0, 40, 0, 0]);
+    assert_eq!(write_nack(&mut out, 1, 2, std::iter::empty()), None);
+    let len = write_nack(&mut out, 1, 2, (0..2000).step_by(17)).expect("room");
+    let RtcpPacket::Nack { lost, .. } = only(&out[..len]) else { panic!("no NACK") };
+    assert_eq!(lost.sequences().count(), NACKED_MAX);
+    assert_eq!(write_nack(&mut out[..12], 1, 2, [7].into_iter()), None);
+}
+
+#[test]
+fn a_limit_is_written_as_the_draft_lays_it_out() {
+    let mut out = [0; 64];
+    let len = write_remb(&mut out, 1, 256_000, &[9]).expect("room");
+    let expected = [0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 3, 0xe8, 0, 0, 0, 0, 9];
+    assert_eq!(out[..len], expected, "256000 is 0x3e800 and needs no exponent");
+    for bitrate in [0, 1, 0x3_ffff, 0x4_0000, 2_500_000, u64::MAX] {
+        let len = write_remb(&mut out, 1, bitrate, &[9, 10]).expect("room");
+        let RtcpPacket::BandwidthEstimate { bitrate_bps, media, .. } = only(&out[..len]) else { panic!("no REMB") };
+        assert!(bitrate_bps <= bitrate && bitrate - bitrate_bps <= bitrate >> 17, "{bitrate} as {bitrate_bps}");
+        assert_eq!(media.iter().collect::<Vec<_>>(), [9, 10]);
+    }
+}
+
+#[test]
 fn a_bandwidth_estimate_is_mantissa_times_power_of_two_and_saturates() {
     let mut remb = [0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, b'R', b'E', b'M', b'B', 1, 3 << 2 | 1, 0, 2, 0, 0, 0, 9];
     let RtcpPacket::BandwidthEstimate { sender: 1, bitrate_bps, media } = only(&remb) else { panic!("no REMB") };
