@@ -24,9 +24,10 @@ use rustix::{
 };
 
 pub use records::{
-    Addr, Counters, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX, OutStream,
-    PATHS_MAX, Path, PayloadEntry, PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord,
-    RetiredSource, RouteRecord, RxSlot, SourceMap, kind,
+    Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX,
+    OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry, PictureState,
+    RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry, RxSlot,
+    SourceMap, kind,
 };
 
 /// "GANGWAY" and a zero: this memory is an arena.

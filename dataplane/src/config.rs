@@ -118,6 +118,13 @@ pub const KEYS: &[Key] = &[
     ),
     number("orphan_grace_s", 300, 1, 86_400, "relays without control live so long, and only while media flows"),
     number("dataplane_relays_max", 4096, 1, 65_536, "relays one worker has room for"),
+    number(
+        "video_history_kb",
+        16_384,
+        0,
+        1_048_576,
+        "sent video that one worker keeps, in KiB, for browsers that miss packets; a second of it is enough",
+    ),
     number("rtcp_interval_ms", 5000, 100, 60_000, "mean interval of RTCP reports"),
     number(
         "consent_timeout_ms",
@@ -162,6 +169,8 @@ pub struct Config {
     pub orphan_grace: Duration,
     /// Room of one worker.
     pub limits: RelayLimits,
+    /// Bytes of sent video that one worker keeps.
+    pub history_bytes: usize,
     /// Timers of the relay core.
     pub timers: RelayTimers,
     /// A handshake is reported as failed after so long.
@@ -216,6 +225,7 @@ impl Config {
             linger: reader.seconds("dataplane_linger_s")?,
             orphan_grace: reader.seconds("orphan_grace_s")?,
             limits: RelayLimits { relays, legs: relays * LEGS_PER_RELAY, routes: relays * ROUTES_PER_RELAY },
+            history_bytes: reader.kib("video_history_kb")?,
             timers: RelayTimers {
                 rtcp_interval: reader.millis("rtcp_interval_ms")?,
                 consent_timeout: reader.millis("consent_timeout_ms")?,

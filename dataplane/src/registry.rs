@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{ErrorCode, Feedback, LegKind, ListEntry, Media, Process, RelayError, RelayProgram, Request},
+    rcp::{ErrorCode, LegKind, ListEntry, Media, Process, RelayError, RelayProgram, Request},
     time::Time,
 };
 use sha2::{Digest as _, Sha256};
@@ -17,7 +17,8 @@ use crate::generator::Recipe;
 pub const ORPHAN_SILENCE: Duration = Duration::from_secs(30);
 
 /// What this dataplane runs, for `Hello.capabilities`.
-pub const CAPABILITIES: [&str; 7] = ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback", "fill"];
+pub const CAPABILITIES: [&str; 11] =
+    ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback", "fill", "nack", "rtx", "transport_cc", "remb"];
 
 /// Bounds and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,12 +277,6 @@ impl Registry {
 pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
     for (at, leg) in program.legs.iter().enumerate() {
         let path = format!("program.legs[{at}]");
-        let is_repaired =
-            leg.feedback().is_some_and(|kinds| kinds.contains(&Feedback::Nack) || kinds.contains(&Feedback::Remb));
-        let is_timed = matches!(&leg.kind, LegKind::IceDtls(ice) if ice.transport_cc.is_some());
-        for (is_used, field) in [(is_repaired, "feedback"), (is_timed, "transport_cc")] {
-            refuse_unless(!is_used, &format!("{path}.{field}"), "this feedback is not done by this dataplane")?;
-        }
         let kind = match leg.kind {
             LegKind::IceDtls(_) | LegKind::Rtp(_) | LegKind::Srtp(_) => continue,
             LegKind::Tap(_) => "tap",
@@ -295,14 +290,6 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
             let reason = "this process is not done by this dataplane";
             return Err(RelayError::new(ErrorCode::Unsupported, format!("{path}.process"), reason));
         }
-        let repair = [
-            (route.rtx.is_some(), "rtx"),
-            (!route.source_rtx.is_empty(), "source_rtx"),
-            (route.limit_kbps.is_some(), "limit_kbps"),
-        ];
-        for (is_used, field) in repair {
-            refuse_unless(!is_used, &format!("{path}.{field}"), "repair is not done by this dataplane")?;
-        }
         if let Some(fill) = &route.fill {
             let made =
                 if route.media == Media::Audio { Recipe::of(fill).map(drop) } else { Err("pictures are not made") };
@@ -315,10 +302,6 @@ pub fn check_supported(program: &RelayProgram) -> Result<(), RelayError> {
         }
     }
     Ok(())
-}
-
-fn refuse_unless(is_run: bool, field: &str, reason: &str) -> Result<(), RelayError> {
-    if is_run { Ok(()) } else { Err(RelayError::new(ErrorCode::Unsupported, field, reason)) }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(5);
 const COMMANDS_PER_ROUND: usize = 64;
 
 /// Packets that the relays can make by themselves while they hold one in hand.
-const GENERATED_MAX: usize = 16;
+const GENERATED_MAX: usize = 64;
 
 /// What the manager wants of a worker.
 #[derive(Debug)]
@@ -320,11 +320,12 @@ impl<E: Engine> Worker<E> {
                     let mut out = Beside { generated: &mut self.generated, post: &mut self.post };
                     let verdict = relays.on_datagram(now, port, from, &mut packet, &mut out);
                     let (start, len) = (packet.start(), packet.len());
+                    // What goes before a packet leaves before it.
+                    self.generated.send(&mut self.engine, relays);
                     match verdict {
                         Verdict::Forward { port, to } => self.engine.send(Outgoing { port, to, buffer, start, len }),
                         Verdict::Consumed | Verdict::Drop(_) => self.engine.recycle(buffer),
                     }
-                    self.generated.send(&mut self.engine, relays);
                 }
                 Completion::Failed { reason, .. } => relays.count_drop(reason),
                 Completion::Lost { port, count } => relays.count_lost(port, count),

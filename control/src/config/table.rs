@@ -304,6 +304,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("srtp_old_keys_ms", "10000", Kind::Number(0, 600_000), "ms former SRTP keys are tried after new ones came"),
     key(
+        "video_history_kb",
+        "16384",
+        Kind::Number(0, 1_048_576),
+        "KiB of sent video that one worker keeps for browsers that miss packets; 0: none",
+    ),
+    key(
         "webrtc_receive_buffer_kb",
         "16384",
         Kind::Number(64, 1_048_576),

@@ -6,7 +6,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use gangway_shared::rcp::limits::{ICE_CREDENTIAL_MAX_BYTES, LEGS_MAX, NAME_MAX_BYTES, PAYLOADS_MAX, ROUTES_MAX};
+use gangway_shared::rcp::limits::{
+    ICE_CREDENTIAL_MAX_BYTES, LEGS_MAX, NAME_MAX_BYTES, PAYLOADS_MAX, ROUTES_MAX, RTX_PAYLOADS_MAX,
+};
 
 use crate::{
     generator::Recipe,
@@ -25,6 +27,10 @@ pub const RX_STREAMS_MAX: usize = 16;
 pub const RETIRED_STREAMS_MAX: usize = 64;
 /// SSRCs that one leg can have sent: its routes', its own for reports, and those of routes that were replaced.
 pub const OUT_STREAMS_MAX: usize = 24;
+/// Parameter sets that one route keeps: a sequence and a picture set of each of two sizes, with room.
+pub const PARAMETER_SETS_MAX: usize = 8;
+/// Their bytes together. Encoders of calls write sets of 10 to 60 bytes.
+pub const PARAMETER_BYTES_MAX: usize = 512;
 /// Certificates that a program may name.
 pub const FINGERPRINTS_MAX: usize = 4;
 
@@ -145,6 +151,22 @@ pub struct Reception {
     pub clock: u32,
     /// Unused.
     pub reserved: u32,
+    /// The packets that were least delayed on their way, of the present and of the former span of time.
+    pub earliest: [Earliest; 2],
+}
+
+/// The least delayed packet of a span of time: what the source's clock shows, without the jitter of the path.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Earliest {
+    /// When the span began, plus one; 0: nothing came.
+    pub since: u64,
+    /// When the packet came.
+    pub at: u64,
+    /// Its RTP timestamp.
+    pub timestamp: u32,
+    /// Unused.
+    pub reserved: u32,
 }
 
 /// A source that a leg receives.
@@ -211,8 +233,8 @@ pub struct OutStream {
     pub lasts: u32,
     /// Clock ticks by which its timestamps run ahead of time for that reason.
     pub lead: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// Route record plus one whose lost packets it sends again (RFC 4588); `route` is none then.
+    pub repairs: u32,
 }
 
 /// How a source's numbers become those of an [`OutStream`].
@@ -255,10 +277,42 @@ pub struct PayloadEntry {
     pub pictures: u8,
     /// `Quiet as u8`: how it tells that silence follows.
     pub quiet: u8,
+    /// 1 when the destination takes several NAL units in one packet (packetization mode 1 of H.264).
+    pub aggregates: u8,
     /// Unused.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// RTP clock in Hz.
     pub clock: u32,
+}
+
+/// A payload type of retransmissions.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RtxEntry {
+    /// The payload type.
+    pub pt: u8,
+    /// The payload type that it stands for.
+    pub apt: u8,
+}
+
+/// The H.264 parameter sets that a route has seen or was told of, to be repeated before pictures that lack them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ParameterSets {
+    /// Lengths of the sets in `bytes`, which lie one behind the other; 0 ends the list.
+    pub lengths: [u16; PARAMETER_SETS_MAX],
+    /// Bit n: set n was told by signalling.
+    pub told: u8,
+    /// Types that passed since the last slice: 1 sequence, 2 picture parameters.
+    pub passed: u8,
+    /// The sets.
+    pub bytes: [u8; PARAMETER_BYTES_MAX],
+}
+
+impl Default for ParameterSets {
+    fn default() -> Self {
+        ParameterSets { lengths: [0; PARAMETER_SETS_MAX], told: 0, passed: 0, bytes: [0; PARAMETER_BYTES_MAX] }
+    }
 }
 
 /// What a video route knows of the pictures that its receiver has.
@@ -275,6 +329,12 @@ pub struct PictureState {
     pub is_wanted: u32,
     /// 1 once the receiver was sent something.
     pub is_joined: u32,
+    /// When missing packets were last asked for on its behalf, plus one.
+    pub nacked_at: u64,
+    /// How often they were since nothing was missing.
+    pub nacks: u32,
+    /// How often a key frame was asked for since the last one came.
+    pub asks: u32,
 }
 
 /// Sound that a route sends while its source gives none.
@@ -479,8 +539,16 @@ pub struct LegRecord {
     pub takes_fir: u32,
     /// 1 when its peer's last packet of sound told that silence follows.
     pub is_quiet: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// 1 when the peer asks for lost packets, and can be asked for them.
+    pub takes_nack: u32,
+    /// 1 when it can be told how much it may send.
+    pub takes_remb: u32,
+    /// Id of the header extension with the peer's transport-wide numbers; 0: none.
+    pub transport_cc: u32,
+    /// Counts reports of arrival times.
+    pub arrival_reports: u32,
+    /// When the peer is next told how much it may send, plus one; 0: never.
+    pub limit_at: u64,
 
     /// Counters.
     pub counters: Counters,
@@ -506,8 +574,8 @@ pub struct RouteRecord {
     pub is_video: u8,
     /// Entries of `payloads` used.
     pub payload_count: u8,
-    /// Unused.
-    pub reserved: u8,
+    /// 1 when what it sends is kept for a destination that asks for it again.
+    pub is_kept: u8,
     /// SSRC it sends.
     pub ssrc: u32,
     /// Payload map.
@@ -520,4 +588,20 @@ pub struct RouteRecord {
     pub pictures: PictureState,
     /// What stands in for its source.
     pub fill: FillState,
+    /// Parameter sets, when those are H.264.
+    pub parameters: ParameterSets,
+    /// Index plus one in the destination's `out` of the stream that repeats lost packets; 0: they are repeated as they were.
+    pub rtx_out: u32,
+    /// What the destination takes in kbit/s; 0: not known.
+    pub limit_kbps: u32,
+    /// Payload types of that stream; the first `rtx_count` are used.
+    pub rtx: [RtxEntry; RTX_PAYLOADS_MAX],
+    /// Payload types of the source's retransmissions; the first `source_rtx_count` are used.
+    pub source_rtx: [RtxEntry; RTX_PAYLOADS_MAX],
+    /// See `rtx`.
+    pub rtx_count: u8,
+    /// See `source_rtx`.
+    pub source_rtx_count: u8,
+    /// Unused.
+    pub reserved: [u8; 6],
 }

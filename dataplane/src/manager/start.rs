@@ -213,7 +213,13 @@ fn spawn_worker(config: &Config, prepared: PreparedWorker, waker: Arc<dyn Wake>)
     let PreparedWorker { number, engine, arena, mux_ports, webrtc } = prepared;
     let (commands, inbox) = mailbox::<crate::worker::Command<UdpSocket>>(INBOX_MAX, engine.waker());
     let (outbox, reports) = mailbox(OUTBOX_MAX, waker);
-    let relay_config = RelayConfig { worker: number, timers: config.timers, mux_ports, seed: OsEntropy.next_u64() };
+    let relay_config = RelayConfig {
+        worker: number,
+        timers: config.timers,
+        mux_ports,
+        seed: OsEntropy.next_u64(),
+        history_bytes: config.history_bytes,
+    };
     let core = config.cores.get(usize::from(number)).copied();
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         if let Some(core) = core

@@ -3,7 +3,8 @@
 //!
 //! All streams of a relay share one CNAME and one NTP base, and a sender report carries the source's own relation of NTP and RTP
 //! time, extrapolated from its last report, so that audio and video stay in sync across the relay. Until the source reported, the
-//! arrival of its packets stands in.
+//! arrival of its packets stands in: of those that were least delayed, so that the jitter of one path is not taken for its length. What
+//! a peer's clock is worth on ours is measured by the same packets, and is one number for all legs of a host: its streams share a clock.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,7 +16,7 @@ use super::{
     table::mix,
 };
 use crate::{
-    arena::{LegRecord, OutStream, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord},
+    arena::{Earliest, LegRecord, OutStream, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord},
     wire::{
         DropReason, Packet,
         rtcp::{self, Compound, ReportBlock, RtcpPacket, SenderInfo},
@@ -24,6 +25,11 @@ use crate::{
 
 /// A sender report that moves the peer's clock by more was sent after it was set; smaller differences are transit.
 const CLOCK_STEP: Duration = Duration::from_millis(500);
+/// The least delayed packet is looked for in the present span of this length and the one before: longer ones would see two clocks drift
+/// apart, shorter ones less of the jitter.
+const EARLIEST_SPAN: Duration = Duration::from_secs(10);
+/// A peer's clock that seems to run behind is believed by one part in so many with each report: a report that was held up looks the same.
+const OFFSET_RISE: i64 = 8;
 /// Relations of RTP to NTP time that lie further apart than so many seconds speak of different timelines.
 const RELATION_TOLERANCE_S: u32 = 2;
 
@@ -57,7 +63,40 @@ impl Reception {
                 self.jitter_x16 = (self.jitter_x16 + transit).saturating_sub((self.jitter_x16 + 8) >> 4);
             }
         }
+        if self.clock != clock {
+            self.earliest = [Earliest::default(); 2];
+        }
         (self.arrived_at, self.timestamp, self.clock) = (now.as_micros(), timestamp, clock);
+        self.note_delay(now, timestamp);
+    }
+
+    /// How many ticks later than `earliest` a packet came, against their timestamps; negative: it was delayed less.
+    fn delay_since(&self, earliest: &Earliest, at: u64, timestamp: u32) -> i64 {
+        let passed = at.saturating_sub(earliest.at) as i64 * i64::from(self.clock) / 1_000_000;
+        passed - i64::from(timestamp.wrapping_sub(earliest.timestamp).cast_signed())
+    }
+
+    fn note_delay(&mut self, now: Time, timestamp: u32) {
+        let at = now.as_micros();
+        let fresh = Earliest { since: at + 1, at, timestamp, reserved: 0 };
+        let present = self.earliest[0];
+        let delay = self.delay_since(&present, at, timestamp);
+        let is_jump = delay.unsigned_abs() > u64::from(RELATION_TOLERANCE_S * self.clock);
+        if present.since == 0 || is_jump {
+            self.earliest = [fresh, Earliest::default()];
+        } else if now.since(Time::from_micros(present.since - 1)) >= EARLIEST_SPAN {
+            self.earliest = [fresh, present];
+        } else if delay < 0 {
+            self.earliest[0] = Earliest { since: present.since, ..fresh };
+        }
+    }
+
+    /// The packet that was least delayed lately: when it came and its timestamp.
+    fn earliest(&self) -> Option<(Time, u32)> {
+        let [present, former] = &self.earliest;
+        let is_later = former.since != 0 && self.delay_since(former, present.at, present.timestamp) > 0;
+        let earliest = if is_later { former } else { present };
+        (earliest.since != 0).then(|| (Time::from_micros(earliest.at), earliest.timestamp))
     }
 
     fn restart(&mut self, sequence: u16) {
@@ -107,10 +146,15 @@ impl Reception {
 
 impl RelayRecord {
     /// Now on the relay's NTP base, which no step of the wall clock moves.
-    fn ntp(&self, now: Now) -> u64 {
-        let age = now.mono.since(Time::from_micros(self.base_mono));
+    fn ntp(&self, now: Time) -> u64 {
+        let age = now.since(Time::from_micros(self.base_mono));
         rtcp::ntp_add(WallTime::from_unix_micros(self.base_wall).to_ntp(), age)
     }
+}
+
+/// Whether two offsets of a peer's clock are one but for the delay of packets.
+fn is_near(one: u64, other: u64) -> bool {
+    one.wrapping_sub(other).cast_signed().unsigned_abs() <= (CLOCK_STEP.as_millis() << 32) as u64 / 1000
 }
 
 /// A signed difference of NTP times as clock ticks.
@@ -126,9 +170,12 @@ fn rtp_time(now: Now, ntp: u64, from: &LegRecord, route: &RouteRecord, stream: &
             .timestamp
             .wrapping_add(ticks(now.mono.since(Time::from_micros(stream.sent_at - 1)), stream.clock));
     }
-    let by_arrival = source.timestamp.wrapping_add(ticks(now.mono.since(Time::from_micros(source.at)), stream.clock));
     let heard = from.rx.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == source.ssrc);
-    let reported = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception).filter(|heard| heard.sr_ntp != 0);
+    let heard = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception);
+    let earliest = heard.filter(|heard| heard.clock == stream.clock).and_then(Reception::earliest);
+    let (at, timestamp) = earliest.unwrap_or((Time::from_micros(source.at), source.timestamp));
+    let by_arrival = timestamp.wrapping_add(ticks(now.mono.since(at), stream.clock));
+    let reported = heard.filter(|heard| heard.sr_ntp != 0);
     let by_report = reported.filter(|_| from.has_ntp_offset == 1).map(|heard| {
         let sampled = heard.sr_ntp.wrapping_add(from.ntp_offset);
         heard.sr_rtp.wrapping_add(ntp_ticks(ntp.wrapping_sub(sampled).cast_signed(), stream.clock))
@@ -169,9 +216,9 @@ impl Relays {
                 RtcpPacket::FullIntra { entries, .. } => {
                     entries.iter().for_each(|(media, _)| self.want_keyframe(now, slot, media, out));
                 }
+                RtcpPacket::Nack { media, lost, .. } => self.send_again(now, slot, media, &lost, out),
                 RtcpPacket::SourceDescription(_)
                 | RtcpPacket::Bye(_)
-                | RtcpPacket::Nack { .. }
                 | RtcpPacket::BandwidthEstimate { .. }
                 | RtcpPacket::TransportCongestion { .. }
                 | RtcpPacket::Other { .. } => {}
@@ -181,15 +228,9 @@ impl Relays {
     }
 
     fn note_sender_report(&mut self, now: Now, slot: u32, info: &SenderInfo) {
-        let leg = self.arena.leg(slot);
-        let ntp = self.arena.relay(leg.relay_slot()).ntp(now);
+        let offset = self.clock_offset(now, slot, info);
+        self.set_clock(slot, offset);
         let leg = self.arena.leg_mut(slot);
-        let offset = ntp.wrapping_sub(info.ntp);
-        let moved = offset.wrapping_sub(leg.ntp_offset).cast_signed().unsigned_abs();
-        let step = (CLOCK_STEP.as_millis() << 32) as u64 / 1000;
-        if leg.has_ntp_offset == 0 || moved > step {
-            (leg.ntp_offset, leg.has_ntp_offset) = (offset, 1);
-        }
         let streams = leg.rx.iter_mut().filter(|slot| slot.used == 1 && slot.stream.ssrc() == info.ssrc);
         for stream in streams {
             let reception = &mut stream.reception;
@@ -198,9 +239,53 @@ impl Relays {
         }
     }
 
+    /// What is added to the NTP time of a sender report to get ours. The report's own way here says it but for its delay; the stream's
+    /// packets say it better, because the least delayed of many is known.
+    fn clock_offset(&self, now: Now, slot: u32, info: &SenderInfo) -> u64 {
+        let leg = self.arena.leg(slot);
+        let relay = self.arena.relay(leg.relay_slot());
+        let by_report = relay.ntp(now.mono).wrapping_sub(info.ntp);
+        let heard = leg.rx.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == info.ssrc);
+        let heard = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception).filter(|heard| heard.clock != 0);
+        let by_packet = heard.and_then(|heard| {
+            let (at, timestamp) = heard.earliest()?;
+            let ticks = i128::from(timestamp.wrapping_sub(info.rtp_timestamp).cast_signed());
+            let sampled = info.ntp.wrapping_add(((ticks << 32) / i128::from(heard.clock)) as u64);
+            Some(relay.ntp(at).wrapping_sub(sampled))
+        });
+        by_packet.filter(|offset| is_near(*offset, by_report)).unwrap_or(by_report)
+    }
+
+    /// Takes a measurement of the clock of a leg's peer, for all legs of its host: their streams are in sync only by one and the same
+    /// offset.
+    fn set_clock(&mut self, slot: u32, measured: u64) {
+        let sections = self.arena.sections();
+        let leg = &sections.legs[slot as usize];
+        let relay = &sections.relays[leg.relay_slot() as usize];
+        let (host, of_relay) = (leg.host(), relay.legs);
+        let is_of_host =
+            |other: u32, legs: &[LegRecord]| other == slot || (host.is_some() && legs[other as usize].host() == host);
+        let of_relay = of_relay.iter().filter_map(|leg| leg.checked_sub(1));
+        let near = |leg: &LegRecord, offset| leg.has_ntp_offset == 1 && is_near(leg.ntp_offset, offset);
+        let known = of_relay.clone().filter(|other| is_of_host(*other, sections.legs));
+        let known = known.map(|other| &sections.legs[other as usize]).filter(|leg| near(leg, measured));
+        let known = known.map(|leg| leg.ntp_offset).min_by_key(|offset| offset.wrapping_sub(measured).cast_signed());
+        let offset = known.map_or(measured, |known| {
+            let rise = measured.wrapping_sub(known).cast_signed();
+            if rise < 0 { measured } else { known.wrapping_add_signed(rise / OFFSET_RISE) }
+        });
+        for other in of_relay {
+            let is_of_host = is_of_host(other, sections.legs);
+            let leg = &mut sections.legs[other as usize];
+            if other == slot || (is_of_host && near(leg, offset)) {
+                (leg.ntp_offset, leg.has_ntp_offset) = (offset, 1);
+            }
+        }
+    }
+
     fn note_report(&mut self, now: Now, slot: u32, block: &ReportBlock) {
         let leg = self.arena.leg(slot);
-        let ntp = self.arena.relay(leg.relay_slot()).ntp(now);
+        let ntp = self.arena.relay(leg.relay_slot()).ntp(now.mono);
         let Some(index) = leg.out_of(block.ssrc) else { return };
         let leg = self.arena.leg_mut(slot);
         (leg.out[index].peer_lost, leg.out[index].peer_jitter) = (block.cumulative_lost, block.jitter);
@@ -247,7 +332,7 @@ impl Relays {
         let stream = leg.out[index];
         let route = self.arena.route(stream.route - 1);
         let relay = *self.arena.relay(leg.relay_slot());
-        let ntp = relay.ntp(now);
+        let ntp = relay.ntp(now.mono);
         let info = SenderInfo {
             ssrc: stream.tx.ssrc(),
             ntp,
@@ -302,6 +387,24 @@ impl Relays {
             self.counters.sent += 1;
         }
         is_written
+    }
+
+    /// Sends feedback behind a report (RFC 3550 section 6.1); `write` is given the room and the SSRC that speaks.
+    pub(super) fn send_feedback(
+        &mut self,
+        slot: u32,
+        out: &mut impl Output,
+        write: impl FnOnce(&mut [u8], u32) -> Option<usize>,
+    ) -> bool {
+        let leg = self.arena.leg(slot);
+        let reporter = leg.reporter();
+        let sender = leg.out[reporter].tx.ssrc();
+        let relay = *self.arena.relay(leg.relay_slot());
+        let cname = &relay.cname[..relay.cname_len as usize];
+        self.send_rtcp(slot, reporter, out, |buffer| {
+            let report = rtcp::write_receiver_report(buffer, sender, &[], cname)?;
+            Some(report + write(&mut buffer[report..], sender)?)
+        })
     }
 
     /// Sets the time of the leg's next report: 0.5 to 1.5 intervals ahead (RFC 3550 section 6.3.1), so that legs do not report

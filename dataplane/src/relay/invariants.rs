@@ -54,6 +54,11 @@ impl Relays {
             let is_owner = route.to == slot && route.out as usize == index && route.ssrc == stream.tx.ssrc();
             check(stream.used == 1 && is_owner, || format!("stream {index} of leg {slot} has no route"))?;
         }
+        for (index, stream) in leg.out.iter().enumerate().filter(|(_, stream)| stream.repairs != 0) {
+            let route = self.arena.route(stream.repairs - 1);
+            let is_owner = route.to == slot && route.rtx_out as usize == index + 1 && stream.route == 0;
+            check(stream.used == 1 && is_owner, || format!("stream {index} of leg {slot} repairs no route"))?;
+        }
         let keys = &self.derived[slot as usize];
         let has_keys = [keys.rx[0].is_some(), keys.tx.is_some()];
         check(has_keys == [leg.keys[0].number != 0; 2], || format!("session keys of leg {slot} are not derived"))?;
@@ -76,6 +81,8 @@ impl Relays {
         }
         let stream = &self.arena.leg(route.to).out[route.out as usize];
         check(stream.route == slot + 1, || format!("the stream of route {slot} is another's"))?;
+        let rtx = route.rtx_out.checked_sub(1).map(|index| &self.arena.leg(route.to).out[index as usize]);
+        check(rtx.is_none_or(|rtx| rtx.repairs == slot + 1), || format!("route {slot} repairs by another's stream"))?;
         let derived = &self.derived[route.from as usize];
         let is_listed = derived.routes[..derived.route_count].contains(&slot);
         check(is_listed, || format!("route {slot} is not found from its leg"))

@@ -2,7 +2,10 @@
 //!
 //! The relay asks by itself when a receiver starts (its first packet, after a hold, at another address), when the source changes,
 //! and when a packet is lost for good. What peers wish comes on top. All wishes for one source are merged to one in
-//! [`ASK_GAP`]; one that falls into the gap waits for its end. A key frame that passes meanwhile fulfils them.
+//! [`ASK_GAP`]; one that falls into the gap waits for its end. A key frame that passes meanwhile fulfils them. A wish can be lost too:
+//! while pictures come and none is a key frame it is repeated, [`ASKS_MAX`] times at most.
+//!
+//! A source that takes NACKs (RFC 4585 section 6.2.1) is asked for what is missing first, and has a round trip more to send it.
 
 use std::time::Duration;
 
@@ -26,6 +29,14 @@ const ASK_GAP: Duration = Duration::from_millis(500);
 /// A packet that is missing for so long is lost. Reordering on real paths is over by then, and a picture that stands still for
 /// less is not seen.
 const LOST_AFTER: Duration = Duration::from_millis(100);
+/// So many wishes follow each other without an answer: who does not heed five seconds of them has no key frame to give.
+const ASKS_MAX: u32 = 10;
+/// A gap is asked for after so long: what was swapped on its way is there by then.
+const SWAPPED_FOR: Duration = Duration::from_millis(10);
+/// Missing packets are asked for again after the round trip, within these bounds; the upper one is also what is waited for longer.
+const NACK_GAP: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(100);
+/// So often at most for one run of loss.
+const NACKS_MAX: u32 = 5;
 /// The bit of [`PictureState::missing`] that stands for everything further back.
 const FAR_BACK: u32 = u64::BITS - 1;
 
@@ -59,7 +70,8 @@ impl Pictures {
                 h264::Units { has_idr: true, .. } => Sight::KeySlice,
                 h264::Units { .. } => Sight::Other,
             },
-            _ => Sight::Other,
+            kind if kind == Pictures::Vp8 as u8 => Sight::Other,
+            _ => Sight::Unknown,
         }
     }
 }
@@ -93,6 +105,8 @@ pub(super) enum Sight {
     KeySlice,
     /// Nothing that helps a receiver.
     Other,
+    /// Key frames of this codec are not told.
+    Unknown,
 }
 
 impl PictureState {
@@ -107,9 +121,12 @@ impl PictureState {
         sight: Sight,
     ) -> bool {
         if is_switch || self.is_joined == 0 {
-            (self.missing, self.missing_since, self.is_joined) = (0, 0, 1);
+            *self = PictureState { asked_at: self.asked_at, is_joined: 1, ..PictureState::default() };
             self.is_wanted = u32::from(sight != Sight::KeyFrame);
             return true;
+        }
+        if (1..ASKS_MAX).contains(&self.asks) && sight != Sight::Unknown && now >= self.gap_end(self.asked_at) {
+            self.is_wanted = 1;
         }
         let former = (self.is_wanted, self.missing_since);
         if packet.ssrc == before.ssrc {
@@ -135,28 +152,63 @@ impl PictureState {
         let is_first = step == 1 && packet.timestamp != before.timestamp;
         if sight == Sight::KeyFrame || (sight == Sight::KeySlice && is_first) {
             self.missing &= (1 << back) - 1;
-            (self.is_wanted, self.missing_since) = (0, 0);
+            (self.is_wanted, self.missing_since, self.asks) = (0, 0, 0);
         }
         self.missing_since = match self.missing_since {
             _ if self.missing == 0 => 0,
             0 => now.as_micros() + 1,
             since => since,
         };
+        if self.missing == 0 {
+            (self.nacked_at, self.nacks) = (0, 0);
+        }
     }
 
-    /// When a key frame is to be asked for, of a source that was last asked at `asked_at` (plus one).
-    fn due(&self, asked_at: u64) -> Option<Time> {
-        let gap_ends = asked_at.checked_sub(1).map_or(Time::ZERO, |at| Time::from_micros(at) + ASK_GAP);
+    /// Whether the packet so many numbers behind the highest is missing, as far as can be told.
+    pub(super) fn is_missing(&self, back: u16) -> bool {
+        u32::from(back) < FAR_BACK && self.missing >> back & 1 == 1
+    }
+
+    /// The numbers of `source` that are missing, the first one first.
+    fn missing_of(&self, source: &SourceMap) -> impl Iterator<Item = u16> + use<> {
+        let (missing, highest) = (*self, source.sequence as u16);
+        let backs = (1..FAR_BACK as u16).rev().filter(move |back| missing.is_missing(*back));
+        backs.map(move |back| highest.wrapping_sub(back))
+    }
+
+    /// When a source that takes NACKs is to be sent one. `nacked_at` (plus one) is the last it was sent, `round_trip` that to it.
+    fn nack_due(&self, nacked_at: u64, round_trip: Duration) -> Option<Time> {
+        let since = self.missing_since.checked_sub(1).map(Time::from_micros)?;
+        if self.nacks >= NACKS_MAX || self.missing & !(1 << FAR_BACK) == 0 {
+            return None;
+        }
+        let again = nacked_at.checked_sub(1).map(|at| Time::from_micros(at) + clamped(round_trip));
+        Some((since + SWAPPED_FOR).max(again.unwrap_or(Time::ZERO)))
+    }
+
+    fn gap_end(&self, asked_at: u64) -> Time {
+        asked_at.checked_sub(1).map_or(Time::ZERO, |at| Time::from_micros(at) + ASK_GAP)
+    }
+
+    /// When a key frame is to be asked for, of a source that was last asked at `asked_at` (plus one) and has `patience` to send again
+    /// what is missing.
+    fn due(&self, asked_at: u64, patience: Duration) -> Option<Time> {
+        let gap_ends = self.gap_end(asked_at);
         if self.is_wanted == 1 {
             return Some(gap_ends);
         }
-        let lost_at = self.missing_since.checked_sub(1).map(|since| Time::from_micros(since) + LOST_AFTER);
+        let lost_at = self.missing_since.checked_sub(1).map(|since| Time::from_micros(since) + LOST_AFTER + patience);
         lost_at.map(|at| at.max(gap_ends))
     }
 
     fn asked(&mut self, now: Time) {
-        *self = PictureState { asked_at: now.as_micros() + 1, is_joined: self.is_joined, ..PictureState::default() };
+        let (asked_at, asks) = (now.as_micros() + 1, self.asks.saturating_add(1));
+        *self = PictureState { asked_at, asks, is_joined: self.is_joined, ..PictureState::default() };
     }
+}
+
+fn clamped(round_trip: Duration) -> Duration {
+    round_trip.clamp(*NACK_GAP.start(), *NACK_GAP.end())
 }
 
 impl Relays {
@@ -198,16 +250,49 @@ impl Relays {
     pub(super) fn expire_keyframes(&mut self, now: Now, slot: u32, out: &mut impl Output) {
         for index in 0..self.derived[slot as usize].route_count {
             let route = self.derived[slot as usize].routes[index];
+            if self.nack_due(route).is_some_and(|at| at <= now.mono) {
+                self.ask_missing(now, route, out);
+            }
             if self.keyframe_due(route).is_some_and(|at| at <= now.mono) {
                 self.request_source(now, route, out);
             }
         }
     }
 
-    /// The soonest time at which a key frame is to be asked for of the leg's peer.
+    /// The soonest time at which a key frame, or a packet again, is to be asked for of the leg's peer.
     pub(super) fn keyframes_due(&self, slot: u32) -> Option<Time> {
         let derived = &self.derived[slot as usize];
-        derived.routes[..derived.route_count].iter().filter_map(|route| self.keyframe_due(*route)).min()
+        let routes = derived.routes[..derived.route_count].iter();
+        routes.flat_map(|route| [self.keyframe_due(*route), self.nack_due(*route)]).flatten().min()
+    }
+
+    /// The round trip to the source of a route that can be asked for packets again.
+    fn nackable(&self, route: u32) -> Option<Duration> {
+        let record = self.arena.route(route);
+        let leg = self.arena.leg(record.from);
+        let has_keys = !leg.is_encrypted() || self.derived[record.from as usize].tx.is_some();
+        let can = leg.takes_nack == 1 && record.source.used == 1 && has_keys && leg.rtcp_target().is_ok();
+        can.then(|| Duration::from_micros(leg.round_trip.saturating_sub(1)))
+    }
+
+    fn nack_due(&self, route: u32) -> Option<Time> {
+        let pictures = &self.arena.route(route).pictures;
+        if pictures.missing_since == 0 {
+            return None;
+        }
+        let round_trip = self.nackable(route)?;
+        let nacked_at = self.routes_of_source(route).map(|route| self.arena.route(route).pictures.nacked_at).max();
+        pictures.nack_due(nacked_at.unwrap_or(0), round_trip)
+    }
+
+    /// Asks the source of a route for what is missing.
+    fn ask_missing(&mut self, now: Now, route: u32, out: &mut impl Output) {
+        let record = self.arena.route_mut(route);
+        record.pictures.nacks += 1;
+        record.pictures.nacked_at = now.mono.as_micros() + 1;
+        let (from, media) = (record.from, record.source.ssrc);
+        let missing = record.pictures.missing_of(&record.source);
+        self.send_feedback(from, out, |buffer, sender| rtcp::write_nack(buffer, sender, media, missing));
     }
 
     fn keyframe_due(&self, route: u32) -> Option<Time> {
@@ -216,7 +301,8 @@ impl Relays {
             return None;
         }
         let asked_at = self.routes_of_source(route).map(|route| self.arena.route(route).pictures.asked_at).max();
-        pictures.due(asked_at.unwrap_or(0))
+        let patience = self.nackable(route).map(clamped).filter(|_| pictures.missing_since != 0).unwrap_or_default();
+        pictures.due(asked_at.unwrap_or(0), patience)
     }
 
     /// The video routes that forward the same source as this one, itself among them.
@@ -265,27 +351,15 @@ impl Relays {
         }
     }
 
-    /// Sends a wish as a compound with a report (RFC 3550 section 6.1).
     fn send_wish(&mut self, slot: u32, media: u32, carrier: Carrier, out: &mut impl Output) {
         let leg = self.arena.leg_mut(slot);
         let command = match carrier {
             Carrier::Pli => 0,
             Carrier::Fir => leg.next_command(media),
         };
-        let reporter = leg.reporter();
-        let sender = leg.out[reporter].tx.ssrc();
-        let relay = *self.arena.relay(self.arena.leg(slot).relay_slot());
-        self.send_rtcp(slot, reporter, out, |buffer| {
-            let cname = &relay.cname[..relay.cname_len as usize];
-            let report = rtcp::write_receiver_report(buffer, sender, &[], cname)?;
-            let rest = &mut buffer[report..];
-            Some(
-                report
-                    + match carrier {
-                        Carrier::Pli => rtcp::write_pli(rest, sender, media)?,
-                        Carrier::Fir => rtcp::write_fir(rest, sender, media, command)?,
-                    },
-            )
+        self.send_feedback(slot, out, |buffer, sender| match carrier {
+            Carrier::Pli => rtcp::write_pli(buffer, sender, media),
+            Carrier::Fir => rtcp::write_fir(buffer, sender, media, command),
         });
     }
 }
@@ -314,7 +388,7 @@ mod tests {
         }
 
         fn feed_of(&mut self, sequence: u16, timestamp: u32, sight: Sight) -> bool {
-            let packet = Incoming { ssrc: 7, sequence, timestamp, clock: 90_000, is_event: false };
+            let packet = Incoming { ssrc: 7, sequence, timestamp, clock: 90_000, is_event: false, insert: 0 };
             let news = self.state.note(Time::from_millis(self.ms), packet, &self.source, false, sight);
             if ahead(&self.source, sequence) > 0 {
                 (self.source.sequence, self.source.timestamp) = (sequence.into(), timestamp);
@@ -323,7 +397,7 @@ mod tests {
         }
 
         fn due_ms(&self) -> Option<u64> {
-            self.state.due(self.state.asked_at).map(|at| at.as_micros() / 1000)
+            self.state.due(self.state.asked_at, Duration::ZERO).map(|at| at.as_micros() / 1000)
         }
     }
 
@@ -383,7 +457,7 @@ mod tests {
 
     #[test]
     fn a_receiver_that_starts_wants_a_key_frame_unless_it_starts_with_one() {
-        let packet = Incoming { ssrc: 7, sequence: 1, timestamp: 1, clock: 90_000, is_event: false };
+        let packet = Incoming { ssrc: 7, sequence: 1, timestamp: 1, clock: 90_000, is_event: false, insert: 0 };
         for (sight, is_wanted) in [(Sight::KeyFrame, 0), (Sight::KeySlice, 1), (Sight::Other, 1)] {
             let mut state = PictureState::default();
             assert!(state.note(Time::ZERO, packet, &SourceMap::default(), true, sight));
@@ -392,12 +466,63 @@ mod tests {
     }
 
     #[test]
+    fn missing_packets_are_asked_for_at_once_then_each_round_trip_and_five_times_at_most() {
+        let mut watch = Watch::started();
+        let round_trip = Duration::from_millis(50);
+        let due_ms =
+            |watch: &Watch| watch.state.nack_due(watch.state.nacked_at, round_trip).map(|at| at.as_micros() / 1000);
+        watch.ms = 7;
+        assert!(watch.feed(1003, Sight::Other));
+        assert_eq!(watch.state.missing_of(&watch.source).collect::<Vec<_>>(), [1001, 1002]);
+        assert_eq!(due_ms(&watch), Some(17), "they may only have been swapped");
+        for number in 1..=NACKS_MAX {
+            (watch.state.nacks, watch.state.nacked_at) = (number, 17_001);
+            assert_eq!(due_ms(&watch), (number < NACKS_MAX).then_some(67));
+        }
+        watch.feed(1001, Sight::Other);
+        watch.feed(1002, Sight::Other);
+        assert_eq!((watch.state.nacks, watch.state.nacked_at, due_ms(&watch)), (0, 0, None), "all came");
+        assert_eq!(watch.state.due(0, Duration::from_millis(50)), None);
+        watch.feed(1066, Sight::Other);
+        assert_eq!(watch.state.missing_of(&watch.source).count(), 62);
+        watch.feed(1100, Sight::KeyFrame);
+        assert_eq!(due_ms(&watch), None);
+    }
+
+    #[test]
+    fn a_wish_is_repeated_while_pictures_come_until_one_is_a_key_frame() {
+        let mut watch = Watch::started();
+        let mut asked = Vec::new();
+        let mut run = |watch: &mut Watch, ms: std::ops::Range<u64>, sight| {
+            asked.clear();
+            for now in ms.step_by(100) {
+                watch.ms = now;
+                watch.feed(watch.source.sequence as u16 + 1, sight);
+                if watch.due_ms().is_some_and(|due| due <= now) {
+                    watch.state.asked(Time::from_millis(now));
+                    asked.push(now);
+                }
+            }
+            asked.clone()
+        };
+        watch.state.is_wanted = 1;
+        assert_eq!(run(&mut watch, 0..1500, Sight::Other), [0, 500, 1000]);
+        assert_eq!(run(&mut watch, 1500..1600, Sight::KeyFrame), Vec::<u64>::new());
+        assert_eq!(run(&mut watch, 1600..4000, Sight::Other), Vec::<u64>::new());
+        watch.state.is_wanted = 1;
+        assert_eq!(run(&mut watch, 10_000..60_000, Sight::Other).len(), ASKS_MAX as usize);
+        watch.feed(watch.source.sequence as u16 + 1, Sight::KeyFrame);
+        watch.state.is_wanted = 1;
+        assert_eq!(run(&mut watch, 70_000..80_000, Sight::Unknown), [70_000], "nobody could tell when to stop");
+    }
+
+    #[test]
     fn wishes_of_one_gap_are_asked_for_at_its_end() {
         let mut state = PictureState { is_wanted: 1, ..PictureState::default() };
-        assert_eq!(state.due(0), Some(Time::ZERO));
+        assert_eq!(state.due(0, Duration::ZERO), Some(Time::ZERO));
         state.asked(Time::from_millis(1000));
-        assert_eq!(state.due(state.asked_at), None);
+        assert_eq!(state.due(state.asked_at, Duration::ZERO), None);
         state.is_wanted = 1;
-        assert_eq!(state.due(state.asked_at), Some(Time::from_millis(1500)));
+        assert_eq!(state.due(state.asked_at, Duration::ZERO), Some(Time::from_millis(1500)));
     }
 }

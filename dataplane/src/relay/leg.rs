@@ -8,7 +8,7 @@ use gangway_shared::{
     time::Time,
 };
 
-use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, latch::LatchTimes};
+use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, congestion::ArrivalLog, latch::LatchTimes};
 use crate::{
     arena::{Addr, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, kind},
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
@@ -41,6 +41,8 @@ pub(super) struct Derived {
     pub routes: [u32; ROUTES_MAX],
     /// How many.
     pub route_count: usize,
+    /// When packets came, for peers that want to know.
+    pub arrivals: Option<ArrivalLog>,
 }
 
 impl LegRecord {
@@ -70,6 +72,12 @@ impl LegRecord {
 
     pub(super) fn is_encrypted(&self) -> bool {
         self.kind != kind::RTP
+    }
+
+    /// The host of an RTP leg's peer; `None` for browsers, whose one leg has all of their streams.
+    pub(super) fn host(&self) -> Option<[u8; 16]> {
+        let target = self.rtp_latch.target();
+        (!self.is_ice() && target.is_target()).then_some(target.ip)
     }
 
     pub(super) fn relay_slot(&self) -> u32 {
@@ -119,6 +127,9 @@ impl LegRecord {
         if self.keys[1].number != 0 {
             soonest = soonest.min(Time::from_micros(self.old_keys_until));
         }
+        if let Some(at) = self.limit_at.checked_sub(1) {
+            soonest = soonest.min(Time::from_micros(at));
+        }
         Some(soonest)
     }
 
@@ -140,7 +151,11 @@ impl LegRecord {
         let free = self.out.iter().position(|stream| stream.used == 0);
         let own = self.own_out.checked_sub(1).map(|index| index as usize);
         let spare = || {
-            let spare = self.out.iter().enumerate().filter(|(index, stream)| stream.route == 0 && Some(*index) != own);
+            let spare = self
+                .out
+                .iter()
+                .enumerate()
+                .filter(|(index, stream)| stream.route == 0 && stream.repairs == 0 && Some(*index) != own);
             spare.min_by_key(|(_, stream)| stream.sent_at).map(|(index, _)| index)
         };
         let index = free.or_else(|| if self.is_encrypted() { None } else { spare() })?;
@@ -226,7 +241,7 @@ impl LegRecord {
             let next = if is_back { stream.former_tx } else { fresh };
             stream.former_tx = std::mem::replace(&mut stream.tx, next);
             // An SSRC that neither of the two keys has sent needs its place no more.
-            let is_needed = stream.route != 0 || Some(index) == own;
+            let is_needed = stream.route != 0 || stream.repairs != 0 || Some(index) == own;
             stream.used = u32::from(is_needed || stream.tx != fresh || stream.former_tx != fresh);
         }
         self.former_ours = self.keys[0].ours;
@@ -567,11 +582,22 @@ impl Relays {
         let derived = &mut self.derived[slot as usize];
         derived.rx = [SrtpRx::new(&keys[0].theirs), SrtpRx::new(&keys[1].theirs)];
         derived.tx = SrtpTx::new(&keys[0].ours);
+        self.forget_sent(slot);
+    }
+
+    /// Makes the log of arrivals that the leg's peer wants, or ends it.
+    pub(super) fn keep_arrivals(&mut self, slot: u32) {
+        let arrivals = &mut self.derived[slot as usize].arrivals;
+        match self.arena.leg(slot).transport_cc {
+            0 => *arrivals = None,
+            _ => drop(arrivals.get_or_insert_default()),
+        }
     }
 
     /// Sets the leg's timer anew after something it depends on changed.
     pub(super) fn schedule(&mut self, slot: u32) {
-        let due = [self.keyframes_due(slot), self.fills_due(slot), self.arena.leg(slot).deadline()];
+        let arrivals = self.derived[slot as usize].arrivals.as_ref().and_then(ArrivalLog::due);
+        let due = [self.keyframes_due(slot), self.fills_due(slot), self.arena.leg(slot).deadline(), arrivals];
         let soonest = due.into_iter().flatten().min();
         self.deadlines.set(slot, soonest);
     }
@@ -607,6 +633,7 @@ impl Relays {
         }
         self.expire_keyframes(now, slot, out);
         self.expire_fills(now, slot, out);
+        self.expire_congestion(now, slot, out);
         self.schedule(slot);
     }
 

@@ -3,12 +3,16 @@
 //! What must survive is in the arena's records; what is here beside them (tables, session keys, timers) is derived and rebuilt.
 //! [`Relays::on_datagram`] is the walk of a packet; the modules below each know one of its stations.
 
+mod congestion;
 mod feedback;
 mod fill;
+mod history;
 mod invariants;
 mod keyframe;
 mod latch;
 mod leg;
+mod parameters;
+mod repair;
 mod rewrite;
 mod route;
 mod setup;
@@ -25,6 +29,7 @@ use gangway_shared::{
 
 pub use self::route::transform_of;
 use self::{
+    history::History,
     leg::Derived,
     table::{Paths, PortUse, Ports, Ufrags},
     timer::Deadlines,
@@ -127,6 +132,8 @@ pub struct RelayConfig {
     pub mux_ports: Vec<PortId>,
     /// Entropy for the address table, for initial sequence numbers and for report intervals.
     pub seed: u64,
+    /// Bytes of sent video that are kept for receivers who ask for it again; 0: nothing is sent again.
+    pub history_bytes: usize,
 }
 
 /// A relay as the manager programs it: the validated program of control and the local facts that the manager allocated.
@@ -209,6 +216,7 @@ pub struct Relays {
     derived: Vec<Derived>,
     by_id: BTreeMap<RelayId, u32>,
     deadlines: Deadlines,
+    history: History,
     counters: WorkerCounters,
     /// A second look at a packet that the first key spoilt.
     scratch: Box<[u8; BUFFER_LEN_BYTES]>,
@@ -227,6 +235,7 @@ impl Relays {
             paths: Paths::new(legs as usize * PATHS_MAX, config.seed),
             derived: Vec::with_capacity(legs as usize),
             deadlines: Deadlines::new(legs),
+            history: History::new(config.history_bytes),
             arena,
             config,
             ports,
@@ -340,6 +349,7 @@ impl Relays {
         let counters = &mut self.arena.leg_mut(leg).counters;
         counters.rx_packets += 1;
         counters.rx_bytes += wire_len;
+        self.note_arrival(now, leg, packet.bytes());
         self.forward(now, leg, source, packet, out)
     }
 
@@ -511,7 +521,10 @@ impl Relays {
             self.take_back_leg(leg);
         }
         for route in record.routes.into_iter().filter_map(|route| route.checked_sub(1)) {
-            let to = self.arena.route(route).to;
+            let (to, is_kept) = (self.arena.route(route).to, self.arena.route(route).is_kept);
+            if is_kept == 1 {
+                self.history.begin(route);
+            }
             if self.arena.leg(to).is_encrypted() {
                 // The stream's numbers were moved on; its sources follow, so that they go on without a break.
                 let route = self.arena.route_mut(route);
@@ -551,6 +564,12 @@ impl Relays {
                 if route.is_none_or(|route| (route.to, route.out as usize) != (leg, index)) {
                     self.arena.leg_mut(leg).out[index].route = 0;
                 }
+                let entry = self.arena.leg(leg).out[index].repairs;
+                let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
+                let route = route.map(|route| self.arena.route(route));
+                if route.is_none_or(|route| (route.to, route.rtx_out as usize) != (leg, index + 1)) {
+                    self.arena.leg_mut(leg).out[index].repairs = 0;
+                }
             }
         }
     }
@@ -578,6 +597,7 @@ impl Relays {
         }
         self.derive_keys(slot);
         self.list_routes(slot);
+        self.keep_arrivals(slot);
     }
 
     /// Records that no relay lists were left by a crash in the middle of a change.

@@ -36,6 +36,8 @@ pub(super) struct Incoming {
     pub(super) clock: u32,
     /// A telephone event: its timestamp stands still for as long as the key is pressed.
     pub(super) is_event: bool,
+    /// So many packets of the relay's own making are to go before it, if it is the newest of its source.
+    pub(super) insert: u16,
 }
 
 /// What a packet leaves with.
@@ -47,6 +49,10 @@ pub(super) struct Outgoing {
     pub(super) timestamp: u32,
     /// The source changed here: an audio packet gets the marker bit (RFC 3551 section 4.1).
     pub(super) is_switch: bool,
+    /// No packet behind it was sent yet.
+    pub(super) is_newest: bool,
+    /// So many numbers before its own are free for packets of the relay's own making.
+    pub(super) inserted: u16,
 }
 
 /// Clock ticks in a span of time.
@@ -71,6 +77,8 @@ impl SourceMap {
             sequence: packet.sequence.wrapping_add(self.sequence_offset as u16),
             timestamp: packet.timestamp.wrapping_add(self.timestamp_offset),
             is_switch: false,
+            is_newest: false,
+            inserted: 0,
         }
     }
 }
@@ -93,10 +101,13 @@ pub(super) fn rewrite(
             return Ok(source.map(packet));
         }
         if (1..=MAX_DROPOUT).contains(&step) {
-            return Ok(go_on(now, source, stream, packet, step));
+            return Ok(go_on(now, source, former, stream, packet, step));
         }
         if (-MAX_MISORDER..=0).contains(&step) {
-            return Err(DropReason::SequenceStale);
+            // Before packets that were inserted, the same source has another offset.
+            let step = ahead(former, packet.sequence);
+            let is_before = former.used == 1 && former.ssrc == packet.ssrc && is_covered(former, step);
+            return if is_before { Ok(former.map(packet)) } else { Err(DropReason::SequenceStale) };
         }
     }
     let is_former = former.used == 1 && former.ssrc == packet.ssrc;
@@ -119,7 +130,14 @@ fn is_recent(now: Time, former: &SourceMap) -> bool {
     now.since(Time::from_micros(former.at)) < Duration::from_millis(100)
 }
 
-fn go_on(now: Time, source: &mut SourceMap, stream: &mut OutStream, packet: Incoming, step: i16) -> Outgoing {
+fn go_on(
+    now: Time,
+    source: &mut SourceMap,
+    former: &mut SourceMap,
+    stream: &mut OutStream,
+    packet: Incoming,
+    step: i16,
+) -> Outgoing {
     let mut is_switch = false;
     let advance = packet.timestamp.wrapping_sub(source.timestamp).cast_signed();
     if advance != 0 && !packet.is_event && is_jump(now, source, packet, i64::from(advance)) {
@@ -133,9 +151,20 @@ fn go_on(now: Time, source: &mut SourceMap, stream: &mut OutStream, packet: Inco
     }
     source.sequence = packet.sequence.into();
     source.span = (source.span + u32::from(step.unsigned_abs())).min(u32::from(MAX_MISORDER.unsigned_abs()));
-    let outgoing = Outgoing { is_switch, ..source.map(packet) };
+    if packet.insert > 0 {
+        make_room(now, source, former, packet.insert);
+    }
+    let outgoing = Outgoing { is_switch, is_newest: true, inserted: packet.insert, ..source.map(packet) };
     note_sent(now, stream, outgoing, packet.clock, is_switch || advance > 0);
     outgoing
+}
+
+/// Moves the source on by `count` numbers from its newest packet on. What it numbered before that keeps its place.
+fn make_room(now: Time, source: &mut SourceMap, former: &mut SourceMap, count: u16) {
+    let before = (source.sequence as u16).wrapping_sub(1);
+    *former = SourceMap { at: now.as_micros(), sequence: before.into(), span: source.span - 1, ..*source };
+    source.sequence_offset = source.sequence_offset.wrapping_add(count.into());
+    source.span = 0;
 }
 
 /// A pause moves timestamp and time alike; a burst moves the timestamp little. What does neither is another clock.
@@ -198,7 +227,8 @@ pub(super) fn append(
         }
         None => next_numbers(now, stream, seed, made.clock),
     };
-    let outgoing = Outgoing { sequence, timestamp, is_switch: made.follows.is_none() };
+    let is_switch = made.follows.is_none();
+    let outgoing = Outgoing { sequence, timestamp, is_switch, is_newest: true, inserted: 0 };
     note_sent(now, stream, outgoing, made.clock, true);
     stream.lasts = ticks(made.lasts, made.clock);
     outgoing
@@ -216,9 +246,10 @@ fn switch(
     if source.used == 1 {
         *former = SourceMap { at: now.as_micros(), ..*source };
     }
-    // Packets that overtook the very first one have room before it.
-    let span = if is_first { u32::from(MAX_MISORDER.unsigned_abs()) } else { 0 };
-    let (sequence, timestamp) = next_numbers(now, stream, seed, packet.clock);
+    // Packets that overtook the very first one have room before it, unless others of the relay's own making are there.
+    let span = if is_first && packet.insert == 0 { u32::from(MAX_MISORDER.unsigned_abs()) } else { 0 };
+    let (first_free, timestamp) = next_numbers(now, stream, seed, packet.clock);
+    let sequence = first_free.wrapping_add(packet.insert);
     *source = SourceMap {
         used: 1,
         ssrc: packet.ssrc,
@@ -230,7 +261,7 @@ fn switch(
         span,
         reserved: 0,
     };
-    let outgoing = Outgoing { is_switch: true, ..source.map(packet) };
+    let outgoing = Outgoing { is_switch: true, is_newest: true, inserted: packet.insert, ..source.map(packet) };
     note_sent(now, stream, outgoing, packet.clock, true);
     outgoing
 }
@@ -269,7 +300,7 @@ mod tests {
         }
 
         fn feed(&mut self, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) -> Result<Outgoing, DropReason> {
-            let packet = Incoming { ssrc, sequence, timestamp, clock: 8000, is_event: false };
+            let packet = Incoming { ssrc, sequence, timestamp, clock: 8000, is_event: false, insert: 0 };
             rewrite(Time::from_millis(ms), &mut self.source, &mut self.former, &mut self.out, 5, packet)
         }
 
@@ -357,7 +388,8 @@ mod tests {
         let mut stream = Stream::new();
         let (first, timestamp, _) = stream.sent(0, 1, 100, 0);
         for step in 1..=200u16 {
-            let packet = Incoming { ssrc: 1, sequence: 100 + step, timestamp: 160, clock: 8000, is_event: true };
+            let packet =
+                Incoming { ssrc: 1, sequence: 100 + step, timestamp: 160, clock: 8000, is_event: true, insert: 0 };
             let now = Time::from_millis(20 * u64::from(step));
             let out = rewrite(now, &mut stream.source, &mut stream.former, &mut stream.out, 5, packet).unwrap();
             assert_eq!((out.sequence, out.timestamp), (first + step, timestamp.wrapping_add(160)));
@@ -365,17 +397,42 @@ mod tests {
         assert_eq!(stream.sent(4020, 1, 301, 32_160), (first + 201, timestamp.wrapping_add(32_160), false));
     }
 
+    #[test]
+    fn inserted_packets_have_numbers_of_their_own_and_late_ones_keep_theirs() {
+        let mut stream = Stream::new();
+        let mut feed = |ms: u64, sequence: u16, insert| {
+            let timestamp = u32::from(sequence);
+            let packet = Incoming { ssrc: 1, sequence, timestamp, clock: 8000, is_event: false, insert };
+            let out =
+                rewrite(Time::from_millis(ms), &mut stream.source, &mut stream.former, &mut stream.out, 5, packet);
+            out.map(|out| (out.sequence, out.inserted))
+        };
+        let (first, inserted) = feed(0, 100, 2).unwrap();
+        assert_eq!(inserted, 2);
+        assert_eq!(feed(1, 99, 0), Err(DropReason::SequenceStale), "its number went to an inserted packet");
+        assert_eq!(feed(2, 103, 0), Ok((first + 3, 0)));
+        assert_eq!(feed(3, 106, 2), Ok((first + 8, 2)), "first + 6 and first + 7 are inserted");
+        assert_eq!(feed(4, 105, 0), Ok((first + 5, 0)), "late, from before");
+        assert_eq!(feed(5, 102, 0), Ok((first + 2, 0)));
+        assert_eq!(feed(6, 106, 2), Ok((first + 8, 0)), "a double is not the newest");
+        assert_eq!(feed(7, 108, 0), Ok((first + 10, 0)));
+        assert_eq!(feed(8, 107, 1), Ok((first + 9, 0)), "late, from behind");
+        assert_eq!(feed(9, 104, 0), Ok((first + 4, 0)));
+        assert_eq!(feed(10, 109, 1), Ok((first + 12, 1)));
+        assert_eq!(feed(11, 105, 0), Err(DropReason::SequenceStale), "only the last insertion is remembered");
+    }
+
     proptest! {
         #[test]
         fn no_sequence_number_is_given_to_two_different_packets(
-            steps in prop::collection::vec((0u64..80, 0u32..4, -4i32..6), 1..300),
+            steps in prop::collection::vec((0u64..80, 0u32..4, -4i32..6, 0u16..9), 1..300),
         ) {
             let mut stream = Stream::new();
             let mut at = [1000u16, 20_000, 65_500];
             let mut given = std::collections::BTreeMap::new();
             let mut ms = 0;
             let mut made = 0;
-            for (gap, ssrc, step) in steps {
+            for (gap, ssrc, step, insert) in steps {
                 ms += gap;
                 if ssrc == MAKER {
                     made += 1;
@@ -388,9 +445,18 @@ mod tests {
                 if step > 0 {
                     *newest = sequence;
                 }
-                if let Ok(out) = stream.feed(ms, ssrc, sequence, u32::from(sequence) * 160) {
+                let insert = insert.saturating_sub(5);
+                let timestamp = u32::from(sequence) * 160;
+                let packet = Incoming { ssrc, sequence, timestamp, clock: 8000, is_event: false, insert };
+                let now = Time::from_millis(ms);
+                let out = rewrite(now, &mut stream.source, &mut stream.former, &mut stream.out, 5, packet);
+                if let Ok(out) = out {
                     let owner = *given.entry(out.sequence).or_insert((ssrc, sequence));
                     prop_assert_eq!(owner, (ssrc, sequence));
+                    for number in 1..=out.inserted {
+                        let inserted = given.insert(out.sequence.wrapping_sub(number), (u32::MAX, number));
+                        prop_assert_eq!(inserted, None, "an inserted packet has a number of its own");
+                    }
                 }
             }
         }

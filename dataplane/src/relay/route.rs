@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 
-use gangway_shared::rcp::{Codec, PayloadMap, Process};
+use gangway_shared::rcp::{Codec, Payload, PayloadMap, Process};
 
 use super::{
     Now, Output, PortId, Relays, Verdict,
     fill::Quiet,
-    keyframe::Pictures,
-    rewrite::{Incoming, rewrite},
+    history::Form,
+    keyframe::{Pictures, Sight},
+    parameters::Repeat,
+    rewrite::{Incoming, Outgoing, rewrite},
 };
 use crate::{
-    arena::{PayloadEntry, RouteRecord},
+    arena::{PayloadEntry, RouteRecord, SourceMap},
     transform::Transform,
-    wire::{DropReason, Packet, rtp},
+    wire::{DropReason, Packet, h264, rtp},
 };
 
 /// The transform that turns a map entry's source payload into its destination payload.
@@ -32,6 +34,13 @@ pub fn transform_of(process: Process, map: &PayloadMap) -> Result<Transform, &'s
     }
 }
 
+/// Whether H.264 packets of several NAL units may be sent: `packetization-mode=1` (RFC 6184 section 6.3; absent is 0).
+fn takes_aggregates(payload: &Payload) -> bool {
+    let parameters = payload.fmtp.as_deref().unwrap_or_default().split(';').filter_map(|text| text.split_once('='));
+    let mut modes = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("packetization-mode"));
+    payload.codec == Codec::H264 && modes.next().is_some_and(|(_, mode)| mode.trim() == "1")
+}
+
 /// One map entry as plain data.
 pub(super) fn payload_entry(map: &PayloadMap, transform: Transform) -> PayloadEntry {
     PayloadEntry {
@@ -41,7 +50,8 @@ pub(super) fn payload_entry(map: &PayloadMap, transform: Transform) -> PayloadEn
         is_event: u8::from(map.from.codec == Codec::TelephoneEvent),
         pictures: Pictures::of(&map.from.codec) as u8,
         quiet: Quiet::of(&map.from.codec) as u8,
-        reserved: [0; 2],
+        aggregates: u8::from(takes_aggregates(&map.to)),
+        reserved: 0,
         clock: map.from.clock,
     }
 }
@@ -57,6 +67,12 @@ impl PayloadEntry {
 }
 
 impl RouteRecord {
+    /// Whether a packet of this SSRC is of another source than what was sent last.
+    fn is_other_source(&self, ssrc: u32) -> bool {
+        let last = if self.source.used == 1 { &self.source } else { &self.former };
+        last.used == 1 && last.ssrc != ssrc
+    }
+
     pub(super) fn entry(&self, payload_type: u8) -> Option<PayloadEntry> {
         let entries = &self.payloads[..usize::from(self.payload_count)];
         entries.iter().find(|entry| entry.from == payload_type).copied()
@@ -75,6 +91,27 @@ struct Media {
     is_quiet: bool,
 }
 
+fn read(packet: &Packet<'_>) -> Result<(u8, Media), DropReason> {
+    let view = rtp::Rtp::parse(packet.bytes())?;
+    let media = Media {
+        ssrc: view.ssrc(),
+        sequence: view.sequence(),
+        timestamp: view.timestamp(),
+        is_marked: view.marker(),
+        payload_len: view.payload().len(),
+        is_quiet: false,
+    };
+    Ok((view.payload_type(), media))
+}
+
+/// What is settled of a packet before it is written.
+#[derive(Clone, Copy)]
+struct Numbered {
+    outgoing: Outgoing,
+    /// It gave a reason to ask the source for a key frame.
+    wants_keyframe: bool,
+}
+
 impl Relays {
     /// Passes a clear packet of a leg on: a copy to each route but the last, the packet itself to that one.
     pub(super) fn forward(
@@ -87,18 +124,13 @@ impl Relays {
     ) -> Result<Verdict, DropReason> {
         // Extensions speak of the leg they came from; nothing behind this gateway knows their numbers.
         rtp::strip_extensions(packet)?;
-        let view = rtp::Rtp::parse(packet.bytes())?;
-        let payload_type = view.payload_type();
+        let (mut payload_type, mut media) = read(packet)?;
         let entry = self.entry_of(slot, payload_type);
-        let media = Media {
-            ssrc: view.ssrc(),
-            sequence: view.sequence(),
-            timestamp: view.timestamp(),
-            is_marked: view.marker(),
-            payload_len: view.payload().len(),
-            is_quiet: Quiet::is_told(entry, payload_type, view.payload().len()),
-        };
+        media.is_quiet = Quiet::is_told(entry, payload_type, media.payload_len);
         self.note_reception(now, slot, rx, entry, media);
+        if self.unwrap_repair(slot, payload_type, packet)? {
+            (payload_type, media) = read(packet)?;
+        }
         let mut chosen: Option<(u32, PayloadEntry)> = None;
         let mut is_held = false;
         let mut wants_keyframe = false;
@@ -120,7 +152,10 @@ impl Relays {
             });
         };
         let target = self.target_of(route);
-        let sent = target.and_then(|_| self.send(now, route, entry, media, packet));
+        let sent = target.and_then(|target| {
+            let numbered = self.number(now, route, entry, media, packet, target, out)?;
+            self.send(now, route, entry, media, numbered, packet)
+        });
         if wants_keyframe || sent == Ok(true) {
             // After all copies: what several receivers miss is one wish.
             self.pursue_keyframes(now, slot, out);
@@ -167,13 +202,17 @@ impl Relays {
         packet: &Packet<'_>,
         out: &mut impl Output,
     ) -> bool {
-        let mut verdict = self.target_of(route).map(|_| false);
-        if let Ok((port, to)) = self.target_of(route) {
+        let numbered = self.target_of(route).and_then(|target| {
+            let numbered = self.number(now, route, entry, media, packet, target, out)?;
+            Ok((target, numbered))
+        });
+        let mut verdict = numbered.map(|_| false);
+        if let Ok(((port, to), numbered)) = numbered {
             let had_buffer = out.transmit(port, to, |buffer| {
                 let len = packet.len();
                 buffer[..len].copy_from_slice(packet.bytes());
                 let mut copy = Packet::new(buffer, 0, len);
-                verdict = self.send(now, route, entry, media, &mut copy);
+                verdict = self.send(now, route, entry, media, numbered, &mut copy);
                 // A packet at the start of its buffer has no headroom to grow into: it still starts there.
                 if verdict.is_ok() { copy.len() } else { 0 }
             });
@@ -193,6 +232,96 @@ impl Relays {
         }
     }
 
+    /// Gives a packet the numbers that it leaves with. H.264 parameter sets that a picture lacks go before it.
+    #[expect(clippy::too_many_arguments, reason = "one packet with all that is known of it")]
+    fn number(
+        &mut self,
+        now: Now,
+        route_slot: u32,
+        entry: PayloadEntry,
+        media: Media,
+        packet: &Packet<'_>,
+        target: (PortId, SocketAddr),
+        out: &mut impl Output,
+    ) -> Result<Numbered, DropReason> {
+        let sections = self.arena.sections();
+        let route = &mut sections.routes[route_slot as usize];
+        let stream = &mut sections.legs[route.to as usize].out[route.out as usize];
+        let payload = &packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len];
+        let is_other = route.is_other_source(media.ssrc);
+        let units = (entry.pictures == Pictures::H264 as u8).then(|| h264::units(payload));
+        let lacking = units.filter(|_| !is_other).map(|units| route.parameters.lacking(units, entry.aggregates == 1));
+        let repeat = lacking.unwrap_or_default();
+        let incoming = Incoming {
+            ssrc: media.ssrc,
+            sequence: media.sequence,
+            timestamp: media.timestamp,
+            clock: entry.clock,
+            is_event: entry.is_event == 1,
+            insert: repeat.packets(),
+        };
+        // Only pictures have their gaps looked for.
+        let before = if route.is_video == 1 { route.source } else { SourceMap::default() };
+        let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, self.config.seed, incoming)?;
+        route.fill.give_way(now.mono, media.is_quiet);
+        let wants_keyframe = route.is_video == 1 && {
+            let has_all = outgoing.inserted > 0 && repeat.has_sequence;
+            let sight = if has_all { Sight::KeyFrame } else { Pictures::sight(entry.pictures, payload) };
+            route.pictures.note(now.mono, incoming, &before, outgoing.is_switch, sight)
+        };
+        let (from, is_limited) = (route.from, outgoing.is_switch && route.limit_kbps != 0);
+        for number in 0..outgoing.inserted {
+            self.send_parameters(now, route_slot, entry, outgoing, repeat, number, target, out);
+        }
+        if let Some(units) = units.filter(|_| outgoing.is_newest) {
+            let parameters = &mut self.arena.route_mut(route_slot).parameters;
+            if is_other {
+                parameters.forget_seen();
+            }
+            parameters.note(payload);
+            parameters.pass(units);
+        }
+        if is_limited {
+            self.set_limit(now, from);
+        }
+        Ok(Numbered { outgoing, wants_keyframe })
+    }
+
+    /// Sends packet `number` of those that were inserted before a picture. One that finds no buffer is lost, as on the wire.
+    #[expect(clippy::too_many_arguments, reason = "one packet with all that is known of it")]
+    fn send_parameters(
+        &mut self,
+        now: Now,
+        route: u32,
+        entry: PayloadEntry,
+        picture: Outgoing,
+        repeat: Repeat,
+        number: u16,
+        (port, to): (PortId, SocketAddr),
+        out: &mut impl Output,
+    ) {
+        let mut sealed = Ok(());
+        let had_buffer = out.transmit(port, to, |buffer| {
+            let record = self.arena.route(route);
+            let room = &mut buffer[rtp::FIXED_HEADER_LEN..];
+            let Some(payload_len) = record.parameters.write(repeat, number, room) else { return 0 };
+            let header = &mut buffer[..rtp::FIXED_HEADER_LEN];
+            header[..2].copy_from_slice(&[0x80, entry.to]);
+            rtp::set_sequence(header, picture.sequence.wrapping_sub(picture.inserted - number));
+            rtp::set_timestamp(header, picture.timestamp);
+            rtp::set_ssrc(header, record.ssrc);
+            let mut packet = Packet::new(buffer, 0, rtp::FIXED_HEADER_LEN + payload_len);
+            sealed = self.seal(now, route, entry.to, payload_len, &mut packet);
+            if sealed.is_ok() { packet.len() } else { 0 }
+        });
+        let leg = self.arena.route(route).to;
+        match sealed {
+            _ if !had_buffer => self.count_on(Some(leg), DropReason::BuffersExhausted),
+            Ok(()) => self.counters.sent += 1,
+            Err(reason) => self.count_on(Some(leg), reason),
+        }
+    }
+
     /// Makes a clear packet one of the route's destination. True when that gave a reason to ask the source for a key frame.
     fn send(
         &mut self,
@@ -200,45 +329,57 @@ impl Relays {
         route_slot: u32,
         entry: PayloadEntry,
         media: Media,
+        Numbered { outgoing, wants_keyframe }: Numbered,
         packet: &mut Packet<'_>,
     ) -> Result<bool, DropReason> {
-        let sections = self.arena.sections();
-        let route = &mut sections.routes[route_slot as usize];
-        let to = &mut sections.legs[route.to as usize];
-        let stream = &mut to.out[route.out as usize];
-        let incoming = Incoming {
-            ssrc: media.ssrc,
-            sequence: media.sequence,
-            timestamp: media.timestamp,
-            clock: entry.clock,
-            is_event: entry.is_event == 1,
-        };
-        let seed = self.config.seed;
-        // Sound has no pictures to watch.
-        let before = if route.is_video == 1 { Some(route.source) } else { None };
-        let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, seed, incoming)?;
-        route.fill.give_way(now.mono, media.is_quiet);
+        let route = self.arena.route(route_slot);
         let bytes = packet.bytes_mut();
-        let payload = rtp::FIXED_HEADER_LEN..rtp::FIXED_HEADER_LEN + media.payload_len;
-        let wants_keyframe = before.is_some_and(|before| {
-            let sight = Pictures::sight(entry.pictures, &bytes[payload.clone()]);
-            route.pictures.note(now.mono, incoming, &before, outgoing.is_switch, sight)
-        });
-        entry.transform().apply(&mut bytes[payload]);
+        entry.transform().apply(&mut bytes[rtp::FIXED_HEADER_LEN..][..media.payload_len]);
         rtp::set_payload_type(bytes, entry.to);
         // A frame of video ends at its marker: a switch must not invent one.
         rtp::set_marker(bytes, media.is_marked || (outgoing.is_switch && route.is_video == 0));
         rtp::set_sequence(bytes, outgoing.sequence);
         rtp::set_timestamp(bytes, outgoing.timestamp);
         rtp::set_ssrc(bytes, route.ssrc);
+        self.seal(now, route_slot, entry.to, media.payload_len, packet)?;
+        Ok(wants_keyframe)
+    }
+
+    /// Closes a packet under the destination's key, keeps it for those who miss it, and counts it.
+    fn seal(
+        &mut self,
+        now: Now,
+        route_slot: u32,
+        pt: u8,
+        payload_len: usize,
+        packet: &mut Packet<'_>,
+    ) -> Result<(), DropReason> {
+        let sections = self.arena.sections();
+        let route = &sections.routes[route_slot as usize];
+        let to = &mut sections.legs[route.to as usize];
+        let stream = &mut to.out[route.out as usize];
+        let sequence = rtp::sequence_of(packet.bytes());
+        let form = match (route.is_kept, route.rtx_of(pt)) {
+            (0, _) => Form::None,
+            (_, Some(_)) => Form::Clear,
+            (_, None) => Form::AsSent,
+        };
+        if form == Form::Clear {
+            // Padding stays behind: it means nothing to the receiver of a retransmission.
+            let bytes = &packet.bytes()[..rtp::FIXED_HEADER_LEN + payload_len];
+            self.history.keep(now.mono, route_slot, sequence, form, bytes);
+        }
         if let Some(keys) = &self.derived[route.to as usize].tx {
             keys.protect_rtp(&mut stream.tx, packet)?;
         }
+        if form == Form::AsSent {
+            self.history.keep(now.mono, route_slot, sequence, form, packet.bytes());
+        }
         stream.packets += 1;
-        stream.octets += media.payload_len as u64;
+        stream.octets += payload_len as u64;
         to.counters.tx_packets += 1;
         to.counters.tx_bytes += packet.len() as u64;
         sections.relays[(route.relay - 1) as usize].forwarded += 1;
-        Ok(wants_keyframe)
+        Ok(())
     }
 }

@@ -4,8 +4,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use gangway_shared::{
     ids::{LegId, RelayId},
     rcp::{
-        ErrorCode, Event, Feedback, IceDtlsLeg, Leg, LegKind, Media, RelayError, RelayProgram, Route, RtpLeg, SrtpKeys,
-        SrtpSuite,
+        Codec, ErrorCode, Event, Feedback, IceDtlsLeg, Leg, LegKind, Media, RelayError, RelayProgram, Route, RtpLeg,
+        RtxPayload, SrtpKeys, SrtpSuite, limits::RTX_PAYLOADS_MAX,
     },
     secret::Secret,
 };
@@ -18,7 +18,7 @@ use super::{
     table::{PORTS_MAX, PortUse, mix},
 };
 use crate::{
-    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, kind},
+    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, RtxEntry, kind},
     ice_lite::LocalCredentials,
     registry,
     srtp::{MasterKey, Profile},
@@ -55,6 +55,14 @@ fn sdes_keys(keys: &SrtpKeys, path: &str) -> Result<(MasterKey, MasterKey), Rela
     Ok((read(&keys.local, "local")?, read(&keys.remote, "remote")?))
 }
 
+/// Takes a list of retransmission payload types; how many.
+fn set_rtx(entries: &mut [RtxEntry; RTX_PAYLOADS_MAX], wanted: &[RtxPayload]) -> u8 {
+    for (entry, RtxPayload { pt, apt }) in entries.iter_mut().zip(wanted) {
+        *entry = RtxEntry { pt: *pt, apt: *apt };
+    }
+    wanted.len() as u8
+}
+
 impl Relays {
     /// See [`Relays::put`].
     pub(super) fn apply(
@@ -87,6 +95,7 @@ impl Relays {
         self.set_routes(now, slot, setup);
         for leg in legs.iter().filter_map(|leg| leg.checked_sub(1)) {
             self.list_routes(leg);
+            self.set_limit(now, leg);
             self.set_expected(now, leg);
             self.schedule(leg);
         }
@@ -174,9 +183,16 @@ impl Relays {
             return full("program.routes", "a route");
         }
         for leg in &program.legs {
+            let routes = program.routes.iter().filter(|route| route.to == leg.id);
+            // One more is the leg's own.
+            if 1 + routes.map(|route| 1 + usize::from(route.rtx.is_some())).sum::<usize>() > OUT_STREAMS_MAX {
+                return Err(RelayError::new(ErrorCode::Full, "program.routes", "too many streams to one leg"));
+            }
             let kept = self.slot_of(setup.relay, leg.id).map(|slot| self.arena.leg(slot));
             let Some(kept) = kept.filter(|kept| kept.is_encrypted() && kept.kind == kind_of(leg)) else { continue };
-            let added = program.routes.iter().filter(|route| route.to == leg.id && kept.out_of(route.ssrc).is_none());
+            let routes = program.routes.iter().filter(|route| route.to == leg.id);
+            let ssrcs = routes.flat_map(|route| [Some(route.ssrc), route.rtx.as_ref().map(|rtx| rtx.ssrc)]).flatten();
+            let added = ssrcs.filter(|ssrc| kept.out_of(*ssrc).is_none());
             let used = kept.out.iter().filter(|stream| stream.used == 1).count();
             if used + added.count() > OUT_STREAMS_MAX {
                 let reason = "too many SSRCs were sent under this leg's key; keep a route's SSRC when it is replaced";
@@ -217,6 +233,8 @@ impl Relays {
                 program.routes.iter().any(|wanted| (wanted.from, wanted.to) == ends && wanted.ssrc == route.ssrc);
             if !(is_wanted && stays(route.from) && stays(route.to)) {
                 self.end_route(relay, index);
+            } else if !program.routes.iter().any(|wanted| self.is_repaired_by(slot, wanted)) {
+                self.end_rtx(slot);
             }
         }
     }
@@ -228,7 +246,26 @@ impl Relays {
         let route = self.arena.route(slot);
         let (to, out) = (route.to, route.out as usize);
         self.arena.leg_mut(to).out[out].route = 0;
+        self.end_rtx(slot);
+        self.history.end(slot);
         self.arena.free_route(slot);
+    }
+
+    /// Whether a route of the program keeps the retransmission stream of the route in `slot`.
+    fn is_repaired_by(&self, slot: u32, wanted: &Route) -> bool {
+        let route = self.arena.route(slot);
+        let to = self.arena.leg(route.to);
+        let rtx = route.rtx_out.checked_sub(1).map(|index| to.out[index as usize].tx.ssrc());
+        (wanted.to, wanted.ssrc) == (LegId(to.id), route.ssrc) && wanted.rtx.as_ref().map(|rtx| rtx.ssrc) == rtx
+    }
+
+    /// Ends the retransmission stream of a route; its SSRC stays known to the leg.
+    fn end_rtx(&mut self, slot: u32) {
+        let route = self.arena.route_mut(slot);
+        let (to, rtx_out) = (route.to, std::mem::take(&mut route.rtx_out));
+        if let Some(index) = rtx_out.checked_sub(1) {
+            self.arena.leg_mut(to).out[index as usize].repairs = 0;
+        }
     }
 
     fn drop_legs(&mut self, relay: u32, program: &RelayProgram, out: &mut impl Output) {
@@ -268,7 +305,10 @@ impl Relays {
         // The SSRC of reports while no route sends here; any number that no route uses.
         let routes = || program.routes.iter().filter(|route| route.to == leg.id);
         let mut drawn = mix(self.config.seed ^ u64::from(slot) << 32 ^ u64::from(self.arena.leg(slot).head.generation));
-        while drawn as u32 == 0 || routes().any(|route| route.ssrc == drawn as u32) {
+        let is_taken = |ssrc: u32| {
+            routes().any(|route| route.ssrc == ssrc || route.rtx.as_ref().is_some_and(|rtx| rtx.ssrc == ssrc))
+        };
+        while drawn as u32 == 0 || is_taken(drawn as u32) {
             drawn = mix(drawn);
         }
         let record = self.arena.leg_mut(slot);
@@ -280,7 +320,11 @@ impl Relays {
     }
 
     fn set_leg(&mut self, now: Now, slot: u32, leg: &Leg, local: &LegSetup, keys: &SdesKeys, out: &mut impl Output) {
-        self.arena.leg_mut(slot).media_timeout_ms = leg.media_timeout_ms.unwrap_or(0);
+        let takes = |kind: Feedback| u32::from(leg.feedback().is_some_and(|kinds| kinds.contains(&kind)));
+        let record = self.arena.leg_mut(slot);
+        record.media_timeout_ms = leg.media_timeout_ms.unwrap_or(0);
+        (record.takes_pli, record.takes_fir) = (takes(Feedback::NackPli), takes(Feedback::CcmFir));
+        (record.takes_nack, record.takes_remb) = (takes(Feedback::Nack), takes(Feedback::Remb));
         match (&leg.kind, &local.local) {
             (LegKind::IceDtls(ice), LegLocal::IceDtls { credentials }) => {
                 self.set_ice(now, slot, ice, credentials, out);
@@ -312,6 +356,9 @@ impl Relays {
         let timeout = ice.consent_timeout_ms.map(|ms| std::time::Duration::from_millis(ms.into()));
         leg.consent_timeout = timeout.unwrap_or(default_timeout).as_micros() as u64;
         leg.has_remote = u8::from(ice.remote.is_some());
+        leg.transport_cc = ice.transport_cc.unwrap_or(0).into();
+        self.keep_arrivals(slot);
+        let leg = self.arena.leg_mut(slot);
         let Some(remote) = &ice.remote else { return };
         leg.remote_ufrag[..remote.ufrag.len()].copy_from_slice(remote.ufrag.as_bytes());
         leg.remote_ufrag_len = remote.ufrag.len() as u32;
@@ -328,8 +375,6 @@ impl Relays {
         self.ports.set(port, PortUse::Rtp(slot));
         self.ports.set(rtcp, PortUse::Rtcp(slot));
         leg.has_remote = u8::from(rtp.remote.is_some());
-        leg.takes_pli = u32::from(rtp.feedback.contains(&Feedback::NackPli));
-        leg.takes_fir = u32::from(rtp.feedback.contains(&Feedback::CcmFir));
         let (rtp_at, rtcp_at) = match rtp.remote {
             Some(remote) => (remote.rtp.into(), remote.rtcp.into()),
             None => (Addr::NONE, Addr::NONE),
@@ -406,6 +451,30 @@ impl Relays {
             *entry = payload_entry(map, transform);
         }
         route.payload_count = wanted.payloads.len() as u8;
+        let h264 = wanted.payloads.iter().find(|map| map.from.codec == Codec::H264);
+        route.parameters.tell(h264.and_then(|map| map.from.fmtp.as_deref()));
+        route.limit_kbps = wanted.limit_kbps.unwrap_or(0);
+        route.source_rtx_count = set_rtx(&mut route.source_rtx, &wanted.source_rtx);
+        self.set_repair(slot, wanted);
+    }
+
+    /// How the destination of a route gets lost packets again.
+    fn set_repair(&mut self, slot: u32, wanted: &Route) {
+        self.end_rtx(slot);
+        let to = self.arena.route(slot).to;
+        let leg = self.arena.leg_mut(to);
+        let is_kept = wanted.media == Media::Video && leg.takes_nack == 1;
+        let rtx = wanted.rtx.as_ref().filter(|_| is_kept);
+        let rtx_out = rtx.map_or(0, |rtx| {
+            let index =
+                leg.out_of(rtx.ssrc).or_else(|| leg.claim_out(rtx.ssrc)).expect("check_room counted the streams");
+            leg.out[index].repairs = slot + 1;
+            index as u32 + 1
+        });
+        let route = self.arena.route_mut(slot);
+        (route.rtx_out, route.is_kept) = (rtx_out, is_kept.into());
+        route.rtx_count = rtx.map_or(0, |rtx| set_rtx(&mut route.rtx, &rtx.payloads));
+        if is_kept { self.history.begin(slot) } else { self.history.end(slot) }
     }
 
     /// Derives which routes start at a leg, in the program's order.

@@ -39,7 +39,13 @@ impl Bench {
         let (commands, inbox) = mailbox(INBOX_MAX, engine.waker());
         let (outbox, reports) = mailbox(OUTBOX_MAX, Arc::new(NoWake));
         let arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 16 }).unwrap();
-        let config = RelayConfig { worker: 0, timers: RelayTimers::default(), mux_ports: Vec::new(), seed: 1 };
+        let config = RelayConfig {
+            worker: 0,
+            timers: RelayTimers::default(),
+            mux_ports: Vec::new(),
+            seed: 1,
+            history_bytes: 1 << 16,
+        };
         Bench { worker: Worker::new(engine, arena, config, inbox, outbox), network, commands, reports }
     }
 

@@ -6,19 +6,23 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     net::SocketAddr,
+    time::Duration,
 };
 
 use gangway_dataplane::{
-    relay::{LegHandle, Output, PortId, RelayLimits, Verdict},
+    relay::{LegHandle, Output, PortId, RelayLimits, Relays, Verdict},
     srtp::Profile,
-    wire::{BUFFER_LEN_BYTES, Packet},
+    wire::{BUFFER_LEN_BYTES, Packet, rtcp, rtp},
 };
 use gangway_shared::{
     ids::LegId,
     rcp::{Codec, Event, Fill, Media, PayloadMap, Sound, Tone},
 };
 
-use crate::world::{Browser, CERTIFICATE, MUX, Source, World, addr, call, payload, ports};
+use crate::{
+    repair::{Call, video_call},
+    world::{Browser, CERTIFICATE, MUX, Source, World, addr, call, payload, ports},
+};
 
 struct Counting;
 
@@ -149,6 +153,55 @@ impl Output for Counted {
     }
 
     fn dtls_path(&mut self, _: LegHandle, _: PortId, _: SocketAddr) {}
+}
+
+#[test]
+fn repair_allocates_nothing() {
+    for (profile, with_rtx) in [(Profile::AeadAes128Gcm, true), (Profile::AesCm128HmacSha1_80, false)] {
+        let mut whole = video_call(with_rtx);
+        whole.routes[0].limit_kbps = Some(256);
+        let mut call = Call::new(&whole, profile);
+        let mut datagrams = Vec::new();
+        for number in 0..200u16 {
+            let missing = rtp::sequence_of(&call.phone_shows(&[0x10, 0x51, 0, 0]));
+            let mut nack = [0; 64];
+            let len =
+                rtcp::write_nack(&mut nack, 0xca, 0x4004, [missing, missing.wrapping_add(9)].into_iter()).unwrap();
+            datagrams.push(call.browser.protect_rtcp(&nack[..len]));
+            // Every tenth packet of the browser is missing, and comes by its retransmission stream where it has one.
+            let sealed = call.browser.talk(&[0x10, 0x51, 0, 0]);
+            match number % 10 {
+                5 if with_rtx => {
+                    let mut repair = Source { sequence: number, ..Source::new(0xcb, 97) };
+                    let lost = call.browser.source.sequence.wrapping_sub(1);
+                    let [high, low] = lost.to_be_bytes();
+                    datagrams.push(call.browser.talk(&[0x10, 0x51, 0, 0]));
+                    datagrams.push(call.browser.protect(&repair.packet(&[high, low, 0x10, 0x51])));
+                }
+                5 => {}
+                _ => datagrams.push(sealed),
+            }
+        }
+        let (mut sink, mut now) = (Counted(0), call.world.now);
+        let at = call.browser.at;
+        let relays = call.world.relays();
+        let mut buffer = [0; BUFFER_LEN_BYTES];
+        let mut feed = |bytes: &[u8], relays: &mut Relays, sink: &mut Counted| {
+            buffer[64..64 + bytes.len()].copy_from_slice(bytes);
+            let mut packet = Packet::new(&mut buffer, 64, bytes.len());
+            now.mono = now.mono + Duration::from_millis(2);
+            relays.on_datagram(now, MUX, at, &mut packet, sink);
+            relays.on_timer(now, sink);
+        };
+        // The first of each kind make what a source needs once.
+        let (first, rest) = datagrams.split_at(20);
+        first.iter().for_each(|bytes| feed(bytes, relays, &mut sink));
+        let before = (ALLOCATIONS.get(), sink.0);
+        rest.iter().for_each(|bytes| feed(bytes, relays, &mut sink));
+        let allocated = ALLOCATIONS.get() - before.0;
+        assert_eq!(allocated, 0, "{profile:?}");
+        assert!(sink.0 - before.1 > 150, "{} packets were sent again or told", sink.0 - before.1);
+    }
 }
 
 /// Memory of this process that is backed by pages, in bytes.

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
 mod allocation;
+mod congestion;
 mod feedback;
 mod fill;
 mod handshake;
 mod keyframe;
+mod parameters;
 mod recovery;
+mod repair;
 mod simulation;
+mod sync;
 mod walk;
 mod world;

@@ -110,7 +110,13 @@ impl Fed {
 }
 
 pub(crate) fn config() -> RelayConfig {
-    RelayConfig { worker: 0, timers: RelayTimers::default(), mux_ports: vec![MUX], seed: 0x5eed }
+    RelayConfig {
+        worker: 0,
+        timers: RelayTimers::default(),
+        mux_ports: vec![MUX],
+        seed: 0x5eed,
+        history_bytes: 1 << 20,
+    }
 }
 
 pub(crate) struct World {
