@@ -15,6 +15,7 @@ use gangway_dataplane::{
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     wire::{
         BUFFER_LEN_BYTES, Packet, PacketKind, classify,
+        rtcp::{Compound, RtcpPacket},
         stun::{BindingRequest, IceRole, Message},
     },
 };
@@ -60,6 +61,8 @@ pub struct BrowserLeg {
     heard: VecDeque<Heard>,
     /// RTCP packets that authenticated.
     pub rtcp_heard: usize,
+    /// Wishes for a key frame among them.
+    pub picture_losses: usize,
 }
 
 impl BrowserLeg {
@@ -107,6 +110,7 @@ impl BrowserLeg {
             receiving: BTreeMap::new(),
             heard: VecDeque::new(),
             rtcp_heard: 0,
+            picture_losses: 0,
         }
     }
 
@@ -264,6 +268,7 @@ impl BrowserLeg {
         let stream = self.receiving.entry(ssrc).or_insert_with(|| RxStream::new(ssrc));
         keys.unprotect_rtcp(stream, packet).expect("what the dataplane sends authenticates");
         self.rtcp_heard += 1;
+        self.picture_losses += picture_losses(packet.bytes());
     }
 
     /// Says something.
@@ -312,6 +317,15 @@ impl BrowserLeg {
         self.dtls.close().expect("an established session");
         self.drive();
     }
+}
+
+/// Wishes for a key frame in an RTCP packet.
+///
+/// # Panics
+/// When it is malformed.
+pub fn picture_losses(rtcp: &[u8]) -> usize {
+    let compound = Compound::parse(rtcp).expect("the dataplane speaks RTCP");
+    compound.packets().filter(|packet| matches!(packet, RtcpPacket::PictureLoss { .. })).count()
 }
 
 /// The packet in clear.

@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod fuzz;
 pub mod g711;
 pub mod gateway;
+pub mod h264;
 pub mod impairment;
 pub mod kamailio;
 pub mod linphone;

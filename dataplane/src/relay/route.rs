@@ -138,6 +138,7 @@ impl Relays {
             let route = self.derived[slot as usize].routes[index];
             let Some(entry) = self.arena.route(route).entry(payload_type) else { continue };
             if self.arena.route(route).is_paused == 1 {
+                self.overhear(route, entry, media, packet);
                 is_held = true;
             } else if let Some((route, entry)) = chosen.replace((route, entry)) {
                 wants_keyframe |= self.send_copy(now, route, entry, media, packet, out);
@@ -152,6 +153,9 @@ impl Relays {
             });
         };
         let target = self.target_of(route);
+        if target.is_err() {
+            self.overhear(route, entry, media, packet);
+        }
         let sent = target.and_then(|target| {
             let numbered = self.number(now, route, entry, media, packet, target, out)?;
             self.send(now, route, entry, media, numbered, packet)
@@ -192,6 +196,15 @@ impl Relays {
         Ok(target)
     }
 
+    /// Keeps the H.264 parameter sets of a packet that cannot go on now: a phone may send them once, before the browser is there.
+    fn overhear(&mut self, route: u32, entry: PayloadEntry, media: Media, packet: &Packet<'_>) {
+        let route = self.arena.route_mut(route);
+        // Those of another source than the receiver has seen are not kept: they would be forgotten with its first packet.
+        if entry.pictures == Pictures::H264 as u8 && !route.is_other_source(media.ssrc) {
+            route.parameters.note(&packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len]);
+        }
+    }
+
     /// As [`send`](Self::send), with a copy; what goes wrong is counted.
     fn send_copy(
         &mut self,
@@ -202,7 +215,11 @@ impl Relays {
         packet: &Packet<'_>,
         out: &mut impl Output,
     ) -> bool {
-        let numbered = self.target_of(route).and_then(|target| {
+        let target = self.target_of(route);
+        if target.is_err() {
+            self.overhear(route, entry, media, packet);
+        }
+        let numbered = target.and_then(|target| {
             let numbered = self.number(now, route, entry, media, packet, target, out)?;
             Ok((target, numbered))
         });

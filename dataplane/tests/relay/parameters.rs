@@ -192,3 +192,25 @@ fn a_full_pool_costs_the_sets_and_not_the_picture() {
     let after = call.phone_shows(DELTA);
     assert_eq!(after[0].sequence, alone[0].sequence + 1);
 }
+
+/// A phone that sends its sets once, as soon as it has answered: the browser is still shaking hands, or the call is held.
+#[test]
+fn sets_that_come_while_nothing_can_be_passed_on_are_kept() {
+    let whole = video_call("profile-level-id=42e01f");
+    let mut world = World::new();
+    let handle = world.put(1, 1, &whole).legs[0].1;
+    let mut phone = Source::new(0xf2, 98);
+    let early = world.feed(ports(1, LegId(2)).0, addr(PHONE), &phone.packet(SEQUENCE));
+    assert!(matches!(early, Fed::Dropped(_)), "{early:?}");
+    let mut browser = Browser::new(1, 0, handle, BROWSER, Profile::AeadAes128Gcm, 7);
+    browser.connect(&mut world);
+    let mut call = Call { world, browser, phone };
+    let mut held = whole.clone();
+    held.routes[1].paused = true;
+    call.world.put(1, 2, &held);
+    assert!(call.phone_shows(PICTURE).is_empty());
+    call.world.put(1, 3, &whole);
+    let first = call.phone_shows(&[0x65, 0x88, 1]);
+    assert_eq!(h264::parameter_sets(&first[0].payload).collect::<Vec<_>>(), [SEQUENCE, PICTURE]);
+    assert_eq!(first.len(), 2);
+}
