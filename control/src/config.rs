@@ -178,6 +178,17 @@ impl Config {
         *value
     }
 
+    /// How long media may be silent before a call ends; `None`: for ever.
+    #[must_use]
+    pub fn activity_timeout(&self) -> Option<Duration> {
+        match *self.value("rtp_activity_detecting") {
+            Value::Activity(true, seconds) => {
+                Some(seconds.map_or_else(|| self.millis("rtp_activity_timeout_ms"), Duration::from_secs))
+            }
+            _ => None,
+        }
+    }
+
     /// A text of the table; empty when nobody set it.
     ///
     /// # Panics

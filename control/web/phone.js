@@ -210,7 +210,10 @@ function onCall(state) {
   document.body.dataset.call = state;
   write("call-status", CALL_WORDS[state]);
   $("call-avatar").dataset.rings = state === "ringing" || state === "calling" ? "yes" : "no";
-  if (state === "ringing") sounds.ringback();
+  if (state === "ringing") {
+    if (call.hasEarlyMedia) sounds.stop();
+    else sounds.ringback();
+  }
   if (state === "established") established();
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::Config;
 use crate::{
     gateway::{
-        BusyStatus, GatewayConfig,
+        BusyStatus, GatewayConfig, Ringback, RingbackTone,
         trunks::{Trunk, TrunkMatch, Trunks},
     },
     sdp::CodecPolicy,
@@ -42,7 +42,6 @@ impl Config {
     #[must_use]
     pub fn gateway(&self, ua: UaConfig) -> GatewayConfig {
         let number32 = |key: &str| u32::try_from(self.number(key)).expect("the table bounds it");
-        let media_timeout = self.boolean("rtp_activity_detecting").then(|| self.millis("rtp_activity_timeout_ms"));
         GatewayConfig {
             node: u16::try_from(self.number("node_id")).expect("the table bounds it"),
             codecs: self.codecs(self.list("codecs")),
@@ -50,6 +49,16 @@ impl Config {
             sdp_origin: self.text("sdp_origin").to_owned(),
             sdp_session_name: self.text("sdp_session_name").to_owned(),
             early_media: self.text("early_media") == "auto",
+            ringback: match self.text("ringback") {
+                "on" => Ringback::On,
+                "off" => Ringback::Off,
+                _ => Ringback::Auto,
+            },
+            ringback_tone: match self.text("ringback_tone") {
+                "us" => RingbackTone::Us,
+                _ => RingbackTone::Europe,
+            },
+            fill_after: self.millis("rtp_generator_start_timeout"),
             allow_sip_headers: self.boolean("allow_sip_headers"),
             busy_status: match self.text("call_busy_status") {
                 "BUSY" => BusyStatus::Busy,
@@ -59,7 +68,7 @@ impl Config {
             ring_timeout: self.seconds("ring_timeout"),
             invite_timeout: self.seconds("invite_timeout"),
             ice_timeout: self.seconds("ice_timeout"),
-            media_timeout,
+            media_timeout: self.activity_timeout(),
             register_expires_s: number32("register_expires"),
             register_backoff: self.millis("register_backoff_ms"),
             register_backoff_max: self.millis("register_backoff_max_ms"),

@@ -13,6 +13,8 @@ pub enum Kind {
     Number(u64, u64),
     /// `true` or `false`.
     Bool,
+    /// `true`, `false`, or `true,` and whole seconds.
+    Activity,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Any text of at most so many bytes and no control characters.
@@ -92,6 +94,8 @@ pub enum Value {
     Number(u64),
     /// Of [`Kind::Bool`].
     Bool(bool),
+    /// Of [`Kind::Activity`]: whether, and the seconds when they are named.
+    Activity(bool, Option<u64>),
     /// Of [`Kind::Choice`], [`Kind::Text`] and [`Kind::Secret`].
     Text(String),
     /// Of [`Kind::List`], and of [`Kind::Origins`] in small letters.
@@ -121,6 +125,7 @@ impl Kind {
             Kind::Port => "a port from 0 to 65535, or auto, is allowed".to_owned(),
             Kind::Number(min, max) => format!("a whole number from {min} to {max} is allowed"),
             Kind::Bool => "true or false is allowed".to_owned(),
+            Kind::Activity => format!("true, false, or true,SECONDS with 1 to {ACTIVITY_MAX_S} is allowed"),
             Kind::Choice(words) => format!("{} is allowed", words.join(" or ")),
             Kind::Text(max) | Kind::Secret(max) => {
                 format!("text of at most {max} bytes without control characters is allowed")
@@ -147,6 +152,7 @@ impl Kind {
                 text.parse().ok().filter(|number| (min..=max).contains(number)).map(Value::Number)
             }
             Kind::Bool => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+            Kind::Activity => activity(text),
             Kind::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
             Kind::Text(max) | Kind::Secret(max) => {
                 (text.len() <= max && !text.contains(char::is_control)).then(|| Value::Text(text.to_owned()))
@@ -177,6 +183,19 @@ impl Kind {
 
 /// Most words of a list.
 const LIST_MAX: usize = 64;
+
+/// Longest time without media that may be asked for, in seconds: a day.
+const ACTIVITY_MAX_S: u64 = DAY_MS / 1000;
+
+fn activity(text: &str) -> Option<Value> {
+    let (switch, seconds) = match text.split_once(',') {
+        Some((switch, seconds)) => (switch, Some(seconds.trim().parse().ok()?)),
+        None => (text, None),
+    };
+    let is_on = switch.trim().to_ascii_lowercase().parse().ok()?;
+    let is_allowed = seconds.is_none_or(|seconds| is_on && (1..=ACTIVITY_MAX_S).contains(&seconds));
+    is_allowed.then_some(Value::Activity(is_on, seconds))
+}
 
 fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
@@ -222,7 +241,7 @@ fn origin(text: &str) -> Option<String> {
 /// A day in milliseconds: the longest that any timer may be.
 const DAY_MS: u64 = 86_400_000;
 
-const VIDEO: &str = "this release makes no stand-in media";
+const VIDEO: &str = "this release makes no stand-in pictures";
 const HOOKS: &str = "this release calls no REST hooks";
 const TLS: &str = "this release speaks SIP over UDP and TCP";
 const TRUNK: &str = "this release treats all peers alike in this";
@@ -363,11 +382,28 @@ pub const KEYS: &[Key] = &[
         "false: codecs of the browser that `codecs` lacks stay out of the INVITE",
     ),
     key("early_media", "auto", Kind::Choice(&["auto", "off"]), "`auto`: the first 18x with SDP answers the browser"),
+    key(
+        "ringback",
+        "auto",
+        Kind::Choice(&["auto", "on", "off"]),
+        "a tone for browsers whose callee rings without media; `auto`: when only G.711 was offered, `on`: calls without video keep to G.711",
+    ),
+    key("ringback_tone", "europe", Kind::Choice(&["europe", "us"]), "425 Hz 1 s in 5, or 440 and 480 Hz 2 s in 6"),
     key("ring_timeout", "60", Kind::Number(1, 3600), "s an incoming call may ring"),
     key("invite_timeout", "180", Kind::Number(1, 3600), "s an outgoing call may go unanswered"),
     key("ice_timeout", "30", Kind::Number(1, 3600), "s an established call may be without a media path"),
-    key("rtp_activity_detecting", "true", Kind::Bool, "end a call when no RTP comes"),
-    key("rtp_activity_timeout_ms", "60000", Kind::Number(100, DAY_MS), "ms without RTP that end a call"),
+    key(
+        "rtp_activity_detecting",
+        "true",
+        Kind::Activity,
+        "end a call when no RTP comes from a side that sends by its SDP; `true,30`: after 30 s",
+    ),
+    key(
+        "rtp_activity_timeout_ms",
+        "60000",
+        Kind::Number(100, DAY_MS),
+        "ms without RTP that end a call, unless `rtp_activity_detecting` names seconds",
+    ),
     key(
         "call_busy_status",
         "FINISH",
@@ -378,8 +414,12 @@ pub const KEYS: &[Key] = &[
     key("sdp_session_name", "Gangway", Kind::Text(64), "`s=` in SIP SDP"),
     key("allow_sip_headers", "false", Kind::Bool, "pass `sipHeaders` of clients into the INVITE"),
     key("generate_av_for_ua", "", Kind::List, "`all` or user agents that get stand-in media").without_effect(VIDEO),
-    key("rtp_generator_start_timeout", "100", Kind::Number(0, DAY_MS), "ms before stand-in media")
-        .without_effect(VIDEO),
+    key(
+        "rtp_generator_start_timeout",
+        "100",
+        Kind::Number(0, DAY_MS),
+        "ms without sound of the browser until its SIP peer hears silence of ours",
+    ),
     key("profiles", "42e01f,640028", Kind::List, "H.264 profiles of the INVITE (`profile-level-id`), best first"),
     key(
         "proxy_use_h264_packetization_mode_1_only",

@@ -35,6 +35,11 @@ fn every_kind_refuses_what_it_does_not_take() {
         "ip_local=here",
         "early_media=perhaps",
         "rtp_activity_detecting=maybe",
+        "rtp_activity_detecting=true,0",
+        "rtp_activity_detecting=true,86401",
+        "rtp_activity_detecting=true,",
+        "rtp_activity_detecting=false,30",
+        "ringback=loud",
         "sip_trusted=10.0.0.0/33",
         "rest_allowed_origins=app.example.com",
         "rest_allowed_origins=https://app.example.com/",
@@ -137,6 +142,21 @@ fn timers_without_a_value_follow_t1() {
     let timers = config("", &["sip_t1_ms=10", "sip_timer_f_ms=99"]).unwrap().sip_timers();
     assert_eq!(timers.b, Duration::from_millis(640));
     assert_eq!(timers.f, Duration::from_millis(99));
+}
+
+#[test]
+fn activity_is_a_switch_that_may_name_its_seconds() {
+    let timeout = |sets: &[&str]| config("", sets).unwrap().activity_timeout();
+    assert_eq!(timeout(&[]), Some(Duration::from_secs(60)));
+    assert_eq!(timeout(&["rtp_activity_timeout_ms=1500"]), Some(Duration::from_millis(1500)));
+    assert_eq!(
+        timeout(&["rtp_activity_detecting=true,30", "rtp_activity_timeout_ms=1500"]),
+        Some(Duration::from_secs(30))
+    );
+    assert_eq!(timeout(&["rtp_activity_detecting=True, 86400"]), Some(Duration::from_secs(86_400)));
+    assert_eq!(timeout(&["rtp_activity_detecting=false"]), None);
+    let shown = report(&config("rtp_activity_detecting=true,30\n", &[]).unwrap());
+    assert!(shown.contains("rtp_activity_detecting = true,30  (test.properties:1; used)"), "{shown}");
 }
 
 /// The tables as docs/OPERATIONS.md has them.

@@ -328,6 +328,8 @@ pub enum CallStatus {
     Trying,
     /// The other side rings, or the browser does.
     Ring,
+    /// The other side rings and the browser hears it: early media, or a tone of ours.
+    RingMedia,
     /// The two talk.
     Established,
     /// The browser holds the other side.

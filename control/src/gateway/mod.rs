@@ -58,7 +58,7 @@ use journal::JournalEntry;
 use messages::{ClientMessage, Fail, ServerMessage, Subject};
 use outcome::{CallEnd, SessionFailure};
 use session::{Session, SessionKey, Socket, Worth};
-pub use settings::{BusyStatus, GatewayConfig};
+pub use settings::{BusyStatus, GatewayConfig, Ringback, RingbackTone};
 use taken::TakenByPeer;
 use timers::{Timer, Timers};
 use wall::Wall;

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use gangway_shared::{
     ids::LegId,
     rcp::{
-        self, Feedback, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process,
-        PutReply, RelayProgram, Route, RtpLeg, RtpRemote, limits,
+        self, Feedback, Fill, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process,
+        PutReply, RelayProgram, Route, RtpLeg, RtpRemote, Sound, Tone, limits,
     },
     secret::Secret,
 };
@@ -43,6 +43,10 @@ pub struct CallMedia {
     pub sip_local_ip: Option<IpAddr>,
     /// Silence in milliseconds after which `MediaTimeout` is reported; absent with `rtp_activity_detecting=false`.
     pub media_timeout_ms: Option<u32>,
+    /// Milliseconds without sound of the browser after which the SIP peer hears silence of ours; absent: the dataplane makes no sound
+    /// (it lacks the capability `fill`) and refuses the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_after_ms: Option<u32>,
     /// Silence of consent checks in milliseconds after which `ConsentLost` is reported; absent: the dataplane's setting.
     pub consent_timeout_ms: Option<u32>,
     /// The dataplane knows the feedback of a SIP leg (its capability `feedback`); others refuse the field.
@@ -109,6 +113,7 @@ pub fn opening(media: &CallMedia, browser: Option<&IceRemote>) -> RelayProgram {
 #[must_use]
 pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agreement) -> RelayProgram {
     let mut routes = routes(&agreement.audio, Media::Audio, SIP, (media.browser_ssrc, media.sip_ssrc));
+    routes[0].fill = media.fill_after_ms.and_then(|start_after_ms| silence(&agreement.audio, start_after_ms));
     let video = media.video.zip(agreement.video.as_ref());
     if let Some((streams, agreed)) = video {
         routes.extend(self::routes(agreed, Media::Video, SIP_VIDEO, (streams.browser_ssrc, streams.sip_ssrc)));
@@ -118,6 +123,32 @@ pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agr
         (remote(agreed), feedback)
     });
     program(media, browser, remote(&agreement.audio), video, routes)
+}
+
+/// A call that rings at a peer without a description of its own so far: the browser, which was answered, hears `tone`.
+#[must_use]
+pub fn ringing(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agreement, tone: &Tone) -> RelayProgram {
+    let mut program = connected(media, browser, agreement);
+    let fixed = agreement.audio.fixed();
+    let payload = payload(fixed.send_pt, &fixed.codec, None);
+    let sound = Sound::Tone(tone.clone());
+    let fill = Fill { sound, payload, ptime_ms: Fill::usual_ptime_ms(), start_after_ms: 0 };
+    program.routes.iter_mut().filter(|route| route.to == BROWSER).for_each(|route| route.fill = Some(fill.clone()));
+    program
+}
+
+/// Silence for a SIP peer that was told that we send, while the browser gives no sound: it is muted by its page, has no microphone, or
+/// has no media path yet. Peers end calls in which they hear nothing, and NATs forget them. None in codecs that are passed and not made.
+fn silence(agreed: &MediaAgreement, start_after_ms: u32) -> Option<Fill> {
+    let used = agreed.sip.first().filter(|_| agreed.sip_direction.sends() && !agreed.is_stopped)?;
+    let is_made = matches!(used.codec.encoding, Encoding::Pcmu | Encoding::Pcma | Encoding::G722 | Encoding::Opus);
+    let ptime_ms = agreed.sip_ptime_ms.filter(|ms| limits::FILL_PTIME_MS.contains(ms) && ms.is_multiple_of(10));
+    is_made.then(|| Fill {
+        sound: Sound::Silence,
+        payload: payload(used.send_pt, &used.codec, used.fmtp.as_deref()),
+        ptime_ms: ptime_ms.unwrap_or(Fill::usual_ptime_ms()),
+        start_after_ms,
+    })
 }
 
 fn remote(agreed: &MediaAgreement) -> Option<RtpRemote> {

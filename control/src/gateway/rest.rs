@@ -66,7 +66,7 @@ impl Gateway {
             sessions_departing: self.sessions.len() - living().count(),
             registrations: living().filter(|session| session.registration.is_registered()).count(),
             calls_trying: in_status(CallStatus::Trying),
-            calls_ring: in_status(CallStatus::Ring),
+            calls_ring: in_status(CallStatus::Ring) + in_status(CallStatus::RingMedia),
             calls_established: in_status(CallStatus::Established),
             relays: self.relays.len(),
             asks: self.asks.len(),

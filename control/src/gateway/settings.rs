@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use gangway_shared::rcp::Tone;
+
 use super::trunks::Trunks;
 use crate::{sdp::CodecPolicy, sip::ua::UaConfig};
 
@@ -15,6 +17,39 @@ pub enum BusyStatus {
     Busy,
     /// `busy`, then `finish` with FAILED.
     Failed,
+}
+
+/// When a browser hears a ringing tone of ours (setting `ringback`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ringback {
+    /// When answering the browser early costs nothing: the SIP peer was offered G.711 alone.
+    #[default]
+    Auto,
+    /// Whenever the browser speaks G.711; it is held to it then.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Ringing tones (ITU-T E.180).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RingbackTone {
+    /// 425 Hz, 1 s on, 4 s off.
+    #[default]
+    Europe,
+    /// 440 and 480 Hz, 2 s on, 4 s off.
+    Us,
+}
+
+impl RingbackTone {
+    /// As programs say it.
+    #[must_use]
+    pub fn tone(self) -> Tone {
+        match self {
+            RingbackTone::Europe => Tone { frequencies_hz: vec![425], on_ms: 1000, off_ms: 4000 },
+            RingbackTone::Us => Tone { frequencies_hz: vec![440, 480], on_ms: 2000, off_ms: 4000 },
+        }
+    }
 }
 
 /// Settings of the core.
@@ -36,6 +71,12 @@ pub struct GatewayConfig {
     pub sdp_session_name: String,
     /// Whether the first 18x with SDP answers the browser (setting `early_media`).
     pub early_media: bool,
+    /// Whether a browser whose callee rings without media hears a tone of ours (setting `ringback`).
+    pub ringback: Ringback,
+    /// Which tone (setting `ringback_tone`).
+    pub ringback_tone: RingbackTone,
+    /// A browser without sound for so long is replaced by silence towards its SIP peer (setting `rtp_generator_start_timeout`).
+    pub fill_after: Duration,
     /// Whether `sipHeaders` of `call` go into the INVITE (setting `allow_sip_headers`).
     pub allow_sip_headers: bool,
     /// What busy does to the browser's call (setting `call_busy_status`).
@@ -97,6 +138,9 @@ impl GatewayConfig {
             sdp_origin: "Gangway".to_owned(),
             sdp_session_name: "Gangway".to_owned(),
             early_media: true,
+            ringback: Ringback::default(),
+            ringback_tone: RingbackTone::default(),
+            fill_after: Duration::from_millis(100),
             allow_sip_headers: false,
             busy_status: BusyStatus::default(),
             ring_timeout: Duration::from_secs(60),

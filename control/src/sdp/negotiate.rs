@@ -324,6 +324,36 @@ impl Agreement {
         Ok(Agreement { audio, refuses_video: video.is_none() && ours.is_taken_up_on_video(answer), video })
     }
 
+    /// The browser is answered before the SIP peer described anything: with the laws of G.711 that both were offered, and keypad events.
+    /// None when there are none, or when the browser takes no sound.
+    #[must_use]
+    pub fn before_sip(browser: &BrowserSide, ours: &Offered) -> Option<Self> {
+        let spoken = |codec: &Codec| browser.audio.payloads.iter().find(|payload| payload.codec == *codec).cloned();
+        let laws = ours.audio.iter().filter(|payload| payload.codec.encoding.g711_counterpart().is_some());
+        let mut agreed: Vec<LegPayload> = laws.filter_map(|payload| spoken(&payload.codec)).collect();
+        if agreed.is_empty() || !browser.audio.direction.sends() {
+            return None;
+        }
+        let event = Codec::telephone_event(agreed[0].codec.clock_hz);
+        agreed.extend(ours.audio.iter().find(|payload| payload.codec == event).and_then(|_| spoken(&event)));
+        let audio = MediaAgreement {
+            browser: agreed,
+            browser_direction: browser.audio.direction,
+            sip: Vec::new(),
+            sip_direction: Direction::SendRecv,
+            sip_remote: None,
+            sip_ptime_ms: None,
+            is_stopped: false,
+        };
+        Some(Agreement { audio, video: None, refuses_video: false })
+    }
+
+    /// Whether the SIP peer has described nothing yet, see [`Agreement::before_sip`].
+    #[must_use]
+    pub fn is_one_sided(&self) -> bool {
+        self.audio.sip.is_empty()
+    }
+
     /// The browser answered the offer that we made it for a SIP peer's offer: the browser's first usable codec is the one in
     /// use, and the SIP peer is answered with [`Agreement::sip_media`], that one codec and keypad events.
     ///

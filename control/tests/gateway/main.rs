@@ -4,6 +4,7 @@
 
 mod budget;
 mod codecs;
+mod early;
 mod frames;
 mod incoming;
 mod limits;

@@ -13,7 +13,7 @@ use std::{
 
 use gangway_control::{
     gateway::{
-        Gateway, GatewayConfig,
+        Gateway, GatewayConfig, Ringback,
         effects::{Answer, Ask, Input, Output, RestCall, RestId, SocketId, SocketPeer},
         messages::{AnswerRequest, CallMessage, CallReference, CallRequest, ClientMessage, ServerMessage, Subject},
     },
@@ -119,7 +119,9 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut dice = SeededEntropy::new(seed);
         let entropy = |dice: &mut SeededEntropy| Box::new(SeededEntropy::new(dice.next_u64()));
-        let gateway = Gateway::new(settings(), entropy(&mut dice), entropy(&mut dice));
+        let ringback = [Ringback::Auto, Ringback::On][(seed % 2) as usize];
+        let settings = GatewayConfig { ringback, ..settings() };
+        let gateway = Gateway::new(settings, entropy(&mut dice), entropy(&mut dice));
         let mut peer_config = ua_config("10.0.0.2");
         peer_config.allow = vec![Method::Invite, Method::Register];
         let peer = Ua::new(peer_config, entropy(&mut dice));

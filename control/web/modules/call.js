@@ -43,6 +43,8 @@ export class Call {
     this.party = party;
     this.state = party.direction === "in" ? "incoming" : "starting";
     this.isMuted = false;
+    /** The other exchange, or the gateway, plays the ringing, or an announcement. */
+    this.hasEarlyMedia = false;
     this.startedAt = new Date();
     this.answeredAt = 0;
     const status = Flashphoner.constants.CALL_STATUS;
@@ -50,7 +52,10 @@ export class Call {
     sdkCall
       .on(status.TRYING, () => { if (party.direction === "out") this.#become("calling"); })
       .on(status.RING, ringing)
-      .on(status.RING_MEDIA, ringing)
+      .on(status.RING_MEDIA, () => {
+        this.hasEarlyMedia = true;
+        ringing();
+      })
       .on(status.SESSION_PROGRESS, ringing)
       .on(status.ESTABLISHED, () => this.#established())
       .on(status.FINISH, () => this.#ended("FINISH"))

@@ -369,6 +369,8 @@ impl Gateway {
         let cname = self.entropy.hex(8);
         let sip_local_ip = self.media_ip_towards(peer);
         let takes_feedback = self.wall.knows("feedback");
+        let fill_after_ms = u32::try_from(self.config.fill_after.as_millis()).unwrap_or(u32::MAX);
+        let fill_after_ms = self.wall.knows("fill").then_some(fill_after_ms);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let media = plan::CallMedia {
             label: call.id.clone(),
@@ -378,6 +380,7 @@ impl Gateway {
             video: call.has_video().then_some(video),
             sip_local_ip,
             media_timeout_ms: None,
+            fill_after_ms,
             consent_timeout_ms: None,
             takes_feedback,
         };

@@ -51,6 +51,10 @@ impl Gateway {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(relay) = &mut call.relay else { return };
         let program = match &call.agreement {
+            Some(agreement) if call.phase == Phase::Inviting && agreement.is_one_sided() => {
+                let tone = self.config.ringback_tone.tone();
+                plan::ringing(&relay.media, call.browser_remote.as_ref(), agreement, &tone)
+            }
             Some(agreement) => plan::connected(&relay.media, call.browser_remote.as_ref(), agreement),
             None => plan::opening(&relay.media, call.browser_remote.as_ref()),
         };
@@ -199,6 +203,7 @@ impl Gateway {
                 call.path_selected = true;
                 call.keys_ready = true;
                 self.timers.clear(Timer::Call(key, CallTimer::Path));
+                self.tell_early_media(key);
             }
             Event::DtlsFailed { cause, .. } => self.finish(key, CallEnd::DtlsFailed(cause)),
             Event::DtlsClosed { .. } => self.timers.set(Timer::Call(key, CallTimer::Closed), self.now + HANGUP_GRACE),

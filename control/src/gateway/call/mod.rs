@@ -4,6 +4,7 @@
 //! to end goes through [`Gateway::finish`], once: it tells browser, peer and relay, and forgets the call.
 
 mod dialog;
+mod early;
 mod incoming;
 mod media;
 mod outgoing;
@@ -126,6 +127,8 @@ pub(super) struct Call {
     pub(super) codecs: Arc<CodecPolicy>,
     pub(super) trunk: TrunkSession,
     pub(super) agreement: Option<Agreement>,
+    /// Outgoing: the newest description in a 18x of each fork, by its To tag.
+    pub(super) early: Vec<(String, TrunkDescription)>,
     pub(super) relay: Option<CallRelay>,
     /// Outgoing: whom to call, and header lines of the page.
     pub(super) uri: Option<SipUri>,
@@ -265,6 +268,7 @@ impl Gateway {
             codecs: Arc::clone(&self.codecs),
             trunk: new.trunk,
             agreement: None,
+            early: Vec::new(),
             relay: None,
             uri: None,
             sip_headers: Headers::new(),

@@ -13,8 +13,8 @@ use crate::{
         timers::{CallTimer, Timer},
     },
     sdp::{
-        Agreement, BrowserDescription, BrowserLocal, Direction, IceDtls, NegotiateError, SipSdpLines, TrunkDescription,
-        TrunkSession, browser,
+        Agreement, BrowserDescription, BrowserLocal, Direction, IceDtls, SipSdpLines, TrunkDescription, TrunkSession,
+        browser,
     },
     sip::{
         dialog::DialogId,
@@ -271,28 +271,16 @@ impl Gateway {
     pub(in crate::gateway) fn call_progress(&mut self, key: CallKey, response: &Response) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return };
         call.sip_status = Some(response.status.code());
+        // What the page knows of early media stays true when the callee says again that it rings.
+        let is_news = call.status == CallStatus::Trying;
         self.proxy_answered(key);
-        if (180..=189).contains(&response.status.code()) {
+        if is_news && (180..=189).contains(&response.status.code()) {
             self.change_status(key, CallStatus::Ring, CallMessage::Ring);
         }
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if !self.config.early_media || call.agreement.is_some() {
-            return;
-        }
-        // A description that cannot be used is no reason to end a call that rings: the 200 decides.
-        let Ok(Some(text)) = description(&response.headers, &response.body) else { return };
-        let agreement = TrunkDescription::parse(&text).map_err(NegotiateError::from).and_then(|answer| {
-            let side = call.browser.as_ref().and_then(|browser| browser.side_of_offer().ok());
-            let side = side.ok_or(NegotiateError::NoCommonCodecs)?;
-            Agreement::answered_by_sip(&side, &call.offered_peer, &answer, Direction::SendRecv)
-        });
-        match agreement {
-            Ok(agreement) => {
-                call.agreement = Some(agreement);
-                self.connect_media(key, Purpose::Connect);
-                self.answer_browser(key);
-            }
-            Err(error) => tracing::debug!(%error, "early description is not used"),
+        match description(&response.headers, &response.body) {
+            Ok(Some(text)) if self.config.early_media && self.take_early(key, response, &text) => {}
+            _ if response.status.code() == 180 => self.ring_back(key),
+            _ => {}
         }
     }
 
@@ -325,14 +313,16 @@ impl Gateway {
     /// What the description in a 2xx makes of the call.
     pub(super) fn agree(&self, key: CallKey, response: &Response) -> Result<Agreement, CallEnd> {
         let call = self.calls.get(&key).ok_or(CallEnd::BadPeerDescription)?;
-        let text = description(&response.headers, &response.body)?;
-        let (text, early) = match (text, &call.agreement) {
+        let early = call.agreement.as_ref();
+        let answer = match description(&response.headers, &response.body)? {
+            Some(text) => TrunkDescription::parse(&text).map_err(|_| CallEnd::BadPeerDescription)?,
             // Peers exist that think a 183 was the answer.
-            (None, Some(early)) => return Ok(early.clone()),
-            (None, None) => return Err(CallEnd::BadPeerDescription),
-            (Some(text), early) => (text, early),
+            None => match (call.early_of(response), early.filter(|early| !early.is_one_sided())) {
+                (Some(answer), _) => answer.clone(),
+                (None, Some(early)) => return Ok(early.clone()),
+                (None, None) => return Err(CallEnd::BadPeerDescription),
+            },
         };
-        let answer = TrunkDescription::parse(&text).map_err(|_| CallEnd::BadPeerDescription)?;
         let agreement = match early {
             Some(early) => early.reanswered_by_sip(&call.offered_peer, &answer, Direction::SendRecv),
             None => {
@@ -349,6 +339,7 @@ impl Gateway {
     fn realign(&mut self, key: CallKey) -> bool {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Inviting) else { return false };
         let (Some(agreement), Some(dialog)) = (&call.agreement, call.dialog.clone()) else { return false };
+        let rang_back = agreement.is_one_sided();
         let offered = agreement.fixed_offer(&call.codecs);
         let taken = call.targets.current().map(|target| self.taken.of(target.remote)).unwrap_or_default();
         let Some(offer) = call.offer_in_request(offered, &taken) else { return false };
@@ -357,6 +348,10 @@ impl Gateway {
                 call.client = Some(client);
                 call.phase = Phase::Realigning;
                 self.await_reinvite(key, client);
+                if rang_back {
+                    // The callee has answered: the tone ends.
+                    self.connect_media(key, Purpose::Connect);
+                }
                 true
             }
             Err(_) => false,
@@ -403,7 +398,7 @@ impl Gateway {
     }
 
     /// `setRemoteSDP` for an outgoing call: once (R7).
-    fn answer_browser(&mut self, key: CallKey) {
+    pub(super) fn answer_browser(&mut self, key: CallKey) {
         let local = self.browser_local(key);
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.described_to.is_none()) else { return };
         let (Some(local), Some(agreement), Some(offer)) = (local, &call.agreement, &call.browser) else { return };

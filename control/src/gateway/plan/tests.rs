@@ -15,6 +15,7 @@ fn media() -> CallMedia {
         video: None,
         sip_local_ip: Some("192.0.2.1".parse().unwrap()),
         media_timeout_ms: Some(60_000),
+        fill_after_ms: Some(100),
         consent_timeout_ms: None,
         takes_feedback: true,
     }
@@ -86,6 +87,28 @@ fn directions_that_a_side_does_not_allow_are_paused() {
             let expected = [!(browser.receives() && sip.sends()), !(sip.receives() && browser.sends())];
             assert_eq!(paused, expected, "browser {browser:?}, sip {sip:?}");
             assert!(program.routes.iter().all(|route| !route.payloads.is_empty()), "a paused route keeps its map");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_expects_sound_of_us_gets_silence_in_its_codec_while_the_browser_gives_none() {
+    for (encoding, section, made) in [
+        (Encoding::Pcma, "m=audio 4000 RTP/AVP 8\r\n", Some((8, rcp::Codec::Pcma, 20))),
+        (Encoding::Pcma, "m=audio 4000 RTP/AVP 0\r\na=ptime:30\r\n", Some((0, rcp::Codec::Pcmu, 30))),
+        (Encoding::G722, "m=audio 4000 RTP/AVP 9\r\na=ptime:25\r\n", Some((9, rcp::Codec::G722, 20))),
+        (Encoding::Opus, "m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\n", Some((97, rcp::Codec::Opus, 20))),
+        (Encoding::Pcma, "m=audio 4000 RTP/AVP 8\r\na=sendonly\r\n", None),
+        (Encoding::Pcma, "m=audio 4000 RTP/AVP 8\r\na=inactive\r\n", None),
+    ] {
+        for browser in [Direction::SendRecv, Direction::SendOnly] {
+            let program = connected(&media(), Some(&remote()), &agreement(&[encoding.clone()], browser, section));
+            assert_eq!(program.validate(), Ok(()));
+            let fill = program.routes[0].fill.as_ref();
+            let shown = fill.map(|fill| (fill.payload.pt, fill.payload.codec.clone(), fill.ptime_ms));
+            assert_eq!(shown, made, "{section}, browser {browser:?}");
+            assert!(fill.is_none_or(|fill| fill.sound == Sound::Silence && fill.start_after_ms == 100));
+            assert_eq!(program.routes[1].fill, None);
         }
     }
 }
