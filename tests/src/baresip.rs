@@ -44,6 +44,8 @@ pub struct Options {
     pub tone_hz: u32,
     /// For a phone with a camera (a picture of its own making) and a screen: what it encodes and decodes.
     pub video: Option<Video>,
+    /// Seconds without RTP after which it ends a call; absent: it waits for ever.
+    pub rtp_timeout_s: Option<u32>,
 }
 
 /// The video codecs of a phone.
@@ -88,6 +90,7 @@ impl Options {
             answers: true,
             tone_hz: 660,
             video: None,
+            rtp_timeout_s: None,
         }
     }
 }
@@ -292,6 +295,9 @@ fn write_configuration(folder: &TempDir, options: &Options, control_port: u16) {
         options.tone_hz,
         path.join("recordings").display(),
     );
+    if let Some(seconds) = options.rtp_timeout_s {
+        writeln!(config, "rtp_timeout {seconds}").expect("a string takes everything");
+    }
     for module in ["g711", "g722", "opus", "ausine", "aubridge", "sndfile", "ctrl_tcp"] {
         writeln!(config, "module {module}.so").expect("a string takes everything");
     }

@@ -9,3 +9,4 @@ mod scripted;
 mod sdk;
 mod vendor;
 mod video;
+mod voice;

@@ -500,3 +500,25 @@ fn the_scheme_follows_the_system_until_one_is_chosen() {
     ring_out(&mut browser);
     assert_eq!(browser.eval("phone", moving, json!(null)), 0);
 }
+
+/// What the page has started to sound and not ended at once.
+const TONES: &str = r#"
+window.tones = new Set();
+const made = AudioScheduledSourceNode.prototype, { start, stop } = made;
+made.start = function (...at) { tones.add(this); return start.apply(this, at); };
+made.stop = function (...at) { if (at.length === 0) tones.delete(this); return stop.apply(this, at); };
+"#;
+
+#[test]
+fn the_pages_own_ringing_ends_when_the_gateway_says_that_media_comes() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    browser.eval("phone", TONES, json!(null));
+    ring_out(&mut browser);
+    assert_eq!(browser.eval("phone", "return tones.size;", json!(null)), 1);
+    let media =
+        "gateway.sockets.at(-1).tell('ring', { callId: gateway.callId, status: 'RING_MEDIA' }); return tones.size;";
+    assert_eq!(browser.eval("phone", media, json!(null)), 0);
+    assert_eq!(browser.text("phone", "#call-status"), "Ringing");
+    browser.assert_quiet("phone", &["demo.json"]);
+}

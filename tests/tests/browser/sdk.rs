@@ -25,7 +25,7 @@ const box = (id) => document.body.appendChild(Object.assign(document.createEleme
 test.follow = (call) => {
   test.call = [];
   test.current = call;
-  for (const status of ["TRYING", "RING", "ESTABLISHED", "HOLD", "FINISH", "FAILED", "BUSY"])
+  for (const status of ["TRYING", "RING", "RING_MEDIA", "ESTABLISHED", "HOLD", "FINISH", "FAILED", "BUSY"])
     call.on(C[status], () => test.call.push(status));
 };
 test.dial = (callee, hook, more) => {
@@ -39,7 +39,7 @@ test.sdk.on(S.INCOMING_CALL, (call) => test.follow(call));
 test.pictures = () => Math.max(0, ...[...document.querySelectorAll("div[id^=r] video")].map((video) => video.getVideoPlaybackQuality().totalVideoFrames));
 "#;
 
-fn start_session(browser: &mut Browser, gateway: &Gateway, port: Option<u16>, options: &Value) {
+pub(crate) fn start_session(browser: &mut Browser, gateway: &Gateway, port: Option<u16>, options: &Value) {
     browser.open("sdk", &gateway.pages());
     browser.wait("sdk", "return typeof Flashphoner !== 'undefined' && document.readyState === 'complete';", 15);
     browser.eval("sdk", SESSION, json!({ "ws": gateway.ws(), "port": port, "options": options }));
