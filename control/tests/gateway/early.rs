@@ -176,6 +176,17 @@ fn a_callee_that_answers_a_tone_with_another_codec_is_asked_for_the_browsers() {
 }
 
 #[test]
+fn an_answer_that_was_not_offered_is_no_common_codec_after_a_tone_too() {
+    let (mut world, _, invite) = calling(g711(), BROWSER_OFFER);
+    world.respond(&invite, 180, None);
+    world.forget();
+    world.respond(&invite, 200, Some(&phone_sdp(4000, "18")));
+    assert_eq!(world.last_call().info.as_deref(), Some("No common codecs"));
+    assert_eq!(world.sip_names(), ["ACK", "BYE"]);
+    world.assert_clean();
+}
+
+#[test]
 fn a_call_that_rang_with_a_tone_ends_like_any_other() {
     for (status, names) in [(486, &["busy BUSY", "finish FINISH"][..]), (404, &["finish FAILED"][..])] {
         let (mut world, _, invite) = calling(g711(), BROWSER_OFFER);

@@ -78,7 +78,8 @@ fn without_silence_of_ours_the_phone_gives_up() {
 #[test]
 fn a_browser_hears_the_tone_while_it_rings_and_not_after() {
     let Some(peer) = Sipp::uas("uas_answer", &[("RING_MS", "4000")]) else { return };
-    let gateway = Gateway::start(&[("codecs", "alaw,ulaw,telephone-event"), ("allow_outside_codecs", "false")]);
+    let settings = [("ringback", "auto"), ("codecs", "alaw,ulaw,telephone-event"), ("allow_outside_codecs", "false")];
+    let gateway = Gateway::start(&settings);
     let Some(mut browser) = Browser::start() else { return };
     start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
     // Without a microphone whose beeps would come back.

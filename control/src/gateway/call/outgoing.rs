@@ -323,15 +323,19 @@ impl Gateway {
                 (None, None) => return Err(CallEnd::BadPeerDescription),
             },
         };
-        let agreement = match early {
-            Some(early) => early.reanswered_by_sip(&call.offered_peer, &answer, Direction::SendRecv),
-            None => {
-                let side = call.browser.as_ref().and_then(|browser| browser.side_of_offer().ok());
-                let side = side.ok_or(CallEnd::BadBrowserDescription)?;
-                Agreement::answered_by_sip(&side, &call.offered_peer, &answer, Direction::SendRecv)
-            }
+        let unbound = || {
+            let side = call.browser.as_ref().and_then(|browser| browser.side_of_offer().ok());
+            let side = side.ok_or(CallEnd::BadBrowserDescription)?;
+            let agreement = Agreement::answered_by_sip(&side, &call.offered_peer, &answer, Direction::SendRecv);
+            agreement.map_err(|error| CallEnd::from(&error))
         };
-        agreement.map_err(|error| CallEnd::from(&error))
+        let Some(early) = early else { return unbound() };
+        let agreement = early.reanswered_by_sip(&call.offered_peer, &answer, Direction::SendRecv);
+        agreement.map_err(|error| match unbound() {
+            // An answer that would have been none without our tone is none with it.
+            Err(end) if early.is_one_sided() => end,
+            _ => CallEnd::from(&error),
+        })
     }
 
     /// The 200 names another codec than the 183 that answered the browser: insists on the browser's by a re-INVITE. A peer that says
