@@ -27,7 +27,7 @@ use crate::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The settings of every test, where it does not say otherwise.
-const SETTINGS: [(&str, &str); 24] = [
+const SETTINGS: [(&str, &str); 25] = [
     ("ip", "127.0.0.1"),
     ("ip_local", "127.0.0.1"),
     ("ws.port", "auto"),

@@ -343,6 +343,7 @@ impl Agreement {
             sip_direction: Direction::SendRecv,
             sip_remote: None,
             sip_ptime_ms: None,
+            sip_feedback: Vec::new(),
             is_stopped: false,
         };
         Some(Agreement { audio, video: None, refuses_video: false })

@@ -139,6 +139,21 @@ fn other_codecs_in_the_offer_are_worth_more_than_the_tone_unless_the_operator_sa
 }
 
 #[test]
+fn a_dataplane_that_makes_no_sound_is_asked_for_none() {
+    let mut world = World::new(g711());
+    world.input(Input::RelayDown);
+    world.input(Input::RelayUp { epoch: 2, capabilities: vec!["feedback".to_owned()] });
+    let page = world.session();
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    world.forget();
+    world.respond(&invite, 180, None);
+    assert_eq!(world.names(), ["ring"]);
+    world.respond(&invite, 200, Some(&phone_sdp(4000, "8")));
+    assert!(program(&world).routes.iter().all(|route| route.fill.is_none()));
+}
+
+#[test]
 fn a_call_with_pictures_is_not_answered_for_a_tone() {
     let video = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n\
         a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n\

@@ -77,7 +77,7 @@ pub(crate) fn config() -> GatewayConfig {
 
 /// The wall is up, with a dataplane of today.
 pub(crate) fn relay_up(epoch: u32) -> Input {
-    Input::RelayUp { epoch, capabilities: vec!["feedback".to_owned()] }
+    Input::RelayUp { epoch, capabilities: ["feedback", "fill"].map(str::to_owned).to_vec() }
 }
 
 /// A relay that does what it is told.

@@ -153,7 +153,7 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4 }),
         sip_local_ip: None,
         media_timeout_ms: None,
-        fill_after_ms: 100,
+        fill_after_ms: Some(100),
         consent_timeout_ms: None,
         takes_feedback: true,
     };
