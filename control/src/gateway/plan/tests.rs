@@ -102,7 +102,8 @@ fn a_peer_that_expects_sound_of_us_gets_silence_in_its_codec_while_the_browser_g
         (Encoding::Pcma, "m=audio 4000 RTP/AVP 8\r\na=inactive\r\n", None),
     ] {
         for browser in [Direction::SendRecv, Direction::SendOnly] {
-            let program = connected(&media(), Some(&remote()), &agreement(&[encoding.clone()], browser, section));
+            let program =
+                connected(&media(), Some(&remote()), &agreement(std::slice::from_ref(&encoding), browser, section));
             assert_eq!(program.validate(), Ok(()));
             let fill = program.routes[0].fill.as_ref();
             let shown = fill.map(|fill| (fill.payload.pt, fill.payload.codec.clone(), fill.ptime_ms));
