@@ -130,6 +130,8 @@ fn two_hundred_calls_leave_nothing() {
         })
         .collect();
     let Some(()) = wave(&gateway, &registrar, &mut phones[..WARM_UP]) else { return };
+    let quarantined = || gateway.metric("gangway_media_ports", "state=\"quarantined\"");
+    Deadline::seconds(5).poll("the end of the quarantine", || (quarantined() == 0.0).then_some(()));
     let before = Holdings::now(&gateway);
     let Some(()) = wave(&gateway, &registrar, &mut phones) else { return };
     let mut after = Holdings::now(&gateway);
