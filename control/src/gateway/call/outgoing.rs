@@ -391,6 +391,7 @@ impl Gateway {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.agreement = Some(agreement);
         call.offers = Vec::new();
+        call.early = Vec::new();
         call.phase = Phase::Talking;
         if let Some(relay) = &mut call.relay {
             relay.media.media_timeout_ms = media_timeout_ms;
