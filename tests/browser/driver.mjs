@@ -29,6 +29,8 @@ function probe() {
     else legacy.call(this, constraints, done, failed);
   };
   const Native = window.RTCPeerConnection;
+  // For a test that plays the other side in the page itself.
+  probe.Native = Native;
   window.RTCPeerConnection = class extends Native {
     constructor(...args) {
       super(...args);
@@ -151,6 +153,16 @@ const commands = {
   },
   async fill({ page, selector, value }) {
     await pages.get(page).page.fill(selector, value, { timeout: 10000 });
+  },
+  /** Drags an element by the mouse, by so many pixels. */
+  async drag({ page, selector, by }) {
+    const { mouse } = pages.get(page).page;
+    const box = await pages.get(page).page.locator(selector).boundingBox();
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    await mouse.move(x, y);
+    await mouse.down();
+    await mouse.move(x + by[0], y + by[1], { steps: 5 });
+    await mouse.up();
   },
   async press({ page, key }) {
     await pages.get(page).page.keyboard.press(key);

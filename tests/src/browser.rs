@@ -150,6 +150,12 @@ impl Browser {
         self.command("setChecked", json!({ "page": page, "selector": selector, "value": value }));
     }
 
+    /// Drags an element by the mouse, by so many pixels to the right and down.
+    #[track_caller]
+    pub fn drag(&mut self, page: &str, selector: &str, by: (i32, i32)) {
+        self.command("drag", json!({ "page": page, "selector": selector, "by": [by.0, by.1] }));
+    }
+
     /// Presses a key, e.g. `Enter`.
     #[track_caller]
     pub fn press(&mut self, page: &str, key: &str) {

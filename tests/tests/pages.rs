@@ -44,14 +44,60 @@ fn the_scripts_parse() {
     }
 }
 
+/// The scripts that a page loads and all that they import, and their texts.
+fn scripts_of(page: &str) -> Vec<(PathBuf, String)> {
+    let web = root().join("control/web");
+    let mut wanted: Vec<PathBuf> =
+        between(page, " src=\"", '"').filter(|to| !to.starts_with('/')).map(|to| web.join(to)).collect();
+    let mut found: Vec<(PathBuf, String)> = Vec::new();
+    while let Some(path) = wanted.pop() {
+        if found.iter().any(|(known, _)| *known == path) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let folder = path.parent().expect("a script lies in a folder").to_owned();
+        wanted.extend(between(&text, " from \"./", '"').map(|to| folder.join(to)));
+        found.push((path, text));
+    }
+    assert!(found.len() > 5, "a page without scripts");
+    found
+}
+
 #[test]
 fn each_id_and_icon_that_a_script_names_is_in_the_page() {
-    let page = fs::read_to_string(root().join("control/web/index.html")).expect("the page");
-    let ids: Vec<&str> = between(&page, " id=\"", '"').collect();
+    for (path, page) in files(&["html"]) {
+        assert_eq!(missing_of(&page), Vec::<String>::new(), "{}", path.display());
+    }
+}
+
+/// What both pages show is the same in both: they are files of their own, without a build step.
+#[test]
+fn the_pages_agree_in_what_both_have() {
+    let pages = files(&["html"]);
+    let [(_, one), (_, other)] = pages.as_slice() else { panic!("two pages") };
+    for (start, end, least) in [("<symbol ", "</symbol>", 10), ("<input ", ">", 8), ("<meta ", ">", 3)] {
+        let parts = |page: &str| -> BTreeSet<String> {
+            page.split(start).skip(1).filter_map(|rest| Some(rest.split_once(end)?.0.to_owned())).collect()
+        };
+        let name = |part: &str| part.split('"').nth(1).unwrap_or("").to_owned();
+        let (one, other) = (parts(one), parts(other));
+        let mut shared = 0;
+        for part in &one {
+            let same: Vec<&String> = other.iter().filter(|there| name(there) == name(part)).collect();
+            shared += same.len();
+            assert!(same.is_empty() || same == [part], "{start}{part} differs from {same:?}");
+        }
+        assert!(shared >= least, "{start}: {shared} in both");
+    }
+}
+
+/// What a page's scripts name and the page does not have.
+fn missing_of(page: &str) -> Vec<String> {
+    let ids: Vec<&str> = between(page, " id=\"", '"').collect();
     let unique: BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!(ids.len(), unique.len(), "an id is there twice: {ids:?}");
     let mut missing = Vec::new();
-    for (path, text) in files(&["js"]) {
+    for (path, text) in scripts_of(page) {
         let named =
             ["$(\"", "show(\"", "write(\"", "getElementById(\""].into_iter().flat_map(|call| between(&text, call, '"'));
         let icons = between(&text, "\"#icon-", '"').map(|icon| format!("icon-{icon}"));
@@ -63,10 +109,10 @@ fn each_id_and_icon_that_a_script_names_is_in_the_page() {
     }
     for reference in ["href=\"#", "for=\"", "aria-controls=\"", "aria-labelledby=\"", "aria-describedby=\""] {
         missing.extend(
-            between(&page, reference, '"').filter(|id| !unique.contains(id)).map(|id| format!("{reference}{id}")),
+            between(page, reference, '"').filter(|id| !unique.contains(id)).map(|id| format!("{reference}{id}")),
         );
     }
-    assert_eq!(missing, Vec::<String>::new());
+    missing
 }
 
 /// What the Content-Security-Policy forbids, found before a browser says so; and foreign text that could become markup.

@@ -1,4 +1,5 @@
-//! Pages: our Phone page at `/`, the vendor's SDK package under `/client2/`, and what a plain GET on a websocket port sees.
+//! Pages: our Phone page at `/`, our Phone Video page, the vendor's SDK package under `/client2/`, and what a plain GET on a
+//! websocket port sees.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -51,20 +52,28 @@ macro_rules! own_files {
 }
 
 /// Our pages and all that they load. Scripts are modules of each other; nothing comes from elsewhere but the SDK.
-const OWN: [OwnFile; 13] = own_files![
+const OWN: [OwnFile; 21] = own_files![
     "/index.html": HTML,
     "/phone.css": STYLE,
     "/phone.js": SCRIPT,
     "/scheme.js": SCRIPT,
+    "/video.css": STYLE,
+    "/video.html": HTML,
+    "/video.js": SCRIPT,
+    "/modules/account.js": SCRIPT,
     "/modules/call.js": SCRIPT,
     "/modules/charts.js": SCRIPT,
+    "/modules/choices.js": SCRIPT,
     "/modules/devices.js": SCRIPT,
     "/modules/failures.js": SCRIPT,
     "/modules/history.js": SCRIPT,
     "/modules/pad.js": SCRIPT,
+    "/modules/phone.js": SCRIPT,
+    "/modules/pictures.js": SCRIPT,
     "/modules/session.js": SCRIPT,
     "/modules/sounds.js": SCRIPT,
     "/modules/statistics.js": SCRIPT,
+    "/modules/view.js": SCRIPT,
 ];
 
 /// What our pages may load and reach (CSP level 3): themselves, and any gateway that the user names. Not the vendor's pages, which

@@ -1,15 +1,16 @@
-// One call, out or in, on top of the SDK's: its states, the microphone and speaker in it, tones, and how it ended.
-import { explainCall, explainMicrophone } from "./failures.js";
+// One call, out or in, on top of the SDK's: its states, what is captured for it, the speaker, tones, and how it ended.
+import { explainCall, explainCapture } from "./failures.js";
 import { takeEnd } from "./session.js";
 
-// The SDK keeps its peer connection to itself. Statistics, tones and a change of the microphone that cannot fail half-way need it.
-let lastPeer = null;
+// The SDK keeps its peer connection to itself. Statistics, tones, pictures and a change of device that cannot fail half-way
+// need it: the call that is being set up claims the next one.
+let claim = null;
 
 if (window.RTCPeerConnection) {
   window.RTCPeerConnection = class extends window.RTCPeerConnection {
     constructor(...args) {
       super(...args);
-      lastPeer = this;
+      if (claim) claim(this);
     }
   };
 }
@@ -21,6 +22,9 @@ export const TONE_KEYS = "1234567890*#";
 const TONE_MS = 120;
 const TONE_GAP_MS = 70;
 
+/** Frames of a screen, a second: enough to follow a pointer, and text stays sharp. */
+const SCREEN_FRAME_RATE = 15;
+
 /**
  * A call. Its states: starting, calling, ringing, incoming, connecting, established, ended.
  */
@@ -28,13 +32,21 @@ export class Call {
   #sdk;
   #media;
   #on;
+  #peer = null;
   #isOwnHangup = false;
+  #isMuted = { audio: false, video: false };
+  /** Tracks that are captured and not yet, or not now, in the SDK's element, which releases its own at the end. */
+  #aside = new Set();
+  #screen = null;
+  #camera = null;
 
   /**
    * @param sdkCall the SDK's call, not yet called or answered
    * @param party `{ name, number, direction }`; direction is "out" or "in"
-   * @param media `{ local, remote, constraints(), speaker() }`: elements, what to capture, and the speaker's id ("" for the system's)
-   * @param on what to tell: `state(name)`, `microphoneGone()`, `end({ result, seconds, problem })`
+   * @param media `{ local, remote, constraints(withPicture), speaker() }`: elements, what to capture, and the speaker's id ("" for
+   *   the system's)
+   * @param on what to tell: `state(name)`, `agreed()` when both sides have described their media, `deviceGone(kind)`,
+   *   `screenGone()` when the browser ended what `shareScreen` began, `end({ result, seconds, wasAnswered, problem })`
    */
   constructor(sdkCall, party, media, on) {
     this.#sdk = sdkCall;
@@ -42,7 +54,7 @@ export class Call {
     this.#on = on;
     this.party = party;
     this.state = party.direction === "in" ? "incoming" : "starting";
-    this.isMuted = false;
+    this.withPicture = false;
     /** The other exchange, or the gateway, plays the ringing, or an announcement. */
     this.hasEarlyMedia = false;
     this.startedAt = new Date();
@@ -64,16 +76,24 @@ export class Call {
   }
 
   /**
-   * Rejects a call that comes while there is another. When the gateway knows the other one too, whoever comes second hears busy
-   * (486), and other phones of the number ring on; before that, while the browser asks for the microphone, the call is declined.
+   * Rejects a call that came while there is another. As the gateway knows the other one too, whoever comes second hears busy
+   * (486), and other phones of the number ring on.
    */
   static refuse(sdkCall) {
-    sdkCall.on(Flashphoner.constants.CALL_STATUS.RING, () => sdkCall.hangup());
+    const { NEW, RING } = Flashphoner.constants.CALL_STATUS;
+    // Before its RING the SDK would end it here alone.
+    if (sdkCall.status() === NEW) sdkCall.on(RING, () => sdkCall.hangup());
+    else sdkCall.hangup();
+  }
+
+  /** Its id at the gateway. */
+  get id() {
+    return this.#sdk.id();
   }
 
   /** The peer connection; null until there is one. */
   get peer() {
-    return this.state === "incoming" || this.state === "starting" ? null : lastPeer;
+    return this.#peer;
   }
 
   /** Seconds since the answer, 0 before it. */
@@ -81,18 +101,18 @@ export class Call {
     return this.answeredAt ? Math.floor((performance.now() - this.answeredAt) / 1000) : 0;
   }
 
-  /** Places an outgoing call. */
-  dial() {
-    this.#prepare();
+  /** Places an outgoing call, whose SDK call was made to capture a picture or not. */
+  dial(withPicture) {
+    this.#prepare(withPicture);
     this.#sdk.call();
   }
 
   /** Takes an incoming call. */
-  answer() {
-    this.#prepare();
+  answer(withPicture) {
+    this.#prepare(withPicture);
     this.#become("connecting");
     this.#sdk.answer({
-      constraints: this.#media.constraints(),
+      constraints: this.#media.constraints(withPicture),
       localVideoDisplay: this.#media.local,
       remoteVideoDisplay: this.#media.remote,
     });
@@ -107,47 +127,121 @@ export class Call {
   /** Ends it on this side because the session is gone. The SDK leaves such calls as they were; the gateway has ended them. */
   drop() {
     this.#finish({ status: "FINISH" }, null, "Connection lost");
-    // Nothing can be sent any more, but this closes the peer connection and gives the microphone back.
-    this.#sdk.hangup();
-  }
-
-  /** Sends silence instead of the microphone, or the microphone again. */
-  mute(isMuted) {
-    this.isMuted = isMuted;
-    if (isMuted) this.#sdk.muteAudio(); else this.#sdk.unmuteAudio();
   }
 
   /**
-   * Takes another microphone without renegotiation. The former one is kept until the new one works: the SDK's `switchMic`
-   * stops it first, and knows only devices that had a name before the call.
-   * When the call ends meanwhile, the new one is released and nothing is thrown.
-   * @param audio constraints of getUserMedia
+   * Which pictures flow: null until both sides have said.
+   * @returns {{ sends: boolean, receives: boolean } | null}
    */
-  async changeMicrophone(audio) {
-    const sender = this.#audioSender();
-    if (!sender) return;
-    const former = sender.track;
-    let fresh = null;
-    try {
-      const stream = await navigator.mediaDevices.getUserMedia({ audio, video: false });
-      [fresh] = stream.getAudioTracks();
-      fresh.enabled = !this.isMuted;
-      if (!this.#isOver) await sender.replaceTrack(fresh);
-    } catch (error) {
-      if (fresh) fresh.stop();
-      // Once the user has hung up, a refusal means nothing to them.
-      if (this.#isOver) return;
-      throw error;
+  get pictures() {
+    const peer = this.#peer;
+    if (!peer || peer.signalingState !== "stable" || !peer.remoteDescription) return null;
+    const direction = (this.#transceiver("video") || {}).currentDirection || "";
+    return { sends: direction.startsWith("send"), receives: direction.endsWith("recv") || direction === "recvonly" };
+  }
+
+  /** Whether silence ("audio") or darkness ("video") is sent. */
+  isMuted(kind) {
+    return this.#isMuted[kind];
+  }
+
+  /** Sends silence or darkness instead of what is captured, or that again. */
+  mute(kind, isMuted) {
+    this.#isMuted[kind] = isMuted;
+    const sender = this.#sender(kind);
+    const tracks = [sender && sender.track, ...this.#aside, ...this.#shown()];
+    for (const track of tracks) if (track && track.kind === kind) track.enabled = !isMuted;
+  }
+
+  /**
+   * Takes another microphone ("audio") or camera ("video") without renegotiation. The former one is kept until the new one works:
+   * the SDK's own switches stop it first, and know only devices that had a name before the call.
+   * When the call ends meanwhile, the new one is released and nothing is thrown.
+   * @param {"audio"|"video"} kind
+   * @param constraints what to ask the browser for
+   */
+  async changeDevice(kind, constraints) {
+    const sender = this.#sender(kind);
+    if (!sender || (kind === "video" && !this.#sendsPicture)) return;
+    // Behind a screen that is shown the camera changes unseen.
+    const isHidden = kind === "video" && this.#screen !== null;
+    const former = isHidden ? this.#camera : sender.track;
+    await this.#take(() => capture(kind, constraints, former), async (fresh) => {
+      if (this.#screen && kind === "video") this.#camera = fresh;
+      else await sender.replaceTrack(fresh);
+    }, (fresh) => {
+      if (this.#screen && kind === "video") this.#aside.add(fresh);
+      else this.#show(fresh);
+      if (former) this.#release(former);
+      this.#watch(fresh);
+    });
+  }
+
+  /**
+   * Changes size and frame rate of the camera's pictures, in the call.
+   * @param {{ width: number, height: number, frameRate: number }} shape as near as the camera can
+   */
+  async changeShape(shape) {
+    const sender = this.#sender("video");
+    if (!this.#sendsPicture) return;
+    const camera = this.#screen ? this.#camera : sender.track;
+    await camera.applyConstraints(shape);
+  }
+
+  /** Whether a microphone ("audio") or camera ("video") works for this call. */
+  isCapturing(kind) {
+    const sender = this.#sender(kind);
+    const track = kind === "video" && this.#screen ? this.#camera : sender && sender.track;
+    return Boolean(track && track.readyState === "live");
+  }
+
+  /** Whether the screen is shown instead of the camera. */
+  get isSharing() {
+    return this.#screen !== null;
+  }
+
+  /**
+   * Shows a screen, window or tab, which the browser asks for, in the place of the camera: same stream, no renegotiation.
+   * The camera stays ready to come back.
+   */
+  async shareScreen() {
+    const sender = this.#sender("video");
+    if (!this.#sendsPicture || this.#screen) return;
+    const wanted = { video: { frameRate: SCREEN_FRAME_RATE }, audio: false };
+    await this.#take(() => navigator.mediaDevices.getDisplayMedia(wanted), async (fresh) => {
+      if ("contentHint" in fresh) fresh.contentHint = "detail";
+      const camera = sender.track;
+      await sender.replaceTrack(fresh);
+      this.#camera = camera;
+      this.#screen = fresh;
+    }, (fresh) => {
+      if (this.#camera) this.#aside.add(this.#camera);
+      this.#show(fresh);
+      // The browser has a button of its own to end this.
+      fresh.addEventListener("ended", () => { if (this.#screen === fresh) this.#on.screenGone(); });
+    });
+  }
+
+  /** Shows the camera again. */
+  async stopScreen() {
+    const screen = this.#screen;
+    if (!screen) return;
+    this.#screen = null;
+    screen.stop();
+    const camera = this.#camera;
+    this.#camera = null;
+    if (this.#isOver) return;
+    await this.#sender("video").replaceTrack(camera);
+    if (!this.#isOver) this.#show(camera);
+  }
+
+  /** Lets go of the camera, because the other side takes no picture. */
+  releaseCamera() {
+    for (const track of this.#shown()) {
+      if (track.kind !== "video") continue;
+      this.#element().srcObject.removeTrack(track);
+      track.stop();
     }
-    if (this.#isOver) return fresh.stop();
-    // The SDK mutes and releases what its own element holds.
-    const element = this.#media.local.querySelector("video");
-    if (element && element.srcObject) {
-      for (const track of element.srcObject.getAudioTracks()) element.srcObject.removeTrack(track);
-      element.srcObject.addTrack(fresh);
-    }
-    if (former) former.stop();
-    this.#watchMicrophone(fresh);
   }
 
   /**
@@ -160,13 +254,13 @@ export class Call {
 
   /** Whether tones can be sent: the other side takes telephone events. */
   get canSendTones() {
-    const sender = this.#audioSender();
+    const sender = this.#sender("audio");
     return Boolean(sender && sender.dtmf && sender.dtmf.canInsertDTMF);
   }
 
   /** Sends the tone of a key behind those that are still being sent. */
   sendTone(key) {
-    const { dtmf } = this.#audioSender();
+    const { dtmf } = this.#sender("audio");
     dtmf.insertDTMF(dtmf.toneBuffer + key, TONE_MS, TONE_GAP_MS);
   }
 
@@ -175,26 +269,88 @@ export class Call {
     return this.#isOwnHangup || this.state === "ended";
   }
 
-  #audioSender() {
-    const audio = this.peer && this.peer.getTransceivers().find(({ receiver }) => receiver.track.kind === "audio");
-    return audio ? audio.sender : null;
+  get #sendsPicture() {
+    return Boolean(this.pictures && this.pictures.sends && this.#sender("video").track);
   }
 
-  #prepare() {
-    lastPeer = null;
+  #transceiver(kind) {
+    return this.#peer && this.#peer.getTransceivers().find(({ receiver }) => receiver.track.kind === kind);
+  }
+
+  #sender(kind) {
+    const transceiver = this.#transceiver(kind);
+    return transceiver ? transceiver.sender : null;
+  }
+
+  /** The SDK's element with what is captured. */
+  #element() {
+    return this.#media.local.querySelector("video");
+  }
+
+  #shown() {
+    const element = this.#element();
+    return element && element.srcObject ? element.srcObject.getTracks() : [];
+  }
+
+  /** Puts a track into the SDK's element in the place of the others of its kind: it is seen there, and released at the end. */
+  #show(track) {
+    this.#aside.delete(track);
+    const element = this.#element();
+    if (!element || !element.srcObject) return this.#aside.add(track);
+    const others = element.srcObject.getTracks().filter(({ kind }) => kind !== track.kind);
+    // A new stream: an element goes on showing the former track of a stream that changed under it.
+    element.srcObject = new MediaStream([...others, track]);
+  }
+
+  #release(track) {
+    this.#aside.delete(track);
+    track.stop();
+  }
+
+  /**
+   * Captures a track and puts it into use. While that takes its time the track is muted as the others are; when it fails, or the
+   * call ends meanwhile, it is released.
+   */
+  async #take(ask, use, done) {
+    let fresh = null;
+    try {
+      const stream = await ask();
+      [fresh] = stream.getTracks();
+      fresh.enabled = !this.#isMuted[fresh.kind];
+      this.#aside.add(fresh);
+      if (!this.#isOver) await use(fresh);
+    } catch (error) {
+      if (fresh) this.#release(fresh);
+      // Once the user has hung up, a refusal means nothing to them.
+      if (this.#isOver) return;
+      throw error;
+    }
+    if (this.#isOver) return this.#release(fresh);
+    done(fresh);
+  }
+
+  #prepare(withPicture) {
+    this.withPicture = withPicture;
+    claim = (peer) => {
+      claim = null;
+      this.#peer = peer;
+      peer.addEventListener("signalingstatechange", () => { if (this.pictures) this.#on.agreed(); });
+    };
     if (this.#media.speaker()) this.#sdk.setAudioOutputId(this.#media.speaker());
   }
 
-  #watchMicrophone(track) {
-    track.addEventListener("ended", () => { if (this.state === "established") this.#on.microphoneGone(); });
+  #watch(track) {
+    track.addEventListener("ended", () => { if (this.state === "established") this.#on.deviceGone(track.kind); });
   }
 
   #established() {
     if (this.answeredAt) return;
     this.answeredAt = performance.now();
     this.#become("established");
-    const sender = this.#audioSender();
-    if (sender && sender.track) this.#watchMicrophone(sender.track);
+    for (const kind of ["audio", "video"]) {
+      const sender = this.#sender(kind);
+      if (sender && sender.track) this.#watch(sender.track);
+    }
   }
 
   #become(state) {
@@ -204,13 +360,13 @@ export class Call {
 
   #ended(status) {
     const end = takeEnd(this.#sdk.id());
-    // A failure that the gateway has not told is the browser's own: it gave no microphone.
+    // A failure that the gateway has not told is the browser's own: it gave no microphone or camera.
     const isLocal = status === "FAILED" && !end && !this.#isOwnHangup;
-    const microphone = isLocal ? explainMicrophone(this.#sdk.getErrorInfo()) : null;
-    this.#finish(end || { status }, microphone, null);
+    const capture = isLocal ? explainCapture(this.#sdk.getErrorInfo(), this.withPicture) : null;
+    this.#finish(end || { status }, capture, null);
   }
 
-  #finish(end, microphone, lost) {
+  #finish(end, capture, lost) {
     if (this.state === "ended") return;
     const { direction, name } = this.party;
     const seconds = this.seconds;
@@ -218,8 +374,8 @@ export class Call {
     const failed = end.status === "FAILED";
     const who = name || "The other side";
     let result = wasAnswered ? "Ended" : "No answer";
-    let problem = microphone;
-    if (microphone) result = microphone.result;
+    let problem = capture;
+    if (capture) result = capture.result;
     else if (lost) result = lost;
     else if (this.#isOwnHangup) result = wasAnswered ? "Ended" : direction === "in" ? "Declined" : "Cancelled";
     else if (direction === "in" && !wasAnswered && !(failed && this.state === "connecting")) result = "Missed";
@@ -229,6 +385,24 @@ export class Call {
       result = problem.result;
     }
     this.#become("ended");
+    claim = null;
+    // The SDK closes the connection and gives the devices back when its last call ends, or at a hangup; another may wait, or the
+    // session be gone.
+    if (lost || (this.#peer && this.#peer.signalingState !== "closed")) this.#sdk.hangup();
+    for (const track of this.#aside) track.stop();
+    this.#aside.clear();
     this.#on.end({ result, seconds, wasAnswered, problem });
+  }
+}
+
+/** Asks for a device. Phones open one camera at a time: there the former one has to go first. */
+async function capture(kind, constraints, former) {
+  const wanted = { audio: false, video: false, [kind]: constraints };
+  try {
+    return await navigator.mediaDevices.getUserMedia(wanted);
+  } catch (error) {
+    if (kind !== "video" || error.name !== "NotReadableError" || !former) throw error;
+    former.stop();
+    return navigator.mediaDevices.getUserMedia(wanted);
   }
 }

@@ -1,4 +1,4 @@
-// The statistics as a person reads them: four small charts with their numbers, and a table of counters.
+// The statistics as a person reads them: small charts with their numbers, and a table of counters.
 import { SAMPLES_MAX } from "./statistics.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -9,12 +9,17 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1, minimumFractionDigits: 1 });
 
 /** Field of a sample, what it is called, its unit, how it is written, and the least height of the scale. */
-const CHARTS = [
-  ["received", "Receiving", "kbit/s", whole, 20],
-  ["sent", "Sending", "kbit/s", whole, 20],
-  ["loss", "Loss", "%", tenth, 5],
-  ["roundTrip", "Round trip", "ms", whole, 50],
-];
+const BOTH = [["loss", "Loss", "%", tenth, 5], ["roundTrip", "Round trip", "ms", whole, 50]];
+const CHARTS = {
+  audio: [["received", "Receiving", "kbit/s", whole, 20], ["sent", "Sending", "kbit/s", whole, 20], ...BOTH],
+  video: [
+    ["received", "Receiving", "kbit/s", whole, 200],
+    ["sent", "Sending", "kbit/s", whole, 200],
+    ["framesReceived", "Receiving", "frames/s", whole, 15],
+    ["framesSent", "Sending", "frames/s", whole, 15],
+    ...BOTH,
+  ],
+};
 
 const NOTHING = "–";
 
@@ -87,16 +92,25 @@ const COUNTERS = [
   ["jitter", "Jitter", (side) => (side.jitter === null ? NOTHING : `${whole.format(side.jitter)} ms`)],
 ];
 
+/** And those of pictures alone. */
+const PICTURE_COUNTERS = [
+  ["size", "Size", (side) => (side.size ? `${side.size.width} × ${side.size.height}` : NOTHING)],
+  ["frames", "Frames", (side) => whole.format(side.frames)],
+];
+
 /** Charts and table in their places. */
 export class StatisticsPanel {
   /**
+   * @param {"audio"|"video"} kind
    * @param {HTMLElement} charts where the charts go
    * @param {HTMLTableElement} table whose body gets the counters, beside columns "Received" and "Sent"
    */
-  constructor(charts, table) {
-    this.charts = CHARTS.map((row) => new Chart(row));
+  constructor(kind, charts, table) {
+    this.charts = CHARTS[kind].map((row) => new Chart(row));
     charts.replaceChildren(...this.charts.map(({ figure }) => figure));
-    this.rows = COUNTERS.map(([field, name, words]) => {
+    const [first, ...rest] = COUNTERS;
+    const counters = kind === "video" ? [first, ...PICTURE_COUNTERS, ...rest] : COUNTERS;
+    this.rows = counters.map(([field, name, words]) => {
       const cells = [element("td", { "data-counter": `received-${field}` }), element("td", { "data-counter": `sent-${field}` })];
       return { words, cells, line: element("tr", {}, element("th", { scope: "row" }, name), ...cells) };
     });

@@ -1,4 +1,4 @@
-// Microphones and speakers: lists that follow plugging and unplugging, the user's choice, and its memory.
+// Microphones, cameras and speakers: lists that follow plugging and unplugging, the user's choice, and its memory.
 // What is chosen is remembered by id and name; while that device is away the system's is used, and when it is back, it is.
 
 const MEMORY = "gangway.device.";
@@ -22,7 +22,7 @@ function remember(kind, choice) {
   } catch { /* the choice holds until the page is closed */ }
 }
 
-/** The devices of some kinds: "audioinput", "audiooutput". */
+/** The devices of some kinds: "audioinput", "audiooutput", "videoinput". */
 export class Devices {
   #kinds = new Map();
   #onChange;
@@ -43,12 +43,13 @@ export class Devices {
     const all = await navigator.mediaDevices.enumerateDevices();
     for (const [kind, entry] of this.#kinds) {
       const own = all.filter((device) => device.kind === kind);
+      entry.isThere = own.length > 0;
       entry.isNamed = own.some((device) => device.label);
       entry.list = own
         .filter((device) => device.deviceId && !ALIASES.includes(device.deviceId))
         .map((device, number) => ({ id: device.deviceId, label: device.label || `Device ${number + 1}` }));
-      this.#settle(kind, entry);
     }
+    for (const [kind, entry] of this.#kinds) this.#settle(kind, entry);
   }
 
   /** The devices of a kind, `{ id, label }` each, without the system's choice. */
@@ -59,6 +60,11 @@ export class Devices {
   /** Whether the browser tells names; it does once the microphone was allowed. */
   isNamed(kind) {
     return Boolean(this.#kinds.get(kind).isNamed);
+  }
+
+  /** Whether there is a device of a kind at all; a browser tells that before it tells names. */
+  isThere(kind) {
+    return Boolean(this.#kinds.get(kind).isThere);
   }
 
   /** What the user chose, though it may be away; null for the system's. */
@@ -95,9 +101,9 @@ export class Devices {
     this.#onChange(kind, false);
   }
 
-  /** Constraints of getUserMedia for the microphone in use. */
-  get audio() {
-    const id = this.used("audioinput");
+  /** Constraints of getUserMedia for the device in use. */
+  constraints(kind) {
+    const id = this.used(kind);
     return id ? { deviceId: { exact: id } } : true;
   }
 

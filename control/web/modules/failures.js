@@ -138,6 +138,17 @@ const MICROPHONE = [
 
 const MICROPHONE_UNKNOWN = row("No microphone", "The call could not be started", "{detail} Choose another microphone under Sound, then call again.");
 
+/** The same for a camera, alone or with a microphone. What is said of the microphone itself is in the table above. */
+const CAMERA = [
+  [/NotAllowed|denied|permission|not allowed/i, row("No camera", "No permission to use camera and microphone", "Allow both for this page in the browser's address bar, then call again. With “Sound only” the microphone is enough.")],
+  [/NotFound|not found|not be found/i, row("No camera", "Camera or microphone was not found", "Plug it in, then call again. Without a camera, use “Sound only”.")],
+  [/NotReadable|in use|video ?source|videoinput|allocate|I\/O/i, row("No camera", "The camera cannot be used", "Another program may hold it. Close that program, choose another camera under Picture and sound, or use “Sound only”.")],
+  [/Overconstrained|constraint/i, row("No camera", "The chosen camera or microphone is not there", "Choose another one under Picture and sound, then call again.")],
+  [/Security|insecure/i, row("No camera", "This page may not use camera and microphone", "The browser's settings forbid it. Open the page on https or on http://localhost.")],
+];
+
+const CAMERA_UNKNOWN = row("No camera", "The call could not be started", "{detail} Choose another camera or microphone under Picture and sound, or use “Sound only”.");
+
 /** What stops a page before anything is dialled. */
 const PAGE = {
   insecure: row("", "This page may not use the microphone here", "Browsers allow it on http://localhost and on https only. Open the page there; the gateway prints both addresses at its start."),
@@ -145,6 +156,10 @@ const PAGE = {
   noWebRtc: row("", "This browser cannot make calls", "It has no WebRTC. Use a current Chrome, Edge, Firefox or Safari."),
   microphoneLost: row("", "The microphone is gone", "It was unplugged and there is no other: the other side hears nothing. Plug one in; it is taken at once."),
   speakerRefused: row("", "The speaker cannot be used", "The sound stays where it was. Choose another one under Sound."),
+  cameraLost: row("", "The camera is gone", "It was unplugged and there is no other: the other side sees no picture. Plug one in; it is taken at once."),
+  cameraRefused: row("", "The camera cannot be used", "The former one stays in use. Another program may hold the one you chose: close that program, or choose another one."),
+  shapeRefused: row("", "The camera cannot change its picture", "Size and frame rate stay as they were. Choose others; they hold for the next call too."),
+  screenRefused: row("", "The screen cannot be shown", "The browser or the system forbids it. Allow this browser to record the screen in the system's settings, then try again."),
   microphoneRefused: row("", "The microphone cannot be used", "The former one stays in use. Another program may hold the one you chose: close that program, or choose another one under Sound."),
 };
 
@@ -223,6 +238,19 @@ export function explainMicrophone(name) {
   // Chromium's message for a device that is gone is empty.
   if (!found && !text) return fill(MICROPHONE.find(([pattern]) => pattern.test("Overconstrained"))[1], "", "");
   return fill(found ? found[1] : MICROPHONE_UNKNOWN, "", text ? `${text}.` : "");
+}
+
+/**
+ * Why a call could not capture what it wanted.
+ * @param {string} name what the browser calls it, or its message
+ * @param {boolean} withPicture whether a camera was asked for too
+ */
+export function explainCapture(name, withPicture) {
+  const text = String(name || "");
+  if (!withPicture || /audio ?(source|input)/i.test(text)) return explainMicrophone(text);
+  // Chromium's message for a device that is gone is empty.
+  const [, found] = CAMERA.find(([pattern]) => pattern.test(text || "Overconstrained")) || [null, CAMERA_UNKNOWN];
+  return fill(found, "", text ? `${text}.` : "");
 }
 
 /** What stops the page, by a name of the table. */

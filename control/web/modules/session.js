@@ -1,11 +1,18 @@
 // One session with the gateway on top of the vendor's SDK: its states, why it ended, and the calls that come in by it.
 import { explainAddress, explainSession, explainSocket } from "./failures.js";
 
-// The SDK tells a page that a call or a socket ended, not why: `sipStatus`, `info` and the close code are in frames and
-// events alone. So they are read here too.
-const ENDS_MAX = 32;
+// The SDK tells a page that a call or a socket ended, not why, and that a call came in, not whether with pictures: `sipStatus`,
+// `info`, descriptions and the close code are in frames and events alone. So they are read here too.
+const KEPT_MAX = 32;
 const ends = new Map();
+const pictured = new Map();
 let lastClose = 0;
+
+/** Keeps a value, and forgets the oldest of too many. */
+function keep(map, key, value) {
+  map.set(key, value);
+  if (map.size > KEPT_MAX) map.delete(map.keys().next().value);
+}
 
 window.WebSocket = class extends window.WebSocket {
   constructor(...args) {
@@ -14,10 +21,11 @@ window.WebSocket = class extends window.WebSocket {
     this.addEventListener("message", (event) => {
       let frame;
       try { frame = JSON.parse(event.data); } catch { return; }
-      const end = frame && Array.isArray(frame.data) && frame.data[0];
-      if (frame.message !== "finish" || !end || !end.callId) return;
-      ends.set(end.callId, end);
-      if (ends.size > ENDS_MAX) ends.delete(ends.keys().next().value);
+      if (!frame || !Array.isArray(frame.data)) return;
+      const [first, second] = frame.data;
+      if (frame.message === "finish" && first && first.callId) keep(ends, first.callId, first);
+      // A section with port 0 is refused (RFC 3264 section 5.1).
+      if (frame.message === "setRemoteSDP") keep(pictured, first, /^m=video [1-9]/m.test(second));
     });
     this.addEventListener("close", (event) => { lastClose = event.code; });
   }
@@ -29,6 +37,9 @@ export function takeEnd(callId) {
   ends.delete(callId);
   return end;
 }
+
+/** Whether the other side of a call has last offered or taken pictures. */
+export const hasPictures = (callId) => pictured.get(callId) === true;
 
 /**
  * A session. Its states: off, connecting, registering, connected (without registration), registered, failed.

@@ -27,7 +27,8 @@ function codecName(codec) {
  * One report about one kind of media.
  * @param {RTCStatsReport} report of `getStats()`
  * @param {"audio"|"video"} kind
- * @returns counters since the start (packets, bytes), jitter and round trip in ms, null where nothing is known yet
+ * @returns counters since the start (packets, bytes, frames), jitter and round trip in ms, the size of pictures in pixels; null
+ *   where nothing is known (yet)
  */
 export function readReport(report, kind) {
   const of = { "inbound-rtp": [], "outbound-rtp": [], "remote-inbound-rtp": [], "candidate-pair": [], transport: [] };
@@ -41,6 +42,7 @@ export function readReport(report, kind) {
   const pairs = of["candidate-pair"];
   const pair = (transport && pairs.find(({ id }) => id === transport.selectedCandidatePairId)) || pairs.find(({ nominated }) => nominated);
   const codec = (rows) => codecName(rows.length && rows[0].codecId ? report.get(rows[0].codecId) : null);
+  const size = (rows) => (rows.length && rows[0].frameWidth ? { width: rows[0].frameWidth, height: rows[0].frameHeight } : null);
   const roundTrip = (pair && pair.currentRoundTripTime) ?? (remote[0] && remote[0].roundTripTime);
   return {
     received: {
@@ -49,6 +51,8 @@ export function readReport(report, kind) {
       lost: Math.max(0, sum(inbound, "packetsLost")),
       jitter: inbound.length ? ms(inbound[0].jitter) : null,
       codec: codec(inbound),
+      frames: sum(inbound, "framesDecoded"),
+      size: size(inbound),
     },
     sent: {
       packets: sum(outbound, "packetsSent"),
@@ -56,6 +60,8 @@ export function readReport(report, kind) {
       lost: remote.length ? Math.max(0, sum(remote, "packetsLost")) : null,
       jitter: remote.length ? ms(remote[0].jitter) : null,
       codec: codec(outbound),
+      frames: sum(outbound, "framesEncoded"),
+      size: size(outbound),
     },
     roundTrip: ms(roundTrip),
     cipher: (transport && transport.srtpCipher) || null,
@@ -67,10 +73,12 @@ export function readReport(report, kind) {
  * @param former the reading before, or null
  * @param now the reading after
  * @param {number} seconds between them
- * @returns bit rates in kbit/s, loss in percent, round trip and jitter in ms; null where nothing can be said
+ * @returns bit rates in kbit/s, loss in percent, round trip and jitter in ms, frames a second; null where nothing can be said
  */
 export function rates(former, now, seconds) {
-  if (!former || seconds <= 0) return { received: null, sent: null, loss: null, roundTrip: now.roundTrip, jitter: now.received.jitter };
+  const { roundTrip, received: { jitter } } = now;
+  if (!former || seconds <= 0) return { received: null, sent: null, loss: null, roundTrip, jitter, framesReceived: null, framesSent: null };
+  const frames = (side) => Math.max(0, (now[side].frames - former[side].frames) / seconds);
   const kbps = (side) => Math.max(0, ((now[side].bytes - former[side].bytes) * 8) / 1000 / seconds);
   const lost = Math.max(0, now.received.lost - former.received.lost);
   const arrived = now.received.packets - former.received.packets;
@@ -78,24 +86,38 @@ export function rates(former, now, seconds) {
     received: kbps("received"),
     sent: kbps("sent"),
     loss: lost + arrived > 0 ? (100 * lost) / (lost + arrived) : 0,
-    roundTrip: now.roundTrip,
-    jitter: now.received.jitter,
+    roundTrip,
+    jitter,
+    framesReceived: frames("received"),
+    framesSent: frames("sent"),
   };
 }
 
+/** What is missing when packets of a kind stay away. */
+const SILENT = { audio: "No sound arrives", video: "No picture arrives" };
+
+/** From the best to the worst. */
+const LEVELS = ["good", "fair", "poor"];
+
+/** The worse of two verdicts; the first of equals. */
+export const worse = (one, other) => (LEVELS.indexOf(other.level) > LEVELS.indexOf(one.level) ? other : one);
+
 /**
  * The connection in words.
+ * @param {"audio"|"video"} kind
  * @param samples the last ones, oldest first
  * @param {number} silent seconds since the last packet came
  */
-export function verdict(samples, silent) {
-  if (silent >= SILENT_S) return { level: "poor", words: "No sound arrives" };
+export function verdict(kind, samples, silent) {
+  if (silent >= SILENT_S) return { level: "poor", words: SILENT[kind] };
   const recent = samples.slice(-5);
   const mean = (field) => {
     const values = recent.map((sample) => sample[field]).filter((value) => value !== null);
     return values.length ? values.reduce((total, value) => total + value, 0) / values.length : 0;
   };
-  const exceeds = (limits) => Object.keys(limits).some((field) => mean(field) >= limits[field]);
+  // Packets of a picture come in bursts: their jitter says nothing.
+  const fields = Object.keys(FAIR).filter((field) => kind === "audio" || field !== "jitter");
+  const exceeds = (limits) => fields.some((field) => mean(field) >= limits[field]);
   if (exceeds(POOR)) return { level: "poor", words: "Poor connection" };
   if (exceeds(FAIR)) return { level: "fair", words: "Fair connection" };
   return { level: "good", words: "Good connection" };

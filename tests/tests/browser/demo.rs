@@ -50,6 +50,100 @@ fn a_newcomer_dials_600_and_hears_himself() {
     browser.assert_quiet("phone", &[]);
 }
 
+/// On the page with pictures 600 gives back the picture too.
+#[test]
+fn a_newcomer_sees_himself() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    let view = View { size: Some((1280, 860)), ..View::default() };
+    browser.open_as("phone", &format!("{}video.html", gateway.pages()), &view);
+    browser.wait(
+        "phone",
+        "return document.querySelector('#numbers') && !document.querySelector('#numbers').hidden;",
+        15,
+    );
+    connect(&mut browser, "phone");
+    browser.fill("phone", "#number", "600");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    browser.wait("phone", "return document.querySelector('#picture').dataset.seen === 'yes';", 15);
+    browser.wait_heard("phone", 400, 2, 15);
+    browser.wait_text("phone", "#picture-counters [data-counter='received-size']", "640 × 480", 10);
+    let frames = "return Number(document.querySelector('#picture-charts [data-chart=framesReceived] .value').textContent) >= 10;";
+    browser.wait("phone", frames, 15);
+    picture(&mut browser, "phone", "desktop-video.png");
+    // What comes back is what the camera saw: dark when it is off.
+    let is_dark = "const paint = document.createElement('canvas').getContext('2d'); \
+         paint.drawImage(document.querySelector('#remote-media video'), 0, 0, 32, 24); \
+         const { data } = paint.getImageData(0, 0, 32, 24); \
+         return Math.max(...data.filter((_, at) => at % 4 !== 3)) < 40";
+    browser.wait("phone", &format!("{is_dark} === false;"), 10);
+    browser.click("phone", "#picture-mute");
+    browser.wait("phone", &format!("{is_dark} === true;"), 15);
+    browser.click("phone", "#picture-mute");
+    // The screen, in the same stream.
+    browser.click("phone", "#share");
+    browser.wait(
+        "phone",
+        "const v = document.querySelector('#remote-media video'); return v.videoWidth / v.videoHeight > 1.5;",
+        15,
+    );
+    browser.click("phone", "#share");
+    browser.wait(
+        "phone",
+        "const v = document.querySelector('#remote-media video'); return v.videoWidth / v.videoHeight < 1.5;",
+        15,
+    );
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &[]);
+}
+
+/// The two pages call each other with pictures; one of them answers with sound only.
+#[test]
+fn two_video_pages_see_each_other() {
+    let gateway = Gateway::demo();
+    let Some(mut browser) = Browser::start() else { return };
+    for page in ["a", "b"] {
+        browser.open_as(page, &format!("{}video.html", gateway.pages()), &View::default());
+        browser.wait(
+            page,
+            "return document.querySelector('#numbers') && !document.querySelector('#numbers').hidden;",
+            15,
+        );
+    }
+    browser.fill("b", "#login", "1002");
+    browser.fill("b", "#password", "1002");
+    connect(&mut browser, "a");
+    connect(&mut browser, "b");
+    for (button, seen) in [("#answer", ["yes", "yes"]), ("#answer-sound", ["no", "yes"])] {
+        browser.fill("a", "#number", "1002");
+        browser.press("a", "Enter");
+        browser.wait_text("b", "#incoming-title", "Incoming video call", 10);
+        browser.wait("b", "return !document.querySelector('#incoming').hidden;", 10);
+        browser.click("b", button);
+        for (page, seen) in ["a", "b"].into_iter().zip(seen) {
+            browser.wait_text(page, "#call-status", "In call", 15);
+            browser.wait_heard(page, 400, 1, 15);
+            browser.wait(page, &format!("return document.querySelector('#picture').dataset.seen === '{seen}';"), 15);
+        }
+        if seen[0] == "no" {
+            let note = "return /no picture/.test(document.querySelector('#picture-note').textContent);";
+            browser.wait("a", note, 10);
+        }
+        browser.click("b", "#hangup");
+        browser.wait("a", "return !document.querySelector('#dial').hidden;", 5);
+        browser.wait("b", "return !document.querySelector('#dial').hidden;", 5);
+        for page in ["a", "b"] {
+            browser.eval(page, "gangwayProbe.heard = {};", json!(null));
+        }
+    }
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("a", &[]);
+    browser.assert_quiet("b", &[]);
+}
+
 /// A counter of the table, as a number.
 fn counter(browser: &mut Browser, name: &str) -> u64 {
     let text = browser.text("phone", &format!("[data-counter='{name}']"));

@@ -1,4 +1,4 @@
-//! How our phone page looks and reads in every state, at the widths of phones and desktops, light and dark: nothing without a
+//! How our phone pages look and read in every state, at the widths of phones and desktops, light and dark: nothing without a
 //! name, nothing too small to touch, nothing too faint to read, nothing that jumps.
 
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use gangway_tests::browser::{Browser, View};
 use serde_json::{Value, json};
 
-use crate::scripted::{connect, open, problem, ring_out};
+use crate::scripted::{connect, open, open_video, problem, ring_out};
 
 /// Finds what WCAG 2.2 AA forbids and what a thumb misses. Measures what is shown, in the colours that are shown.
 const AUDIT: &str = r#"
@@ -138,11 +138,76 @@ fn walk(browser: &mut Browser, visit: &mut dyn FnMut(&mut Browser, &str)) {
     visit(browser, "9-long-name-after");
 }
 
+/// The same of the page with pictures.
+fn walk_video(browser: &mut Browser, visit: &mut dyn FnMut(&mut Browser, &str)) {
+    visit(browser, "1-idle");
+    connect(browser);
+    visit(browser, "2-connected");
+    ring_out(browser);
+    visit(browser, "3-ringing");
+    browser.eval("phone", "await gateway.talksBack();", json!(null));
+    browser.wait("phone", "return document.querySelector('#picture').dataset.seen === 'yes';", 15);
+    let line = "return document.querySelector('#picture-charts [data-chart=received] .line').getAttribute('d').split('L').length >= 3;";
+    browser.wait("phone", line, 15);
+    visit(browser, "4-call");
+    browser.click("phone", "#mute");
+    browser.click("phone", "#statistics-sound");
+    browser.click("phone", "#own-hide");
+    visit(browser, "4-call-muted");
+    browser.wait("phone", "return !document.querySelector('#keypad').disabled;", 5);
+    browser.click("phone", "#keypad");
+    visit(browser, "4-call-keypad");
+    browser.click("phone", "#keypad");
+    browser.click("phone", "#share");
+    browser.wait("phone", "return document.querySelector('#own').dataset.source === 'screen';", 10);
+    visit(browser, "4-call-screen");
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    ring_out(browser);
+    browser.eval("phone", "await gateway.talksBack({ video: false });", json!(null));
+    browser.wait("phone", "return document.querySelector('#picture-note').textContent;", 10);
+    visit(browser, "5-no-pictures");
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    browser.eval("phone", "gangwayProbe.denyMicrophone = true;", json!(null));
+    browser.fill("phone", "#number", "600");
+    browser.press("phone", "Enter");
+    problem(browser);
+    visit(browser, "6-failure");
+    let name = "<img src=x onerror=alert(1)> Bartholomew of the Exchange in the Department of Very Long Names";
+    browser.eval(
+        "phone",
+        "gangwayProbe.denyMicrophone = false; await gateway.callsWithPicture('in-1', argument);",
+        json!(name),
+    );
+    browser.wait_text("phone", "#incoming-name", name, 5);
+    visit(browser, "7-incoming");
+    browser.click("phone", "#answer-sound");
+    browser.wait("phone", "return document.querySelector('#picture').dataset.seen === 'yes';", 15);
+    visit(browser, "8-long-name");
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    visit(browser, "9-after");
+}
+
 fn walk_at(size: (u32, u32), dark: bool) {
     let Some(mut browser) = Browser::start() else { return };
     open(&mut browser, &View { size: Some(size), dark, reduced: true, ..View::default() });
+    check("phone", size, dark, &mut browser, walk);
+}
+
+fn walk_video_at(size: (u32, u32), dark: bool) {
+    let Some(mut browser) = Browser::start() else { return };
+    open_video(&mut browser, &View { size: Some(size), dark, reduced: true, ..View::default() });
+    check("video", size, dark, &mut browser, walk_video);
+}
+
+/// Shows each state of a walk to whoever is called back with its name.
+type Walk = fn(&mut Browser, &mut dyn FnMut(&mut Browser, &str));
+
+fn check(page: &str, size: (u32, u32), dark: bool, browser: &mut Browser, walk: Walk) {
     let mut place = Value::Null;
-    walk(&mut browser, &mut |browser, state| {
+    walk(browser, &mut |browser, state| {
         let found = browser.eval("phone", AUDIT, json!(null));
         assert_eq!(found, json!([]), "{size:?}, dark {dark}, {state}");
         let here = browser.eval("phone", PLACE, json!(null));
@@ -155,10 +220,41 @@ fn walk_at(size: (u32, u32), dark: bool) {
         }
         if let Some(folder) = std::env::var_os("GANGWAY_SCREENSHOTS") {
             let scheme = if dark { "dark" } else { "light" };
-            browser.screenshot("phone", &PathBuf::from(folder).join(format!("phone-{}-{scheme}-{state}.png", size.0)));
+            browser.screenshot("phone", &PathBuf::from(folder).join(format!("{page}-{}-{scheme}-{state}.png", size.0)));
         }
     });
-    browser.assert_quiet("phone", &["demo.json"]);
+    // The SDK writes an error of its own when it gets no camera.
+    browser.assert_quiet("phone", &["demo.json", "ERROR core"]);
+}
+
+#[test]
+fn the_video_page_fits_a_phone_and_is_labelled() {
+    walk_video_at((390, 844), true);
+}
+
+#[test]
+fn the_video_page_fits_the_smallest_phone_in_daylight() {
+    walk_video_at((360, 740), false);
+}
+
+#[test]
+fn the_video_page_fits_a_desktop() {
+    walk_video_at((1280, 860), false);
+}
+
+#[test]
+fn the_video_page_fits_a_desktop_at_night() {
+    walk_video_at((1280, 860), true);
+}
+
+#[test]
+fn the_video_page_fits_a_tablet_held_upright() {
+    walk_video_at((768, 1024), false);
+}
+
+#[test]
+fn the_video_page_fits_a_tablet_at_night() {
+    walk_video_at((900, 800), true);
 }
 
 #[test]

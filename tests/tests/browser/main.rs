@@ -1,10 +1,12 @@
-//! The lane `browser`: Chromium with the vendor's SDK, its unmodified example page and our own page.
+//! The lane `browser`: Chromium with the vendor's SDK, its unmodified example pages and our own pages.
 //! docs/TESTING.md maps check numbers to test names.
 
 mod demo;
 mod echo;
 mod look;
+mod ours;
 mod page;
+mod pictures;
 mod scripted;
 mod sdk;
 mod vendor;

@@ -94,7 +94,7 @@ fn hanging_up_oneself_is_no_problem() {
 fn every_known_reason_has_words() {
     let Some(mut browser) = page(None, false) else { return };
     let script = r#"
-        const { explainAddress, explainCall, explainSession, explainSocket, explainMicrophone, explainPage } = await import("/modules/failures.js");
+        const { explainAddress, explainCall, explainCapture, explainSession, explainSocket, explainMicrophone, explainPage } = await import("/modules/failures.js");
         const infos = Object.values(Flashphoner.constants.CALL_STATUS_INFO);
         const fails = ["AUTHENTICATION_FAIL", "USER_NOT_AVAILABLE", "TOO_MANY_REGISTER_ATTEMPTS", "LICENSE_RESTRICTION",
           "LICENSE_NOT_FOUND", "INTERNAL_SIP_ERROR", "CONNECTION_ERROR", "REGISTER_EXPIRE", "SIP_PORTS_BUSY", "MEDIA_PORTS_BUSY",
@@ -111,8 +111,12 @@ fn every_known_reason_has_words() {
         }
         said.push(["ws by https", explainAddress("ws://a", true)], ["no address", explainAddress("wss://a/#b", true)], ["no address", explainAddress("ws://a/#b", false)]);
         for (const name of ["NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "SecurityError",
-          "Permission denied", "Requested device not found", "Could not start audio source", "", "other"]) said.push([name, explainMicrophone(name)]);
-        for (const name of ["insecure", "noSdk", "noWebRtc", "microphoneLost", "speakerRefused", "microphoneRefused"]) said.push([name, explainPage(name)]);
+          "Permission denied", "Requested device not found", "Could not start audio source", "Could not start video source",
+          "Starting videoinput failed", "The object can not be found here.", "", "other"]) {
+          said.push([name, explainMicrophone(name)], [name, explainCapture(name, true)], [name, explainCapture(name, false)]);
+        }
+        for (const name of ["insecure", "noSdk", "noWebRtc", "microphoneLost", "speakerRefused", "microphoneRefused", "cameraLost",
+          "cameraRefused", "shapeRefused", "screenRefused"]) said.push([name, explainPage(name)]);
         const bad = said.filter(([, { title, advice }]) => !title || !advice || /[{}]|undefined|null/.test(title + advice));
         const vague = infos.filter((info) => !explainCall({ status: "FAILED", info }, "600").advice || explainCall({ info }, "600").title === explainCall({}, "600").title);
         return { told: said.length, infos: infos.length, bad, vague };
@@ -469,6 +473,91 @@ fn a_microphone_that_the_call_does_not_take_is_released() {
     browser.wait("phone", "return fresh.readyState === 'ended';", 5);
     assert_eq!(browser.eval("phone", "return document.querySelector('#problem').hidden;", json!(null)), true);
     browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// While the connection takes the new microphone both may be heard: a mute in between holds for both.
+#[test]
+fn a_mute_holds_for_a_microphone_that_is_on_its_way() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    ring_out(&mut browser);
+    browser.eval("phone", "gateway.talks();", json!(null));
+    browser.wait_text("phone", "#call-status", "In call", 5);
+    browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
+    browser.eval("phone", HELD_BACK, json!(null));
+    browser.wait("phone", "return Boolean(window.grant);", 5);
+    let slow = "window.sender = gangwayProbe.connections.at(-1).getSenders()[0]; window.first = sender.track; \
+                const take = sender.replaceTrack.bind(sender); \
+                sender.replaceTrack = (track) => new Promise((done) => { window.takes = async () => { await take(track); done(); }; }); await grant();";
+    browser.eval("phone", slow, json!(null));
+    browser.wait("phone", "return Boolean(window.takes);", 5);
+    browser.click("phone", "#mute");
+    let enabled = "return [first.enabled, fresh.enabled];";
+    assert_eq!(browser.eval("phone", enabled, json!(null)), json!([false, false]));
+    browser.eval("phone", "await takes();", json!(null));
+    browser.wait("phone", "return sender.track === fresh && first.readyState === 'ended';", 5);
+    assert_eq!(browser.eval("phone", enabled, json!(null)), json!([false, false]));
+    browser.click("phone", "#mute");
+    assert_eq!(browser.eval("phone", "return fresh.enabled;", json!(null)), true);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// Under More, closed: the browser could not say anything about a field that it cannot show.
+#[test]
+fn a_refused_field_under_more_is_shown() {
+    let Some(mut browser) = page(None, false) else { return };
+    browser.eval("phone", "document.querySelector('#url').value = 'http://gw.example.com';", json!(null));
+    browser.click("phone", "#connect");
+    browser.wait("phone", "return document.querySelector('details').open && document.activeElement.id === 'url';", 5);
+    browser.fill("phone", "#url", "ws://gw.example.com:8080");
+    connect(&mut browser);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// As long as the browser asks for the microphone, the gateway knows of no call: whoever calls now would be declined, and the
+/// other phones of the number with it.
+#[test]
+fn a_second_caller_waits_until_ones_own_call_is_known() {
+    let Some(mut browser) = page(None, false) else { return };
+    connect(&mut browser);
+    let pending = "const ask = Navigator.prototype.webkitGetUserMedia; \
+                   navigator.getUserMedia = (constraints, done, failed) => { window.answers = { allow: () => ask.call(navigator, constraints, done, failed), deny: () => failed(new DOMException('Permission denied', 'NotAllowedError')) }; };";
+    let hangups = "return gateway.sent.filter((frame) => frame.message === 'hangup').map((frame) => frame.data[0].callId).filter((id) => id.startsWith('in-'));";
+    let dial = |browser: &mut Browser, caller: &str| {
+        browser.eval("phone", "window.answers = null;", json!(null));
+        browser.eval("phone", pending, json!(null));
+        browser.fill("phone", "#number", "600");
+        browser.press("phone", "Enter");
+        browser.wait("phone", "return Boolean(window.answers);", 5);
+        browser.eval("phone", "gateway.calls(argument, '1003');", json!(caller));
+        assert_eq!(browser.eval("phone", hangups, json!(null)), json!(["in-0"]));
+        assert_eq!(browser.text("phone", "#call-name"), "600");
+    };
+    browser.eval("phone", "gateway.calls('in-0', '1002');", json!(null));
+    browser.wait_text("phone", "#incoming-name", "1002", 5);
+    browser.press("phone", "Escape");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    // Our call does not come about: theirs rings.
+    dial(&mut browser, "in-1");
+    browser.eval("phone", "answers.deny();", json!(null));
+    browser.wait_text("phone", "#incoming-name", "1003", 5);
+    assert_eq!(problem(&mut browser), "No permission to use the microphone");
+    browser.eval("phone", "gateway.sockets.at(-1).tell('finish', { callId: 'in-1', status: 'FINISH' });", json!(null));
+    browser.wait_text("phone", "#last-call", "Missed call from 1003.", 5);
+    // They give up before: nothing rings.
+    dial(&mut browser, "in-2");
+    browser.eval(
+        "phone",
+        "gateway.sockets.at(-1).tell('finish', { callId: 'in-2', status: 'FINISH' }); answers.deny();",
+        json!(null),
+    );
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    // Our call comes about: they are told that it is busy here, which the gateway does as it knows both.
+    dial(&mut browser, "in-3");
+    browser.eval("phone", "answers.allow();", json!(null));
+    browser.wait_text("phone", "#call-status", "Ringing", 5);
+    assert_eq!(browser.eval("phone", hangups, json!(null)), json!(["in-0", "in-3"]));
+    browser.assert_quiet("phone", &["demo.json", "ERROR core"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Our phone page with a gateway that is a few lines of script in the page: what it plays, and the steps that several tests take.
+//! Our phone pages with a gateway that is a few lines of script in the page: what it plays, and the steps that several tests take.
 
 use std::path::PathBuf;
 
@@ -57,11 +57,49 @@ gateway.on = (frame, socket) => {
     socket.tell("finish", { callId: it.callId, status: "FINISH" });
   }
 };
-gateway.calls = (callId, caller) => {
+gateway.calls = (callId, caller, sdp = "v=0") => {
   const socket = gateway.sockets.at(-1);
-  socket.tell("setRemoteSDP", callId, "v=0", false);
+  socket.tell("setRemoteSDP", callId, sdp, false);
   socket.tell("notifyIncomingCall", { callId, incoming: true, caller, callee: "1001", visibleName: caller });
   socket.tell("ring", { callId, status: "RING" });
+};
+// The other side's connection: what it takes it sends back. `video` false refuses pictures.
+gateway.describe = async (peer) => {
+  await peer.setLocalDescription();
+  while (peer.iceGatheringState !== "complete") await new Promise((done) => peer.addEventListener("icegatheringstatechange", done, { once: true }));
+  return peer.localDescription.sdp;
+};
+gateway.talksBack = async ({ video = true } = {}) => {
+  const peer = gateway.other = new gangwayProbe.Native();
+  await peer.setRemoteDescription({ type: "offer", sdp: gateway.sent.findLast(({ message }) => message === "call").data[0].sdp });
+  const stream = new MediaStream();
+  for (const transceiver of peer.getTransceivers()) {
+    const { track } = transceiver.receiver;
+    if (track.kind === "video" && !video) { transceiver.stop(); continue; }
+    if (transceiver.direction === "recvonly") transceiver.direction = "sendrecv";
+    transceiver.sender.setStreams(stream);
+    await transceiver.sender.replaceTrack(track);
+  }
+  gateway.sockets.at(-1).tell("setRemoteSDP", gateway.callId, await gateway.describe(peer), false);
+  gateway.talks();
+};
+// A call that comes in with a picture, a moving one.
+gateway.callsWithPicture = async (callId, caller) => {
+  const peer = gateway.other = new gangwayProbe.Native();
+  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 240 });
+  const paint = canvas.getContext("2d");
+  gateway.painting = setInterval(() => { paint.fillStyle = `hsl(${performance.now() / 20} 70% 50%)`; paint.fillRect(0, 0, 320, 240); }, 50);
+  const stream = canvas.captureStream(20);
+  peer.addTransceiver("audio");
+  peer.addTrack(stream.getVideoTracks()[0], stream);
+  const answers = gateway.on;
+  gateway.on = (frame, socket) => {
+    answers(frame, socket);
+    if (frame.message !== "answer" || frame.data[0].callId !== callId) return;
+    peer.setRemoteDescription({ type: "answer", sdp: frame.data[0].sdp });
+    socket.tell("talk", { callId, status: "ESTABLISHED" });
+  };
+  gateway.calls(callId, caller, await gateway.describe(peer));
 };
 gateway.talks = () => gateway.sockets.at(-1).tell("talk", { callId: gateway.callId, status: "ESTABLISHED" });
 "#;
@@ -82,9 +120,18 @@ pub(crate) fn page(size: Option<(u32, u32)>, dark: bool) -> Option<Browser> {
 
 /// The same in a browser that runs, under the name `phone`.
 pub(crate) fn open(browser: &mut Browser, view: &View<'_>) {
+    open_at(browser, SITE, view);
+}
+
+/// The page with pictures, under the same name.
+pub(crate) fn open_video(browser: &mut Browser, view: &View<'_>) {
+    open_at(browser, &format!("{SITE}video.html"), view);
+}
+
+fn open_at(browser: &mut Browser, url: &str, view: &View<'_>) {
     let files = files();
     let files = files.each_ref().map(|(prefix, folder)| (*prefix, folder.as_path()));
-    browser.open_as("phone", SITE, &View { files: &files, ..view.clone() });
+    browser.open_as("phone", url, &View { files: &files, ..view.clone() });
     fill_in(browser);
 }
 

@@ -1,0 +1,105 @@
+//! Our pages against Kamailio and baresip: a phone of another make, which shows what it decoded.
+
+use std::time::Duration;
+
+use gangway_tests::{
+    baresip::{self, Baresip},
+    browser::{Browser, View},
+    deadline::Deadline,
+    gateway::Gateway,
+    kamailio::{self, Kamailio},
+};
+
+/// Chromium's fake microphone beeps at this frequency, once a second.
+const BEEP_HZ: f64 = 400.0;
+/// How much of the beeps must be found in a recording: they are short.
+const BEEPS: Duration = Duration::from_millis(60);
+
+fn open_video(browser: &mut Browser, gateway: &Gateway, registrar: u16) {
+    browser.open_as("phone", &format!("{}video.html", gateway.pages()), &View::default());
+    browser.wait("phone", "return document.activeElement && document.activeElement.id === 'login';", 15);
+    let port = registrar.to_string();
+    let fields = [("#login", "1001"), ("#password", "secret-1001"), ("#domain", "127.0.0.1"), ("#port", port.as_str())];
+    for (field, value) in fields {
+        browser.fill("phone", field, value);
+    }
+    browser.click("phone", "summary");
+    browser.fill("phone", "#url", &gateway.ws());
+    browser.click("phone", "#connect");
+    browser.wait_text("phone", "#session-status", "Registered as 1001", 15);
+}
+
+/// Waits until so many more pictures of the other side were painted.
+fn wait_frames(browser: &mut Browser, more: u32) {
+    browser.wait("phone", "return document.querySelector('#picture').dataset.seen === 'yes';", 15);
+    let painted = "return (window.painted = document.querySelector('#remote-media video').getVideoPlaybackQuality().totalVideoFrames);";
+    browser.eval("phone", painted, serde_json::Value::Null);
+    let script = format!(
+        "return document.querySelector('#remote-media video').getVideoPlaybackQuality().totalVideoFrames >= painted + {more};"
+    );
+    browser.wait("phone", &script, 15);
+}
+
+/// Out and in, with pictures and sound both ways.
+#[test]
+fn the_video_page_and_a_phone_with_vp8() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { video: Some("vp8"), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_video(&mut browser, &gateway, kamailio.port());
+    browser.fill("phone", "#number", "2001");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    wait_frames(&mut browser, 20);
+    let picture = peer.wait_picture(Deadline::seconds(15));
+    assert!(picture.len() > 1000, "a picture of {} bytes", picture.len());
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    browser.wait_text("phone", "#picture-counters [data-counter='received-size']", "320 × 240", 10);
+    browser.wait_text("phone", "#picture-counters [data-counter='received-codec']", "VP8", 10);
+    browser.wait_text("phone", "#counters [data-counter='received-codec']", "G.711 µ-law", 10);
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+
+    browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
+    peer.dial("1001");
+    browser.wait_text("phone", "#incoming-title", "Incoming video call", 10);
+    browser.wait("phone", "return !document.querySelector('#incoming').hidden;", 10);
+    browser.click("phone", "#answer");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    wait_frames(&mut browser, 20);
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.hangup();
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 8);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// Check 14 on our page: sound both ways, the page says why there is nothing to see, and the camera is free again.
+#[test]
+fn the_video_page_and_a_phone_of_sound() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut peer) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_video(&mut browser, &gateway, kamailio.port());
+    browser.fill("phone", "#number", "2001");
+    browser.press("phone", "Enter");
+    let note = "2001 takes no pictures: you hear each other, and your camera is off.";
+    browser.wait_text("phone", "#picture-note", note, 15);
+    let off = "return document.querySelector('#own').hidden && document.querySelector('#problem').hidden \
+               && document.querySelector('#local-media video').srcObject.getVideoTracks().length === 0;";
+    browser.wait("phone", off, 5);
+    browser.wait_heard("phone", 660, 25, 15);
+    peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
+    peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &["demo.json"]);
+}
