@@ -88,7 +88,8 @@ const browser = await chromium.launch({
   args: [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--allow-loopback-in-peer-connection",
-    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required",
+    // Three cameras, because what the second one makes is all but black.
+    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream=device-count=3", "--autoplay-policy=no-user-gesture-required",
   ],
 });
 const pages = new Map();

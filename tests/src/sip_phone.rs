@@ -44,6 +44,16 @@ impl Picture {
         (self.0.get(12..16)? == b"IHDR").then_some(())?;
         Some((field(16)?, field(20)?))
     }
+
+    /// Whether it is wider than 3:2, as 16:9 is and 4:3 is not. A browser that is short of processor or bit rate sends a picture
+    /// smaller than it was captured, but never of another shape.
+    ///
+    /// # Panics
+    /// When it is no PNG.
+    pub fn is_wide(&self) -> bool {
+        let (width, height) = self.size().expect("the phone writes PNG");
+        width * 2 > height * 3
+    }
 }
 
 impl fmt::Debug for Picture {

@@ -15,7 +15,7 @@ const sum = (rows, field) => rows.reduce((total, row) => total + (row[field] || 
 const ms = (seconds) => (seconds === undefined ? null : seconds * 1000);
 
 /** Codecs as people know them, by their names in SDP. */
-const CODECS = { opus: "Opus", PCMU: "G.711 µ-law", PCMA: "G.711 A-law", G722: "G.722" };
+const CODECS = { opus: "Opus", H264: "H.264", PCMU: "G.711 µ-law", PCMA: "G.711 A-law", G722: "G.722" };
 
 function codecName(codec) {
   if (!codec) return null;

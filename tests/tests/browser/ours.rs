@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use gangway_tests::{
-    baresip::{self, Baresip},
+    baresip::{self, Baresip, Video},
     browser::{Browser, View},
     deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
 };
+use serde_json::json;
 
 /// Chromium's fake microphone beeps at this frequency, once a second.
 const BEEP_HZ: f64 = 400.0;
@@ -33,18 +34,29 @@ fn open_video(browser: &mut Browser, gateway: &Gateway, registrar: u16) {
 fn wait_frames(browser: &mut Browser, more: u32) {
     browser.wait("phone", "return document.querySelector('#picture').dataset.seen === 'yes';", 15);
     let painted = "return (window.painted = document.querySelector('#remote-media video').getVideoPlaybackQuality().totalVideoFrames);";
-    browser.eval("phone", painted, serde_json::Value::Null);
+    browser.eval("phone", painted, json!(null));
     let script = format!(
         "return document.querySelector('#remote-media video').getVideoPlaybackQuality().totalVideoFrames >= painted + {more};"
     );
     browser.wait("phone", &script, 15);
 }
 
+/// Waits until baresip's screen shows a wide picture (16:9), or one that is not (4:3).
+fn wait_shape(peer: &mut Baresip, is_wide: bool) {
+    let deadline = Deadline::seconds(15);
+    while peer.wait_picture(deadline).is_wide() != is_wide {}
+}
+
+fn choose(browser: &mut Browser, list: &str, value: &str) {
+    let script = "const list = document.querySelector(argument[0]); list.value = argument[1]; list.dispatchEvent(new Event('change'));";
+    browser.eval("phone", script, json!([list, value]));
+}
+
 /// Out and in, with pictures and sound both ways.
 #[test]
 fn the_video_page_and_a_phone_with_vp8() {
     let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
-    let options = baresip::Options { video: Some("vp8"), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let options = baresip::Options { video: Some(Video::Vp8), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
     let Some(mut peer) = Baresip::start(&options) else { return };
     let gateway = Gateway::start(&[]);
     let Some(mut browser) = Browser::start() else { return };
@@ -54,8 +66,7 @@ fn the_video_page_and_a_phone_with_vp8() {
     browser.wait_text("phone", "#call-status", "In call", 15);
     peer.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
     wait_frames(&mut browser, 20);
-    let picture = peer.wait_picture(Deadline::seconds(15));
-    assert!(picture.len() > 1000, "a picture of {} bytes", picture.len());
+    wait_shape(&mut peer, false);
     browser.wait_heard("phone", 660, 25, 15);
     peer.wait_heard(BEEP_HZ, BEEPS, Deadline::seconds(20));
     browser.wait_text("phone", "#picture-counters [data-counter='received-size']", "320 × 240", 10);
@@ -66,7 +77,7 @@ fn the_video_page_and_a_phone_with_vp8() {
     peer.wait_event("CALL_CLOSED", Deadline::seconds(5));
     gateway.wait_idle(Deadline::seconds(8));
 
-    browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
+    browser.eval("phone", "gangwayProbe.heard = {};", json!(null));
     peer.dial("1001");
     browser.wait_text("phone", "#incoming-title", "Incoming video call", 10);
     browser.wait("phone", "return !document.querySelector('#incoming').hidden;", 10);
@@ -76,6 +87,49 @@ fn the_video_page_and_a_phone_with_vp8() {
     browser.wait_heard("phone", 660, 25, 15);
     peer.hangup();
     browser.wait("phone", "return !document.querySelector('#dial').hidden;", 8);
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
+/// Sizes and frame rates that jump, the screen and back, another camera: baresip goes on decoding, of one stream.
+#[test]
+fn the_video_pages_picture_jumps_and_a_phone_follows() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { video: Some(Video::Vp8), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_video(&mut browser, &gateway, kamailio.port());
+    browser.fill("phone", "#number", "2001");
+    browser.press("phone", "Enter");
+    browser.wait_text("phone", "#call-status", "In call", 15);
+    wait_shape(&mut peer, false);
+    let ssrc = "const rows = [...(await gangwayProbe.connections.at(-1).getStats()).values()]; \
+                return rows.filter((row) => row.type === 'outbound-rtp' && row.kind === 'video').map((row) => row.ssrc);";
+    let before = browser.eval("phone", ssrc, json!(null));
+    for (size, rate, is_wide) in
+        [("1280x720", "15", true), ("320x240", "5", false), ("640x360", "30", true), ("640x480", "25", false)]
+    {
+        choose(&mut browser, "#rate", rate);
+        choose(&mut browser, "#size", size);
+        wait_shape(&mut peer, is_wide);
+    }
+    browser.click("phone", "#share");
+    browser.wait("phone", "return document.querySelector('#own').dataset.source === 'screen';", 10);
+    wait_shape(&mut peer, true);
+    browser.click("phone", "#share");
+    wait_shape(&mut peer, false);
+    // Another camera, then again pictures that move at baresip.
+    let other = "const list = document.querySelector('#camera'); list.selectedIndex = 3; list.dispatchEvent(new Event('change'));";
+    browser.eval("phone", other, json!(null));
+    let label = "const sent = gangwayProbe.connections.at(-1).getSenders().find(({ track }) => track && track.kind === 'video'); return sent.track.label === 'fake_device_2';";
+    browser.wait("phone", label, 10);
+    let first = peer.wait_picture(Deadline::seconds(15));
+    let deadline = Deadline::seconds(15);
+    while peer.wait_picture(deadline) == first {}
+    assert_eq!(browser.eval("phone", ssrc, json!(null)), before);
+    browser.click("phone", "#hangup");
+    browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
     gateway.wait_idle(Deadline::seconds(8));
     browser.assert_quiet("phone", &["demo.json"]);
 }
