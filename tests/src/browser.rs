@@ -1,5 +1,5 @@
-//! A headless Chromium as a test sees it: pages by name, scripts in them, what they hear, and what went wrong in them.
-//! The work is done by `tests/browser/driver.mjs`.
+//! A headless browser as a test sees it: pages by name, scripts in them, what they hear, and what went wrong in them.
+//! The work is done by `tests/browser/driver.mjs` for Chromium, by `tests/browser/firefox.mjs` for Firefox.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 /// How long one command may take in the driver, on top of the time it is itself told to wait.
 const COMMAND_WITHIN: Duration = Duration::from_secs(30);
 
-/// A running Chromium with its driver.
+/// A running browser with its driver.
 pub struct Browser {
     driver: Process,
     commands: u64,
@@ -40,9 +40,23 @@ impl Browser {
         let node = peer("node")?;
         let mut command = Command::new(node);
         command.arg(root().join("tests/browser/driver.mjs")).env("GANGWAY_CHROMIUM", chromium);
-        let mut driver = Process::start("chromium", command);
-        driver.wait_line("chromium", Deadline::seconds(60), |line| line.starts_with("{\"ready\""));
-        Some(Self { driver, commands: 0 })
+        Some(Self::launch("chromium", command))
+    }
+
+    /// Starts Firefox; `None` when it is not installed. `command` makes the command of a program, in the network that it is to run in:
+    /// Firefox does not reach a gateway on 127.0.0.1. Of [`View`] it knows the size; it hears by `gangwayProbe.rows` alone.
+    pub fn start_firefox(command: impl FnOnce(&Path) -> Command) -> Option<Self> {
+        let firefox = peer("firefox-esr")?;
+        let node = peer("node")?;
+        let mut command = command(&node);
+        command.arg(root().join("tests/browser/firefox.mjs")).env("GANGWAY_FIREFOX", firefox);
+        Some(Self::launch("firefox", command))
+    }
+
+    fn launch(name: &str, command: Command) -> Self {
+        let mut driver = Process::start(name, command);
+        driver.wait_line(name, Deadline::seconds(60), |line| line.starts_with("{\"ready\""));
+        Self { driver, commands: 0 }
     }
 
     /// One command of the driver; its answer or its error.

@@ -1,8 +1,9 @@
-//! The lane `browser`: Chromium with the vendor's SDK, its unmodified example pages and our own pages.
+//! The lane `browser`: Chromium and Firefox with the vendor's SDK, its unmodified example pages and our own pages.
 //! docs/TESTING.md maps check numbers to test names.
 
 mod demo;
 mod echo;
+mod firefox;
 mod look;
 mod ours;
 mod page;
