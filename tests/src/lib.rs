@@ -14,6 +14,7 @@ pub mod impairment;
 pub mod kamailio;
 pub mod linphone;
 pub mod media;
+pub mod namespace;
 pub mod phone;
 pub mod process;
 pub mod sip_phone;

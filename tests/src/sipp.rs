@@ -1,11 +1,12 @@
 //! SIPp as a scripted SIP peer: one scenario of `tests/scenarios` with its `@WORDS@` filled in.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
 use crate::{
     deadline::Deadline,
+    namespace::Namespace,
     process::{Process, free_port, peer},
     source::root,
 };
@@ -51,11 +52,20 @@ impl Sipp {
 
     /// The same with `per_s` new calls a second and `at_once` at a time.
     pub fn start_at(options: &Options<'_>, per_s: u32, at_once: u32) -> Option<Self> {
+        Self::launch(options, (per_s, at_once), None)
+    }
+
+    /// A peer that answers one call, in another network. It has UDP alone.
+    pub fn uas_in(namespace: &Namespace, scenario: &str, words: &[(&str, &str)]) -> Option<Self> {
+        Self::launch(&Options { scenario, target: None, words, calls: 1 }, (RATE, RATE), Some(namespace))
+    }
+
+    fn launch(options: &Options<'_>, (per_s, at_once): (u32, u32), namespace: Option<&Namespace>) -> Option<Self> {
         let program = peer("sipp")?;
         for attempt in 0..5 {
             let folder = tempfile::Builder::new().prefix("sipp").tempdir().expect("a folder for sipp");
             let port = free_port();
-            let mut command = command(&program, &folder, options, port);
+            let mut command = command(&program, &folder, options, port, namespace);
             command.args(["-r", &per_s.to_string(), "-l", &at_once.to_string()]);
             let process = Process::start(&format!("sipp {}", options.scenario), command);
             let sipp = Self { process, port, folder };
@@ -103,6 +113,17 @@ impl Sipp {
         self.messages().split("-----------------------------------------------").filter(received).count()
     }
 
+    /// The bytes of each message received that starts with `start`.
+    pub fn lens_received(&self, start: &str) -> Vec<usize> {
+        let messages = self.messages();
+        let received = messages.split("-----------------------------------------------").filter_map(|block| {
+            let (_, rest) = block.split_once("message received [")?;
+            let (len, text) = rest.split_once(']')?;
+            text.contains(&format!("\n\n{start}")).then(|| len.parse().ok())?
+        });
+        received.collect()
+    }
+
     /// Waits until a message that starts with `start` was received.
     #[track_caller]
     pub fn wait_received(&self, start: &str, deadline: Deadline) {
@@ -114,7 +135,7 @@ impl Sipp {
         self.process.kill();
     }
 
-    /// Whether the port is bound by now: somebody else's bind of it fails.
+    /// Whether the port is bound by now, as the kernel tells of the program's network.
     fn is_up(&self, calls: bool) -> bool {
         let deadline = Deadline::seconds(10);
         while !deadline.is_over() {
@@ -122,7 +143,8 @@ impl Sipp {
                 // A caller may be through with its one call already.
                 return calls && !self.messages().is_empty();
             }
-            if std::net::UdpSocket::bind(("127.0.0.1", self.port)).is_err() {
+            let sockets = fs::read_to_string(format!("/proc/{}/net/udp", self.process.pid())).unwrap_or_default();
+            if sockets.contains(&format!(":{:04X} 00000000:0000", self.port)) {
                 return true;
             }
         }
@@ -134,12 +156,19 @@ impl Sipp {
     }
 }
 
-fn command(program: &Path, folder: &TempDir, options: &Options<'_>, port: u16) -> Command {
+fn command(
+    program: &Path,
+    folder: &TempDir,
+    options: &Options<'_>,
+    port: u16,
+    namespace: Option<&Namespace>,
+) -> Command {
     let file = folder.path().join("scenario.xml");
     fs::write(&file, scenario(options)).expect("the scenario is written");
-    let mut command = Command::new(program);
+    let mut command = namespace.map_or_else(|| Command::new(program), |namespace| namespace.command(program));
+    let own = namespace.map_or(Ipv4Addr::LOCALHOST, Namespace::far).to_string();
     command.current_dir(folder.path()).arg("-sf").arg(&file);
-    command.args(["-i", "127.0.0.1", "-mi", "127.0.0.1", "-p", &port.to_string(), "-mp", &free_port().to_string()]);
+    command.args(["-i", &own, "-mi", &own, "-p", &port.to_string(), "-mp", &free_port().to_string()]);
     command.args(["-m", &options.calls.to_string(), "-nostdin", "-rtp_echo"]);
     command.args(["-timeout", "60s", "-timeout_error", "-trace_msg", "-message_file", "messages.log"]);
     command.args(["-trace_err", "-error_file", "errors.log"]);

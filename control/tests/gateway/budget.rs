@@ -149,3 +149,38 @@ fn a_trunk_has_codecs_of_its_own_both_ways() {
     let offer = world.last_description();
     assert!(offer.contains("UDP/TLS/RTP/SAVPF 0 8\r\n"), "G.722 is not this trunk's: {offer}");
 }
+
+/// Sections of the shortest INVITE that is sent at all, to a peer that has answered a call of sound with these payload types.
+fn least(taken: Option<&str>) -> (String, String) {
+    let mut least = None;
+    for limit in (600..LIMIT).rev().step_by(10) {
+        let mut settings = settings(UDP_ONLY);
+        settings.ua.udp_request_limit_bytes = limit;
+        let mut world = World::new(settings);
+        let page = world.session();
+        if let Some(payloads) = taken {
+            world.call(page, "c1", "600");
+            if world.last_call().status == CallStatus::Failed {
+                break;
+            }
+            let invite = world.request(&Method::Invite);
+            world.respond(&invite, 200, Some(&phone_sdp(4000, payloads)));
+            world.hangup(page, "c1");
+            world.forget();
+        }
+        world.call_with(page, "c2", "600", &chromium());
+        if world.last_call().status == CallStatus::Failed {
+            break;
+        }
+        let invite = world.request(&Method::Invite);
+        least = Some((section(&body(&invite), "audio"), section(&body(&invite), "video")));
+    }
+    least.expect("an INVITE under the usual limit")
+}
+
+#[test]
+fn what_a_peer_took_before_stays_to_the_end() {
+    let video = "98 H264/42e01f/1";
+    assert_eq!(least(None), ("8 PCMA/8000, 101 telephone-event/8000".to_owned(), video.to_owned()));
+    assert_eq!(least(Some("0")), ("0 PCMU/8000, 101 telephone-event/8000".to_owned(), video.to_owned()));
+}

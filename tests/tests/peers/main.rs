@@ -2,6 +2,7 @@
 
 mod dtls;
 mod failures;
+mod fragments;
 mod h264;
 mod harness;
 mod incoming;

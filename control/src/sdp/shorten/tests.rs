@@ -54,9 +54,9 @@ fn each_step_is_shorter_and_leaves_out_one_thing_more() {
             "H264 High mode 1",
             "H264 ConstrainedBaseline mode 0",
             "G722",
-            "PCMU",
             "opus",
             "VP8",
+            "PCMU",
         ]
     );
     let mut len = len_bytes(&full);

@@ -1,0 +1,90 @@
+//! A network of its own for a peer, behind a path that loses fragments: a network namespace at the end of a veth pair whose MTU holds a
+//! datagram of 1312 bytes, and in it a kernel that puts no fragments together.
+
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// MTU of the path, bytes: 20 of IP and 8 of UDP leave 1312 for the datagram.
+const MTU: &str = "1340";
+
+/// A namespace with one interface; it goes with this value.
+pub struct Namespace {
+    name: String,
+    near: Ipv4Addr,
+    far: Ipv4Addr,
+}
+
+impl Namespace {
+    /// Makes it; `None` where the machine refuses, which the test says aloud and is skipped for.
+    ///
+    /// # Panics
+    /// When it is refused and the environment says `CI`.
+    #[track_caller]
+    pub fn start() -> Option<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number =
+            std::process::id().wrapping_mul(8).wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed)) % (1 << 15);
+        // A /30 of 198.18.0.0/15, which is set aside for tests of networks (RFC 2544).
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number * 4;
+        let namespace = Self { name: format!("gangway-{number}"), near: (base + 1).into(), far: (base + 2).into() };
+        match namespace.build(number) {
+            Ok(()) => Some(namespace),
+            Err(reason) => {
+                assert!(std::env::var_os("CI").is_none(), "no network namespace: in CI that is a failure: {reason}");
+                eprintln!("*** SKIPPED: this machine makes no network namespace: {reason} ***");
+                None
+            }
+        }
+    }
+
+    fn build(&self, number: u32) -> Result<(), String> {
+        let (near, far) = (format!("gwn{number}"), format!("gwf{number}"));
+        let Self { name, near: near_ip, far: far_ip } = self;
+        ip(&format!("netns add {name}"))?;
+        ip(&format!("link add {near} mtu {MTU} type veth peer name {far} mtu {MTU} netns {name}"))?;
+        ip(&format!("addr add {near_ip}/30 dev {near}"))?;
+        ip(&format!("link set {near} up"))?;
+        ip(&format!("-n {name} addr add {far_ip}/30 dev {far}"))?;
+        ip(&format!("-n {name} link set {far} up"))?;
+        ip(&format!("-n {name} link set lo up"))?;
+        // No memory for fragments: the kernel drops them as they come.
+        for threshold in ["ipfrag_low_thresh", "ipfrag_high_thresh"] {
+            ip(&format!("netns exec {name} sysctl -qw net.ipv4.{threshold}=0"))?;
+        }
+        Ok(())
+    }
+
+    /// Our address on its path.
+    pub fn near(&self) -> Ipv4Addr {
+        self.near
+    }
+
+    /// The address in it.
+    pub fn far(&self) -> Ipv4Addr {
+        self.far
+    }
+
+    /// A program to be run in it.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The pair goes with the namespace.
+        let _ = ip(&format!("netns del {}", self.name));
+    }
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {text}")) }
+}
