@@ -46,6 +46,7 @@ impl Config {
             node: u16::try_from(self.number("node_id")).expect("the table bounds it"),
             codecs: self.codecs(self.list("codecs")),
             trunks: self.trunks(),
+            rtp_bundle: self.boolean("rtp_bundle"),
             sdp_origin: self.text("sdp_origin").to_owned(),
             sdp_session_name: self.text("sdp_session_name").to_owned(),
             early_media: self.text("early_media") == "auto",

@@ -245,7 +245,6 @@ const VIDEO: &str = "this release makes no stand-in pictures";
 const HOOKS: &str = "this release calls no REST hooks";
 const TLS: &str = "this release speaks SIP over UDP and TCP";
 const TRUNK: &str = "this release treats all peers alike in this";
-const BUNDLE: &str = "one port serves all media of all browsers";
 
 /// Sub-keys of `trunk.<name>.`, as rows of the table.
 pub const TRUNK_KEYS: &[Key] = &[
@@ -427,7 +426,12 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         "false: the INVITE offers H.264 in packetization mode 0 too",
     ),
-    key("rtp_bundle", "true", Kind::Bool, "false: one port per medium towards browsers").without_effect(BUNDLE),
+    key(
+        "rtp_bundle",
+        "true",
+        Kind::Bool,
+        "false: pictures have a transport of their own towards browsers, on the same port",
+    ),
     key("compact_media_port_usage", "false", Kind::Bool, "use odd media ports too")
         .without_effect("RTP takes even ports, RTCP the odd ones"),
     // Sessions.

@@ -1,7 +1,8 @@
 //! Negotiated call -> [`RelayProgram`]. The only place that builds programs.
 //!
 //! A call is two legs, [`BROWSER`] and [`SIP`], and one audio route each way; with video a third leg, [`SIP_VIDEO`], and two more
-//! routes, because a SIP peer has a port for each medium and a browser one for all. The first generation knows no agreement: it
+//! routes, because a SIP peer has a port for each medium and a browser one transport for all, unless `rtp_bundle=false` gives its
+//! pictures one of their own, [`BROWSER_VIDEO`]. The first generation knows no agreement: it
 //! makes the relay open its ports, so that descriptions can be written from the reply.
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,14 +10,16 @@ use std::net::{IpAddr, SocketAddr};
 use gangway_shared::{
     ids::LegId,
     rcp::{
-        self, Feedback, Fill, Fingerprint, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process,
-        PutReply, RelayProgram, Route, RtpLeg, RtpRemote, Sound, Tone, limits,
+        self, Feedback, Fill, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process, PutReply,
+        RelayProgram, Route, RtpLeg, RtpRemote, Sound, Tone, limits,
     },
     secret::Secret,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::sdp::{Agreement, Codec, Direction, Encoding, MediaAgreement, PayloadRoute, codec::told_fmtp};
+use crate::sdp::{
+    Agreement, Codec, Direction, Encoding, LocalTransport, MediaAgreement, PayloadRoute, codec::told_fmtp,
+};
 
 /// The browser's leg in every program.
 pub const BROWSER: LegId = LegId(0);
@@ -24,6 +27,8 @@ pub const BROWSER: LegId = LegId(0);
 pub const SIP: LegId = LegId(1);
 /// The SIP peer's video.
 pub const SIP_VIDEO: LegId = LegId(2);
+/// The browser's video, when it has a transport of its own.
+pub const BROWSER_VIDEO: LegId = LegId(3);
 
 /// Facts of a call that its programs carry and that never change: drawn or read once, journaled with the call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,20 @@ pub struct CallMedia {
     /// The dataplane knows the feedback of a SIP leg (its capability `feedback`); others refuse the field.
     #[serde(default)]
     pub takes_feedback: bool,
+    /// Pictures have a transport of their own towards the browser (setting `rtp_bundle`).
+    #[serde(default)]
+    pub splits_transports: bool,
+    /// The browser's end of that, once it is known; never taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub browser_video: Option<IceRemote>,
+}
+
+impl CallMedia {
+    /// The browser's leg that has the pictures.
+    #[must_use]
+    pub const fn browser_video_leg(&self) -> LegId {
+        if self.splits_transports { BROWSER_VIDEO } else { BROWSER }
+    }
 }
 
 /// SSRCs of a call's video.
@@ -66,14 +85,10 @@ pub struct VideoStreams {
 /// Local facts of a call's relay, read from the reply to a `Put`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallAddresses {
-    /// Host candidates towards browsers, best first.
-    pub candidates: Vec<SocketAddr>,
-    /// Our ICE user fragment.
-    pub ufrag: String,
-    /// Our ICE password.
-    pub pwd: Secret<String>,
-    /// Our certificate.
-    pub fingerprint: Fingerprint,
+    /// Towards the browser.
+    pub browser: LocalTransport,
+    /// Towards the browser for pictures, when they have a transport of their own.
+    pub browser_video: Option<LocalTransport>,
     /// Our RTP address towards the SIP peer.
     pub rtp: SocketAddr,
     /// Our RTP address for its video.
@@ -85,20 +100,23 @@ impl CallAddresses {
     #[must_use]
     pub fn from_reply(reply: &PutReply) -> Option<Self> {
         let address = |id: LegId| reply.legs.iter().find(|leg| leg.id == id).map(|leg| &leg.address);
-        let LegAddress::IceDtls { candidates, ufrag, pwd, fingerprint } = address(BROWSER)? else { return None };
+        let transport = |address: &LegAddress| match address {
+            LegAddress::IceDtls { candidates, ufrag, pwd, fingerprint } => Some(LocalTransport {
+                ufrag: ufrag.clone(),
+                pwd: Secret::new(pwd.clone()),
+                fingerprint: *fingerprint,
+                candidates: candidates.clone(),
+            }),
+            _ => None,
+        };
+        let browser = transport(address(BROWSER)?)?;
         let LegAddress::Rtp { rtp, .. } = address(SIP)? else { return None };
         let video_rtp = match address(SIP_VIDEO) {
             Some(LegAddress::Rtp { rtp, .. }) => Some(*rtp),
             _ => None,
         };
-        Some(CallAddresses {
-            candidates: candidates.clone(),
-            ufrag: ufrag.clone(),
-            pwd: Secret::new(pwd.clone()),
-            fingerprint: *fingerprint,
-            rtp: *rtp,
-            video_rtp,
-        })
+        let browser_video = address(BROWSER_VIDEO).and_then(transport);
+        Some(CallAddresses { browser, browser_video, rtp: *rtp, video_rtp })
     }
 }
 
@@ -112,11 +130,12 @@ pub fn opening(media: &CallMedia, browser: Option<&IceRemote>) -> RelayProgram {
 /// paused route, so that its stream goes on unbroken when it is resumed. Video that they did not agree on has no leg.
 #[must_use]
 pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agreement) -> RelayProgram {
-    let mut routes = routes(&agreement.audio, Media::Audio, SIP, (media.browser_ssrc, media.sip_ssrc));
+    let mut routes = routes(&agreement.audio, Media::Audio, (BROWSER, SIP), (media.browser_ssrc, media.sip_ssrc));
     routes[0].fill = media.fill_after_ms.and_then(|start_after_ms| silence(&agreement.audio, start_after_ms));
     let video = media.video.zip(agreement.video.as_ref());
     if let Some((streams, agreed)) = video {
-        routes.extend(self::routes(agreed, Media::Video, SIP_VIDEO, (streams.browser_ssrc, streams.sip_ssrc)));
+        let legs = (media.browser_video_leg(), SIP_VIDEO);
+        routes.extend(self::routes(agreed, Media::Video, legs, (streams.browser_ssrc, streams.sip_ssrc)));
     }
     let video = video.map(|(_, agreed)| {
         let feedback = if media.takes_feedback { agreed.sip_feedback.clone() } else { Vec::new() };
@@ -156,13 +175,18 @@ fn remote(agreed: &MediaAgreement) -> Option<RtpRemote> {
 }
 
 /// The route of one medium each way.
-fn routes(agreed: &MediaAgreement, media: Media, sip: LegId, (browser_ssrc, sip_ssrc): (u32, u32)) -> Vec<Route> {
+fn routes(
+    agreed: &MediaAgreement,
+    media: Media,
+    (browser, sip): (LegId, LegId),
+    (browser_ssrc, sip_ssrc): (u32, u32),
+) -> Vec<Route> {
     let flows = |from: Direction, to: Direction| from.receives() && to.sends();
     let to_sip = flows(agreed.browser_direction, agreed.sip_direction);
     let to_browser = flows(agreed.sip_direction, agreed.browser_direction);
     vec![
-        route((BROWSER, sip), media, &agreed.to_sip(), sip_ssrc, !to_sip),
-        route((sip, BROWSER), media, &agreed.to_browser(), browser_ssrc, !to_browser),
+        route((browser, sip), media, &agreed.to_sip(), sip_ssrc, !to_sip),
+        route((sip, browser), media, &agreed.to_browser(), browser_ssrc, !to_browser),
     ]
 }
 
@@ -174,17 +198,22 @@ fn program(
     video: Option<(Option<RtpRemote>, Vec<Feedback>)>,
     routes: Vec<Route>,
 ) -> RelayProgram {
-    let ice =
-        IceDtlsLeg { remote: browser.cloned(), consent_timeout_ms: media.consent_timeout_ms, ..IceDtlsLeg::default() };
+    let ice = |remote: Option<&IceRemote>| {
+        let (remote, consent_timeout_ms) = (remote.cloned(), media.consent_timeout_ms);
+        LegKind::IceDtls(IceDtlsLeg { remote, consent_timeout_ms, ..IceDtlsLeg::default() })
+    };
     let rtp = |medium, remote, feedback| {
         LegKind::Rtp(RtpLeg { media: medium, local_ip: media.sip_local_ip, remote, feedback })
     };
     // A camera may be off for as long as it likes: only sound that falls silent ends a call.
     let leg = |id, kind, media_timeout_ms| Leg { id, media_timeout_ms, kind };
     let mut legs = vec![
-        leg(BROWSER, LegKind::IceDtls(ice), media.media_timeout_ms),
+        leg(BROWSER, ice(browser), media.media_timeout_ms),
         leg(SIP, rtp(Media::Audio, audio, Vec::new()), media.media_timeout_ms),
     ];
+    if video.is_some() && media.splits_transports {
+        legs.push(leg(BROWSER_VIDEO, ice(media.browser_video.as_ref()), None));
+    }
     legs.extend(video.map(|(remote, feedback)| leg(SIP_VIDEO, rtp(Media::Video, remote, feedback), None)));
     RelayProgram { label: cut(&media.label), cname: cut(&media.cname), legs, routes }
 }

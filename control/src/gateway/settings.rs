@@ -65,6 +65,8 @@ pub struct GatewayConfig {
     pub codecs: CodecPolicy,
     /// Settings for some peers only.
     pub trunks: Trunks,
+    /// Whether all media of a call share one transport towards the browser (setting `rtp_bundle`).
+    pub rtp_bundle: bool,
     /// `o=` user of SIP SDP.
     pub sdp_origin: String,
     /// `s=` of SIP SDP.
@@ -135,6 +137,7 @@ impl GatewayConfig {
             media_ips: Vec::new(),
             codecs: CodecPolicy::default(),
             trunks: Trunks::default(),
+            rtp_bundle: true,
             sdp_origin: "Gangway".to_owned(),
             sdp_session_name: "Gangway".to_owned(),
             early_media: true,

@@ -90,13 +90,14 @@ pub struct BrowserDescription {
     pub sections: Vec<BrowserSection>,
     /// Mids of the first `a=group:BUNDLE`.
     pub bundle: Vec<String>,
+    /// Whether pictures may have a transport of their own (`rtp_bundle=false`); else those that do not share that of the sound
+    /// are none. The reader of a description decides.
+    pub splits_transports: bool,
 }
 
-/// What a browser must know of us. All of it comes from the relay's reply and from entropy of the caller.
+/// One transport of ours, as a browser must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrowserLocal {
-    /// Random number for the session id of the `o=` line; it is printed below 2^62 (RFC 8829 section 5.2.1).
-    pub session_id: u64,
+pub struct LocalTransport {
     /// Our ICE user fragment.
     pub ufrag: String,
     /// Our ICE password.
@@ -105,6 +106,17 @@ pub struct BrowserLocal {
     pub fingerprint: Fingerprint,
     /// Addresses of the relay's one UDP port as browsers reach it, best first; not empty.
     pub candidates: Vec<SocketAddr>,
+}
+
+/// What a browser must know of us. All of it comes from the relay's reply and from entropy of the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserLocal {
+    /// Random number for the session id of the `o=` line; it is printed below 2^62 (RFC 8829 section 5.2.1).
+    pub session_id: u64,
+    /// The transport of sound, and of everything while the sections are bundled.
+    pub transport: LocalTransport,
+    /// That of pictures, on the same port, told apart by its user fragment; absent: the sections are bundled.
+    pub video_transport: Option<LocalTransport>,
     /// One media stream for all tracks (rule R12); a token.
     pub stream: String,
     /// CNAME of what the relay sends.
@@ -166,7 +178,7 @@ impl BrowserDescription {
         let bundle = bundle.unwrap_or("").split_ascii_whitespace().map(str::to_owned).collect();
         let sections = session.medias.iter().enumerate();
         let sections = sections.map(|(index, media)| BrowserSection::parse(&session, media, index));
-        Ok(BrowserDescription { sections: sections.collect::<Result<_, _>>()?, bundle })
+        Ok(BrowserDescription { sections: sections.collect::<Result<_, _>>()?, bundle, splits_transports: false })
     }
 
     fn transports(&self) -> impl Iterator<Item = (usize, &IceDtls)> {
@@ -186,14 +198,15 @@ impl BrowserDescription {
     }
 
     /// The video section that can be used: the first that is not refused and shares the audio section's transport, as all
-    /// browsers have it.
+    /// browsers have it, unless it may have its own.
     #[must_use]
     pub fn video(&self) -> Option<&BrowserSection> {
         let audio = self.audio().ok()?;
         let is_bundled = |section: &&BrowserSection| {
             let grouped = |section: &BrowserSection| section.mid.as_ref().is_some_and(|mid| self.bundle.contains(mid));
             let ufrag = |section: &BrowserSection| section.transport.as_ref().map(|transport| transport.ufrag.clone());
-            (grouped(audio) && grouped(section)) || ufrag(audio) == ufrag(section)
+            let has_own = self.splits_transports && section.transport.is_some();
+            has_own || (grouped(audio) && grouped(section)) || ufrag(audio) == ufrag(section)
         };
         let mut video = self.sections.iter().filter(|section| section.kind == MediaKind::Video);
         video.find(|section| !section.rejected && !section.payloads.is_empty() && is_bundled(section))
@@ -206,6 +219,12 @@ impl BrowserDescription {
     pub fn transport(&self) -> Result<&IceDtls, SdpError> {
         let section = self.audio()?;
         section.transport.as_ref().ok_or(SdpError::NoAudio { reason: "it has no transport" })
+    }
+
+    /// ICE and DTLS facts of the video section, where it has some of its own.
+    #[must_use]
+    pub fn video_transport(&self) -> Option<&IceDtls> {
+        self.video()?.transport.as_ref()
     }
 
     /// This browser's half of a negotiation in which it offered.
@@ -350,7 +369,7 @@ pub fn answer(offer: &BrowserDescription, media: &[BrowserMedia], local: &Browse
     let mut session = session(local);
     let mids = offer.sections.iter().filter(|section| accepted(section).is_some()).filter_map(|s| s.mid.as_deref());
     let mids: Vec<&str> = mids.filter(|mid| offer.bundle.iter().any(|bundled| bundled == mid)).collect();
-    if !mids.is_empty() {
+    if !mids.is_empty() && local.video_transport.is_none() {
         session.add_attribute_with_value("group", format!("BUNDLE {}", mids.join(" ")));
     }
     for section in &offer.sections {
@@ -373,13 +392,15 @@ pub fn answer(offer: &BrowserDescription, media: &[BrowserMedia], local: &Browse
     Ok(print(&session))
 }
 
-/// The offer to a browser for an incoming call: one section for each of `media`, all on one transport, which the browser answers as
-/// DTLS client.
+/// The offer to a browser for an incoming call: one section for each of `media`, on one transport unless pictures have their own,
+/// which the browser answers as DTLS client.
 #[must_use]
 pub fn offer(media: &[BrowserMedia], local: &BrowserLocal) -> String {
     let mids: Vec<String> = (0..media.len()).map(|index| index.to_string()).collect();
     let mut session = session(local);
-    session.add_attribute_with_value("group", format!("BUNDLE {}", mids.join(" ")));
+    if local.video_transport.is_none() {
+        session.add_attribute_with_value("group", format!("BUNDLE {}", mids.join(" ")));
+    }
     for (mid, medium) in mids.iter().zip(media) {
         let accepted = Accepted { mid: Some(mid), medium, direction: medium.direction, setup: "actpass" };
         session.add_media(accepted.section("UDP/TLS/RTP/SAVPF", local));
@@ -410,13 +431,15 @@ impl Accepted<'_> {
             MediaKind::Video => (MediaType::Video, local.video_ssrc),
             _ => (MediaType::Audio, local.audio_ssrc),
         };
-        let first = local.candidates.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9)));
+        let own = local.video_transport.as_ref().filter(|_| *kind == MediaKind::Video);
+        let transport = own.unwrap_or(&local.transport);
+        let first = transport.candidates.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9)));
         let mut media = Media::new(media_type, first.port(), TransportProto::UdpTlsRtpSavpf, formats(payloads));
         media.proto = protocol.to_owned();
         media.add_connection(Connection::from_ip_addr(first.ip()));
-        media.add_attribute_with_value("ice-ufrag", &local.ufrag);
-        media.add_attribute_with_value("ice-pwd", local.pwd.expose());
-        media.add_attribute_with_value("fingerprint", format!("sha-256 {}", local.fingerprint));
+        media.add_attribute_with_value("ice-ufrag", &transport.ufrag);
+        media.add_attribute_with_value("ice-pwd", transport.pwd.expose());
+        media.add_attribute_with_value("fingerprint", format!("sha-256 {}", transport.fingerprint));
         media.add_attribute_with_value("setup", self.setup);
         if let Some(mid) = self.mid {
             media.add_attribute_with_value("mid", mid);
@@ -432,7 +455,7 @@ impl Accepted<'_> {
             media.add_attribute_with_value("msid", format!("{} {}-{kind}", local.stream, local.stream));
             media.add_attribute_with_value("ssrc", format!("{ssrc} cname:{}", local.cname));
         }
-        for (index, address) in local.candidates.iter().enumerate() {
+        for (index, address) in transport.candidates.iter().enumerate() {
             media.add_attribute_with_value("candidate", host_candidate(index, *address));
         }
         media.add_attribute_from_str("end-of-candidates");

@@ -16,7 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use browser::{BrowserDescription, BrowserLocal, BrowserMedia, BrowserSection, IceDtls, Setup};
+pub use browser::{BrowserDescription, BrowserLocal, BrowserMedia, BrowserSection, IceDtls, LocalTransport, Setup};
 pub use codec::{Codec, CodecPolicy, Encoding, Payload};
 pub use negotiate::{
     Agreement, BrowserSide, Direction, LegPayload, MediaAgreement, MediaSide, MediaTarget, NegotiateError, Offered,

@@ -2,13 +2,17 @@
 
 use gangway_control::{
     gateway::{
+        GatewayConfig,
         effects::Input,
         messages::{AnswerRequest, CallStatus, ClientMessage},
-        plan::{BROWSER, SIP_VIDEO},
+        plan::{BROWSER, BROWSER_VIDEO, SIP_VIDEO},
     },
     sip::message::{HeaderName, Method, Request},
 };
-use gangway_shared::rcp::{ActAction, Event, LegKind, Media, RelayProgram};
+use gangway_shared::{
+    ids::LegId,
+    rcp::{ActAction, Event, Feedback, LegKind, Media, RelayProgram},
+};
 
 use crate::world::{BROWSER_OFFER, World, browser_answer, config, phone_sdp};
 
@@ -22,16 +26,21 @@ const CAMERA: &str = "m=video 9 UDP/TLS/RTP/SAVPF 96 97 102 103\r\nc=IN IP4 0.0.
     a=rtpmap:103 H264/90000\r\na=fmtp:103 level-asymmetry-allowed=1;packetization-mode=0;profile-level-id=42e01f\r\n";
 const MEDIA_CONTROL: &str = "application/media_control+xml";
 
-fn camera_offer() -> String {
+pub(crate) fn camera_offer() -> String {
     format!("{}{CAMERA}", BROWSER_OFFER.replace("BUNDLE 0", "BUNDLE 0 1"))
 }
 
+/// What a page with a camera answers.
+pub(crate) fn camera_answer(payloads: &str) -> String {
+    format!("{}{CAMERA}", browser_answer(payloads).replace("BUNDLE 0", "BUNDLE 0 1")).replace("actpass", "active")
+}
+
 /// A phone that answers or offers sound and this video section.
-fn video_phone(video: &str) -> String {
+pub(crate) fn video_phone(video: &str) -> String {
     format!("{}{video}", phone_sdp(4000, "0"))
 }
 
-const VP8_PHONE: &str = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
+pub(crate) const VP8_PHONE: &str = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
 
 /// An outgoing call with a camera that a phone answers so.
 fn answered(video: &str) -> (World, Request) {
@@ -90,7 +99,7 @@ fn a_phone_that_takes_no_video_has_a_call_of_sound_and_the_port_is_given_back() 
     }
 }
 
-const H264_PHONE: &str = "m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\n\
+pub(crate) const H264_PHONE: &str = "m=video 4002 RTP/AVP 98\r\na=rtpmap:98 H264/90000\r\n\
     a=fmtp:98 profile-level-id=42e01f;packetization-mode=1\r\n";
 const NO_VIDEO: &str = "m=video 0 RTP/AVP 97\r\n";
 
@@ -351,4 +360,147 @@ fn a_picture_request_of_the_peer_goes_to_the_browser() {
     let refused = world.response(415);
     assert_eq!(refused.headers.value(&HeaderName::Accept), Some(MEDIA_CONTROL));
     assert_eq!(world.relay.actions.len(), 1);
+}
+
+/// The feedback in the program of a call that the peer answers with VP8 and these lines.
+fn feedback_of(world: &World) -> Vec<Feedback> {
+    let LegKind::Rtp(leg) = &program(world).leg(SIP_VIDEO).unwrap().kind else { panic!("a video leg") };
+    leg.feedback.clone()
+}
+
+#[test]
+fn feedback_that_the_peer_names_is_used_under_the_plain_profile_too() {
+    use Feedback::{CcmFir, NackPli};
+    for (lines, expected) in [
+        ("", vec![]),
+        ("a=rtcp-fb:* nack pli\r\n", vec![NackPli]),
+        ("a=rtcp-fb:* ccm fir tmmbr\r\na=rtcp-fb:* NACK PLI\r\n", vec![NackPli, CcmFir]),
+        ("a=rtcp-fb:97 nack\r\na=rtcp-fb:97 ccm fir\r\n", vec![CcmFir]),
+        ("a=rtcp-fb:98 nack pli\r\na=rtcp-fb:* nack\r\na=rtcp-fb:* trr-int 5000\r\n", vec![]),
+    ] {
+        let (world, invite) = answered(&format!("{VP8_PHONE}{lines}"));
+        assert_eq!(feedback_of(&world), expected, "{lines}");
+        let offer = String::from_utf8(invite.body).unwrap();
+        assert!(
+            offer.contains("a=rtcp-fb:* nack pli\r\na=rtcp-fb:* ccm fir\r\n") && offer.contains(" RTP/AVP "),
+            "{offer}"
+        );
+    }
+}
+
+#[test]
+fn a_dataplane_that_knows_no_feedback_is_sent_none() {
+    let mut world = World::new(config());
+    world.input(Input::RelayDown);
+    world.input(Input::RelayUp { epoch: 2, capabilities: vec!["rtp".to_owned()] });
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(&format!("{VP8_PHONE}a=rtcp-fb:* nack pli\r\n"))));
+    assert!(feedback_of(&world).is_empty());
+}
+
+/// A page answers a call with pictures; gives what the caller is answered.
+fn answered_by_page(settings: GatewayConfig, offer: &str, sdp: &str) -> (World, String) {
+    let mut world = World::new(settings);
+    let page = world.session();
+    let uri = format!("sip:{}@10.0.0.1:5060", world.contact_key(page));
+    world.invite(&uri, "in1", Some(offer));
+    let call_id = world.last_call().call_id;
+    let request = AnswerRequest { call_id, sdp: Some(sdp.to_owned()), ..AnswerRequest::default() };
+    world.say(page, ClientMessage::Answer(Box::new(request)));
+    let body = String::from_utf8(world.response(200).body).unwrap();
+    (world, body)
+}
+
+#[test]
+fn an_answer_names_the_feedback_that_the_offer_names() {
+    let sdp = camera_answer("0");
+    for (lines, expected) in [("", 0), ("a=rtcp-fb:* ccm fir\r\n", 1)] {
+        let (world, body) = answered_by_page(config(), &video_phone(&format!("{VP8_PHONE}{lines}")), &sdp);
+        assert_eq!(body.matches("a=rtcp-fb:* ccm fir\r\n").count(), expected, "{body}");
+        assert!(!body.contains("nack pli"), "{body}");
+        assert_eq!(feedback_of(&world).len(), expected);
+    }
+}
+
+fn unbundled() -> GatewayConfig {
+    GatewayConfig { rtp_bundle: false, ..config() }
+}
+
+/// User fragment and candidates of each section of a description of ours.
+fn transports(description: &str) -> Vec<(String, Vec<String>)> {
+    let sections = description.split("\r\nm=").skip(1);
+    let values = |section: &str, name: &str| -> Vec<String> {
+        section.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect()
+    };
+    sections.map(|section| (values(section, "a=ice-ufrag:").concat(), values(section, "a=candidate:"))).collect()
+}
+
+#[test]
+fn without_bundle_pictures_have_a_transport_of_their_own_on_the_same_port() {
+    let mut world = World::new(unbundled());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(VP8_PHONE)));
+    let answer = world.last_description();
+    assert!(!answer.contains("a=group:BUNDLE") && answer.contains("m=video 32100 "), "{answer}");
+    let sections = transports(&answer);
+    assert!(sections.len() == 2 && sections[0].0 != sections[1].0 && sections[0].1 == sections[1].1, "{answer}");
+    let legs: Vec<u8> = program(&world).legs.iter().map(|leg| leg.id.0).collect();
+    assert_eq!(legs, [0, 1, 3, 2]);
+    for id in [BROWSER, BROWSER_VIDEO] {
+        let LegKind::IceDtls(ice) = &program(&world).leg(id).unwrap().kind else { panic!("a browser's leg") };
+        assert_eq!(ice.remote.as_ref().unwrap().ufrag, "abcd");
+    }
+    let ends: Vec<(LegId, LegId)> = program(&world).routes.iter().map(|route| (route.from, route.to)).collect();
+    assert_eq!(ends[2..], [(BROWSER_VIDEO, SIP_VIDEO), (SIP_VIDEO, BROWSER_VIDEO)]);
+    // Requests for pictures know where they are.
+    world.keys_ready();
+    world.forget();
+    let relay = world.only_relay();
+    world.input(Input::RelayEvent { event: Event::KeyframeWanted { relay, leg: BROWSER_VIDEO } });
+    world.request(&Method::Info);
+    world.in_our_dialog_with(&invite, &Method::Info, 2, Some((MEDIA_CONTROL, "<picture_fast_update/>")));
+    assert_eq!(world.relay.actions, [(relay, ActAction::Keyframe { leg: BROWSER_VIDEO })]);
+}
+
+#[test]
+fn without_bundle_a_call_of_sound_and_bundle_only_pictures_have_one_transport() {
+    let mut world = World::new(unbundled());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(NO_VIDEO)));
+    assert_eq!(program(&world).legs.len(), 2);
+    assert!(world.last_description().contains("a=group:BUNDLE 0\r\n"), "{}", world.last_description());
+    let camera = CAMERA.replace("m=video 9 ", "m=video 0 ").replace("a=mid:1\r\n", "a=mid:1\r\na=bundle-only\r\n");
+    let mut world = World::new(unbundled());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &format!("{}{camera}", BROWSER_OFFER.replace("BUNDLE 0", "BUNDLE 0 1")));
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(VP8_PHONE)));
+    assert!(world.last_description().contains("a=group:BUNDLE 0 1\r\n"), "{}", world.last_description());
+    assert!(program(&world).leg(BROWSER_VIDEO).is_none() && world.last_call().has_video);
+}
+
+#[test]
+fn without_bundle_an_incoming_call_is_answered_on_two_transports() {
+    let camera = CAMERA.replace("a=ice-ufrag:abcd", "a=ice-ufrag:efgh");
+    let sdp =
+        format!("{}{camera}", browser_answer("0").replace("a=group:BUNDLE 0\r\n", "")).replace("actpass", "active");
+    let (world, body) = answered_by_page(unbundled(), &video_phone(VP8_PHONE), &sdp);
+    assert!(body.contains("m=video 4"), "{body}");
+    let offer = world.last_description();
+    let sections = transports(&offer);
+    assert!(!offer.contains("a=group:") && sections.len() == 2 && sections[0].0 != sections[1].0, "{offer}");
+    let remote = |id| match &program(&world).leg(id).unwrap().kind {
+        LegKind::IceDtls(ice) => ice.remote.clone().unwrap().ufrag,
+        _ => panic!("a browser's leg"),
+    };
+    assert_eq!((remote(BROWSER), remote(BROWSER_VIDEO)), ("abcd".to_owned(), "efgh".to_owned()));
+    // With one transport, pictures on another are none.
+    let (world, body) = answered_by_page(config(), &video_phone(VP8_PHONE), &sdp);
+    assert!(body.contains("m=video 0 ") && program(&world).leg(SIP_VIDEO).is_none(), "{body}");
 }

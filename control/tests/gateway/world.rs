@@ -137,7 +137,7 @@ impl Relay {
         let address = |id: LegId, kind: &LegKind| match kind {
             LegKind::IceDtls(_) => LegAddress::IceDtls {
                 candidates: vec!["192.0.2.1:32100".parse().unwrap()],
-                ufrag: format!("u{:x}{}", relay.to_u128() & 0xffff, self.incarnation),
+                ufrag: format!("u{:x}{}l{}", relay.to_u128() & 0xffff, self.incarnation, id.0),
                 pwd: "p".repeat(24),
                 fingerprint: Fingerprint([self.incarnation; 32]),
             },

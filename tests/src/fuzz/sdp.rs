@@ -4,8 +4,8 @@
 use gangway_control::{
     gateway::plan::{self, CallMedia, VideoStreams},
     sdp::{
-        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding, MediaSide,
-        Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
+        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding,
+        LocalTransport, MediaSide, Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
     },
 };
 use gangway_shared::{rcp::Fingerprint, secret::Secret};
@@ -50,7 +50,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let chromium = ours.replace("a=ice-lite\r\n", "a=extmap-allow-mixed\r\n")
         + "m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijkl\r\n\
            a=setup:actpass\r\na=mid:1\r\na=rtcp-mux\r\na=fingerprint:sha-256 "
-        + &local().fingerprint.to_string()
+        + &local().transport.fingerprint.to_string()
         + "\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:96 nack pli\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n";
     let phone = "v=0\no=- 1 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\nm=image 5000 udptl t38\n\
                  m=audio 4000 RTP/AVP 8 0 107 96\nb=AS:64\na=rtcp:4009 IN IP4 192.0.2.8\na=rtpmap:107 opus/48000\n\
@@ -156,6 +156,8 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         fill_after_ms: Some(100),
         consent_timeout_ms: None,
         takes_feedback: true,
+        splits_transports: false,
+        browser_video: None,
     };
     let program = plan::connected(&media, remote.as_ref(), agreement);
     assert_eq!(program.validate(), Ok(()));
@@ -192,10 +194,13 @@ fn video_rtp() -> std::net::SocketAddr {
 fn local() -> BrowserLocal {
     BrowserLocal {
         session_id: 8,
-        ufrag: "gWay".into(),
-        pwd: Secret::new("0123456789abcdefghijkl".into()),
-        fingerprint: Fingerprint([0xab; 32]),
-        candidates: vec![([192, 0, 2, 1], 32_100).into()],
+        transport: LocalTransport {
+            ufrag: "gWay".into(),
+            pwd: Secret::new("0123456789abcdefghijkl".into()),
+            fingerprint: Fingerprint([0xab; 32]),
+            candidates: vec![([192, 0, 2, 1], 32_100).into()],
+        },
+        video_transport: None,
         stream: "gangway".into(),
         cname: "c1".into(),
         audio_ssrc: 7,

@@ -256,3 +256,38 @@ fn a_phone_without_a_screen_has_a_call_of_sound() {
     scene.end();
     scene.browser.assert_quiet("phone", &[]);
 }
+
+/// Check 42: the transports that the page's connection has, and the candidates of ours that it was told.
+fn transports_and_candidates(scene: &mut Scene<Baresip>) -> (u64, u64) {
+    let script = "const connection = gangwayProbe.connections.at(-1); \
+                  const rows = (await gangwayProbe.stats()).at(-1).rows.filter((row) => row.type === 'transport' && row.dtlsState === 'connected'); \
+                  return [rows.length, (connection.remoteDescription.sdp.match(/a=candidate:/g) || []).length];";
+    let page = scene.browser.eval("phone", script, Value::Null);
+    (page[0].as_u64().expect("transports"), page[1].as_u64().expect("candidates"))
+}
+
+/// A call each way; `transports` and `candidates` as the page sees them.
+fn reaches(settings: &[(&str, &str)], expected: (u64, u64)) {
+    let Some(mut scene) = Scene::with_baresip(Some(Video::Vp8), settings) else { return };
+    scene.call_out();
+    scene.see_and_hear();
+    assert_eq!(transports_and_candidates(&mut scene), expected, "out");
+    scene.end();
+    scene.call_in();
+    scene.see_and_hear();
+    assert_eq!(transports_and_candidates(&mut scene), expected, "in");
+    scene.end_by_phone();
+    scene.browser.assert_quiet("phone", &[]);
+}
+
+/// Check 42: sections that are not bundled, each with a transport of its own on the same port of ours.
+#[test]
+fn sections_may_have_transports_of_their_own() {
+    reaches(&[("rtp_bundle", "false")], (2, 2));
+}
+
+/// Check 42: two addresses of the server, bundled.
+#[test]
+fn two_addresses_of_the_server_are_candidates() {
+    reaches(&[("ip", "127.0.0.1,127.0.0.2"), ("ip_local", "0.0.0.0")], (1, 4));
+}

@@ -15,8 +15,8 @@ use crate::{
         timers::{CallTimer, Timer},
     },
     sdp::{
-        Agreement, BrowserDescription, Direction, NegotiateError, SipSdpLines, TrunkDescription, TrunkSession, browser,
-        negotiate::browser_offer,
+        Agreement, BrowserDescription, Direction, IceDtls, NegotiateError, SipSdpLines, TrunkDescription, TrunkSession,
+        browser, negotiate::browser_offer,
     },
     sip::{
         dialog::Target,
@@ -226,7 +226,8 @@ impl Gateway {
             tracing::debug!(%error, "answer of a browser is not usable");
             CallEnd::BadBrowserDescription
         };
-        let browser = BrowserDescription::parse_answer(sdp).map_err(unusable)?;
+        let mut browser = BrowserDescription::parse_answer(sdp).map_err(unusable)?;
+        browser.splits_transports = call.splits_transports();
         let side = browser.side_of_answer(&call.offered_browser).map_err(|_| CallEnd::NoCommonCodecs)?;
         if side.audio.payloads.iter().all(|payload| payload.codec.is_telephone_event()) {
             return Err(CallEnd::NoCommonCodecs);
@@ -237,6 +238,9 @@ impl Gateway {
         }
         call.trunk = TrunkSession::new(&self.config.sdp_origin, &self.config.sdp_session_name, session_id, lines);
         call.browser_remote = Some(browser.transport().map_err(unusable)?.to_remote());
+        if let Some(relay) = call.relay.as_mut().filter(|relay| relay.media.splits_transports) {
+            relay.media.browser_video = browser.video_transport().map(IceDtls::to_remote);
+        }
         call.browser = Some(browser);
         call.phase = Phase::Answering;
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
@@ -372,6 +376,9 @@ impl Gateway {
         let fill_after_ms = u32::try_from(self.config.fill_after.as_millis()).unwrap_or(u32::MAX);
         let fill_after_ms = self.wall.knows("fill").then_some(fill_after_ms);
         let Some(call) = self.calls.get_mut(&key) else { return };
+        let browser_video = call.browser.as_ref().and_then(BrowserDescription::video_transport).map(IceDtls::to_remote);
+        // A browser whose pictures have no transport to offer (`a=bundle-only`) keeps them with the sound.
+        let splits_transports = !self.config.rtp_bundle && (call.incoming || browser_video.is_some());
         let media = plan::CallMedia {
             label: call.id.clone(),
             cname,
@@ -383,6 +390,8 @@ impl Gateway {
             fill_after_ms,
             consent_timeout_ms: None,
             takes_feedback,
+            splits_transports,
+            browser_video: browser_video.filter(|_| splits_transports),
         };
         let program = plan::opening(&media, call.browser_remote.as_ref());
         call.relay = Some(super::CallRelay {

@@ -36,7 +36,8 @@ impl Gateway {
         let Some(relay) = call.relay.as_mut().filter(|relay| relay.id == reply.relay) else {
             return self.finish(key, CallEnd::RelayLost);
         };
-        let Some(addresses) = CallAddresses::from_reply(&reply).filter(|addresses| !addresses.candidates.is_empty())
+        let Some(addresses) =
+            CallAddresses::from_reply(&reply).filter(|addresses| !addresses.browser.candidates.is_empty())
         else {
             return self.finish(key, CallEnd::RelayLost);
         };
@@ -61,7 +62,7 @@ impl Gateway {
         if program.leg(plan::SIP_VIDEO).is_none()
             && let Some(addresses) = &mut relay.addresses
         {
-            addresses.video_rtp = None;
+            (addresses.video_rtp, addresses.browser_video) = (None, None);
         }
         if program != relay.program {
             relay.generation = Generation(relay.generation.0 + 1);
@@ -198,8 +199,8 @@ impl Gateway {
         let Some(key) = event.relay().and_then(|relay| self.relays.get(&relay).copied()) else { return };
         let Some(call) = self.calls.get_mut(&key) else { return };
         match event {
-            Event::PathSelected { .. } => call.path_selected = true,
-            Event::KeysReady { .. } => {
+            Event::PathSelected { leg: plan::BROWSER, .. } => call.path_selected = true,
+            Event::KeysReady { leg: plan::BROWSER, .. } => {
                 call.path_selected = true;
                 call.keys_ready = true;
                 self.timers.clear(Timer::Call(key, CallTimer::Path));
@@ -213,9 +214,11 @@ impl Gateway {
                 tracing::error!(?reason, "the dataplane ended a relay");
                 self.finish(key, CallEnd::RelayLost);
             }
-            Event::KeyframeWanted { leg: plan::BROWSER, .. } => self.ask_peer_for_picture(key),
+            Event::KeyframeWanted { leg: plan::BROWSER | plan::BROWSER_VIDEO, .. } => self.ask_peer_for_picture(key),
             // For logs and later issues.
-            Event::PathLost { .. }
+            Event::PathSelected { .. }
+            | Event::KeysReady { .. }
+            | Event::PathLost { .. }
             | Event::ConsentLost { .. }
             | Event::SourceLatched { .. }
             | Event::Dtmf { .. }

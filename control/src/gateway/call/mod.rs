@@ -185,6 +185,11 @@ impl Call {
         }
     }
 
+    /// Whether its pictures have a transport of their own towards the browser.
+    fn splits_transports(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.media.splits_transports)
+    }
+
     /// What a description to the SIP peer says of each medium as agreed.
     fn agreed_media(&self) -> Option<Vec<TrunkMedia>> {
         let (agreement, addresses) = (self.agreement.as_ref()?, self.addresses()?);

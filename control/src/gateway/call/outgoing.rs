@@ -423,10 +423,8 @@ impl Gateway {
         let addresses = relay.addresses.as_ref()?;
         Some(BrowserLocal {
             session_id,
-            ufrag: addresses.ufrag.clone(),
-            pwd: addresses.pwd.clone(),
-            fingerprint: addresses.fingerprint,
-            candidates: addresses.candidates.clone(),
+            transport: addresses.browser.clone(),
+            video_transport: addresses.browser_video.clone(),
             stream: relay.media.cname.clone(),
             cname: relay.media.cname.clone(),
             audio_ssrc: relay.media.browser_ssrc,

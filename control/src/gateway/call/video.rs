@@ -11,7 +11,6 @@ use crate::{
         ClientUse, Gateway,
         effects::Output,
         outcome::CallEnd,
-        plan,
         timers::{CallTimer, Timer},
     },
     sip::{
@@ -112,9 +111,10 @@ impl Gateway {
 
     fn ask_browser_for_picture(&mut self, key: CallKey) {
         let Some(call) = self.calls.get(&key).filter(|call| call.has_video()) else { return };
-        let Some(relay) = call.relay.as_ref().map(|relay| relay.id).filter(|_| self.wall.is_up()) else { return };
+        let Some(relay) = call.relay.as_ref().filter(|_| self.wall.is_up()) else { return };
+        let (relay, leg) = (relay.id, relay.media.browser_video_leg());
         let id = self.next_request_id();
-        let action = ActAction::Keyframe { leg: plan::BROWSER };
+        let action = ActAction::Keyframe { leg };
         self.outputs.push_back(Output::Relay { id, request: RelayRequest::Act { relay, action_id: id.0, action } });
     }
 

@@ -1,6 +1,6 @@
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::LegReply,
+    rcp::{Fingerprint, LegReply},
 };
 
 use super::*;
@@ -18,6 +18,8 @@ fn media() -> CallMedia {
         fill_after_ms: Some(100),
         consent_timeout_ms: None,
         takes_feedback: true,
+        splits_transports: false,
+        browser_video: None,
     }
 }
 
@@ -154,7 +156,7 @@ fn addresses_are_read_from_a_whole_reply_only() {
     let legs = vec![LegReply { id: SIP, address: sip }, LegReply { id: BROWSER, address: browser }];
     let mut reply = PutReply { relay: RelayId::new(0, 1, 2), generation: Generation(1), legs };
     let addresses = CallAddresses::from_reply(&reply).unwrap();
-    assert_eq!((addresses.rtp.port(), addresses.candidates[0].port()), (31000, 32100));
+    assert_eq!((addresses.rtp.port(), addresses.browser.candidates[0].port()), (31000, 32100));
     assert!(!format!("{addresses:?}").contains("ppp"), "the password stays out of logs");
     reply.legs[0].address = LegAddress::None;
     assert_eq!(CallAddresses::from_reply(&reply), None);

@@ -8,10 +8,13 @@ pub(in crate::sdp) mod samples;
 fn local() -> BrowserLocal {
     BrowserLocal {
         session_id: u64::MAX,
-        ufrag: "gWay".into(),
-        pwd: Secret::new("0123456789abcdefghijkl".into()),
-        fingerprint: Fingerprint([0xab; 32]),
-        candidates: vec!["192.0.2.1:32100".parse().unwrap(), "[2001:db8::1]:32100".parse().unwrap()],
+        transport: LocalTransport {
+            ufrag: "gWay".into(),
+            pwd: Secret::new("0123456789abcdefghijkl".into()),
+            fingerprint: Fingerprint([0xab; 32]),
+            candidates: vec!["192.0.2.1:32100".parse().unwrap(), "[2001:db8::1]:32100".parse().unwrap()],
+        },
+        video_transport: None,
         stream: "gangway".into(),
         cname: "c1".into(),
         audio_ssrc: 0x1234_5678,
