@@ -33,7 +33,10 @@ use gangway_shared::{
     time::Time,
 };
 
-use crate::world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up};
+use crate::{
+    video::{H264_PHONE, VP8_PHONE, camera_answer, camera_offer},
+    world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up},
+};
 
 /// Seeds of one run.
 const SEEDS: u64 = 256;
@@ -93,7 +96,9 @@ struct Simulation {
 }
 
 fn settings() -> GatewayConfig {
-    let mut config = GatewayConfig::new(ua_config("10.0.0.1"));
+    // Offers with a camera are shortened, and there is no TCP to go by.
+    let ua = UaConfig { udp_request_limit_bytes: 1_000, ..ua_config("10.0.0.1") };
+    let mut config = GatewayConfig::new(ua);
     config.ring_timeout = Duration::from_secs(20);
     config.invite_timeout = Duration::from_secs(25);
     config.ice_timeout = Duration::from_secs(10);
@@ -349,11 +354,14 @@ impl Simulation {
             return;
         }
         match &message {
-            ServerMessage::SetRemoteSdp { call_id, .. } => {
+            ServerMessage::SetRemoteSdp { call_id, sdp, .. } => {
                 let call = self.pages.entry((socket, call_id.clone())).or_default();
                 call.descriptions += 1;
                 assert_eq!(call.descriptions, 1, "a second setRemoteSDP for {call_id}");
                 assert!(!call.over, "setRemoteSDP after the end of {call_id}");
+                if sdp.contains("m=video 32100 ") {
+                    self.note(format_args!("pictures"));
+                }
             }
             ServerMessage::CallStatus { kind, call } => {
                 let known = self.pages.entry((socket, call.call_id.clone())).or_default();
@@ -383,7 +391,11 @@ impl Simulation {
                 let input = match self.dice.below(10) {
                     0..=4 => said(ClientMessage::Answer(Box::new(AnswerRequest {
                         call_id,
-                        sdp: Some(browser_answer(if self.chance(90) { "0 126" } else { "13" })),
+                        sdp: Some(match self.dice.below(10) {
+                            0 => browser_answer("13"),
+                            1..=4 => browser_answer("0 126"),
+                            _ => camera_answer("0 126"),
+                        }),
                         ..AnswerRequest::default()
                     }))),
                     5 => unread(socket, Subject::Answer(call_id)),
@@ -504,7 +516,7 @@ impl Simulation {
         let request = CallRequest {
             call_id: call_id.clone(),
             callee: Some("600".to_owned()),
-            sdp: Some(BROWSER_OFFER.to_owned()),
+            sdp: Some(if self.chance(50) { camera_offer() } else { BROWSER_OFFER.to_owned() }),
             ..CallRequest::default()
         };
         self.input(Input::SocketMessage { socket, message: ClientMessage::Call(Box::new(request)) });
@@ -560,9 +572,12 @@ impl Simulation {
             UaEvent::Request { server, .. } => {
                 let _ = self.peer.respond(self.now, server, Reply::new(Status::literal(405)));
             }
+            UaEvent::DialogRequest { server, request, .. } if request.method == Method::Invite => {
+                let status = if self.quiet { 200 } else { [200, 200, 200, 488, 491, 500][self.dice.below(6) as usize] };
+                self.accept(server, status, "0");
+            }
             UaEvent::DialogRequest { server, .. } => {
-                let accept = self.chance(70);
-                self.accept(server, if accept { 200 } else { 488 }, "0");
+                let _ = self.peer.respond(self.now, server, Reply::new(Status::literal(200)));
             }
             UaEvent::Answered { client, dialog, .. } => {
                 self.peer_clients.remove(&client);
@@ -596,8 +611,8 @@ impl Simulation {
                 self.fly(thinking, Flying::Decide(server));
             }
             6..=13 => {
-                let codec = if self.chance(80) { "0" } else { "8 0" };
-                self.accept(server, 200, codec);
+                let codecs = ["0", "0", "0", "0", "8 0", "8", "9"][self.dice.below(7) as usize];
+                self.accept(server, 200, codecs);
             }
             14 => self.accept(server, 200, "18"),
             15 => self.refuse(server, 486),
@@ -610,7 +625,8 @@ impl Simulation {
     }
 
     fn progress(&mut self, server: ServerId, status: u16, early: bool) {
-        let content = early.then(|| sdp("8"));
+        let codecs = ["8", "8", "0", "9"][self.dice.below(4) as usize];
+        let content = early.then(|| self.description(codecs));
         let contact = Some(self.peer_contact.clone());
         let _ = self.peer.respond(self.now, server, Reply { contact, content, ..Reply::new(Status::literal(status)) });
         self.drain_peer();
@@ -618,7 +634,7 @@ impl Simulation {
 
     fn accept(&mut self, server: ServerId, status: u16, codecs: &str) {
         let contact = Some(self.peer_contact.clone());
-        let content = (status == 200).then(|| sdp(codecs));
+        let content = (status == 200).then(|| self.description(codecs));
         let reply = Reply { contact, content, ..Reply::new(Status::literal(status)) };
         if let Ok(Some(dialog)) = self.peer.respond(self.now, server, reply) {
             self.peer_dialogs.insert(dialog);
@@ -627,6 +643,20 @@ impl Simulation {
             let talk = self.between(1, 8000);
             self.fly(talk, Flying::PeerHangup);
         }
+    }
+
+    /// What the peer offers or answers: this sound, and pictures of all kinds, often another than before.
+    fn description(&mut self, codecs: &str) -> Content {
+        let video = [
+            "",
+            "m=video 0 RTP/AVP 97\r\n",
+            VP8_PHONE,
+            VP8_PHONE,
+            H264_PHONE,
+            "m=video 4002 RTP/AVP 120\r\na=rtpmap:120 VP9/90000\r\n",
+        ];
+        let video = video[self.dice.below(6) as usize];
+        Content::new("application/sdp", format!("{}{video}", phone_sdp(4000, codecs)))
     }
 
     fn refuse(&mut self, server: ServerId, status: u16) {
@@ -645,10 +675,11 @@ impl Simulation {
 
     fn peer_reinvites(&mut self) {
         let Some(dialog) = self.peer_dialogs.first().cloned() else { return };
-        let content = match self.dice.below(4) {
+        let content = match self.dice.below(5) {
             0 => None,
-            1 => Some(sdp("9")),
-            _ => Some(sdp("0")),
+            1 => Some(self.description("9")),
+            2 => Some(self.description("8")),
+            _ => Some(self.description("0")),
         };
         let _ = self.peer.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), content);
         self.drain_peer();
@@ -663,8 +694,8 @@ impl Simulation {
         let Ok(contact) = self.callee_keys[at].parse::<NameAddr>() else { return };
         let content = match self.dice.below(8) {
             0 => None,
-            1 => Some(sdp("18")),
-            _ => Some(sdp("8 0")),
+            1 => Some(self.description("18")),
+            _ => Some(self.description("8 0")),
         };
         let outgoing = Outgoing {
             method: Method::Invite,
@@ -712,10 +743,6 @@ fn unread(socket: SocketId, subject: Subject) -> Input {
     Input::SocketRefused { socket, subject, problem: "a field cannot be read".to_owned() }
 }
 
-fn sdp(codecs: &str) -> Content {
-    Content::new("application/sdp", phone_sdp(4000, codecs))
-}
-
 fn short(request: &gangway_shared::rcp::Request) -> String {
     match request {
         gangway_shared::rcp::Request::Put { relay, generation, .. } => format!("put {relay} {}", generation.0),
@@ -728,19 +755,21 @@ fn short(request: &gangway_shared::rcp::Request) -> String {
 fn every_seed_comes_to_rest_with_nothing_left_and_replays_the_same() {
     let only = std::env::var("GANGWAY_SEED").ok().map(|seed| seed.parse::<u64>().expect("GANGWAY_SEED is a number"));
     let seeds: Vec<u64> = only.map_or_else(|| (0..SEEDS).collect(), |seed| vec![seed]);
-    let (mut established, mut lines) = (0, 0);
+    let (mut established, mut pictures, mut lines) = (0, 0, 0);
     for seed in seeds {
         let guard = PrintSeed(seed);
         let first = Simulation::new(seed).run();
         let second = Simulation::new(seed).run();
         assert!(first == second, "seed {seed} does not replay: the core depends on something that is not passed in");
         established += first.matches(" talk\n").count();
+        pictures += first.matches(" pictures\n").count();
         lines += first.lines().count();
         std::mem::forget(guard);
     }
-    println!("{lines} steps, {established} calls established");
+    println!("{lines} steps, {established} calls established, {pictures} with pictures");
     // A simulation in which nothing succeeds proves nothing.
     assert!(only.is_some() || established > 256, "only {established} calls were established");
+    assert!(only.is_some() || pictures > 64, "only {pictures} descriptions had pictures");
 }
 
 /// Prints the seed when a test fails under it.

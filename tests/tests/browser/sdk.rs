@@ -23,10 +23,10 @@ for (const status of ["CONNECTED", "ESTABLISHED", "REGISTERED", "DISCONNECTED", 
   test.sdk.on(S[status], (first, connection) => { test.session.push(status); if (connection) test.connection = connection; });
 const box = (id) => document.body.appendChild(Object.assign(document.createElement("div"), { id: id + Math.random() }));
 test.follow = (call) => {
-  test.call = [];
+  const statuses = test.call = [];
   test.current = call;
   for (const status of ["TRYING", "RING", "RING_MEDIA", "ESTABLISHED", "HOLD", "FINISH", "FAILED", "BUSY"])
-    call.on(C[status], () => test.call.push(status));
+    call.on(C[status], () => statuses.push(status));
 };
 test.dial = (callee, hook, more) => {
   test.follow(test.sdk.createCall({ callee, visibleName: "Tester", constraints: { audio: true, video: false },
@@ -162,6 +162,36 @@ fn pictures_pass_without_opus_and_g722() {
 #[test]
 fn pictures_pass_without_silk_and_g722() {
     pictures_pass_with("SILK,G722");
+}
+
+/// Check 35: two calls of one session at once; the peer ends the first, and the second goes on in sound and status.
+#[test]
+fn the_peer_ends_one_of_two_calls_and_the_other_goes_on() {
+    let words = [("RING_MS", "50"), ("TALK_MS", "6000")];
+    let options = gangway_tests::sipp::Options { scenario: "uas_hangup", target: None, words: &words, calls: 2 };
+    let Some(peer) = Sipp::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+    browser.eval("sdk", "test.dial('2001'); test.first = test.call;", Value::Null);
+    browser.wait("sdk", "return test.first.includes('ESTABLISHED');", 15);
+    browser.wait_heard("sdk", 400, 1, 10);
+    browser.eval("sdk", "test.dial('2002');", Value::Null);
+    browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+    assert_eq!(gateway.metric("gangway_calls", "status=\"established\""), 2.0);
+    browser.wait("sdk", "return test.first.includes('FINISH');", 15);
+    assert_eq!(browser.eval("sdk", "return test.call;", Value::Null), json!(["TRYING", "RING", "ESTABLISHED"]));
+    assert_eq!(gateway.metric("gangway_calls", "status=\"established\""), 1.0);
+    browser.eval("sdk", "gangwayProbe.heard = {};", Value::Null);
+    let packets = "const rows = (await gangwayProbe.stats()).at(-1).rows; \
+                   return rows.find((row) => row.type === 'inbound-rtp').packetsReceived;";
+    let before = browser.eval("sdk", packets, Value::Null).as_u64().expect("packets");
+    browser.wait_heard("sdk", 400, 1, 5);
+    assert!(browser.eval("sdk", packets, Value::Null).as_u64().expect("packets") > before + 10);
+    browser.wait("sdk", "return test.call.includes('FINISH');", 15);
+    peer.finish(Deadline::seconds(5));
+    gateway.wait_idle(Deadline::seconds(8));
+    browser.assert_quiet("sdk", &["demo.json"]);
 }
 
 /// Check 19: hangup within 50 ms of call(). While the call is PENDING the SDK says nothing to anybody.

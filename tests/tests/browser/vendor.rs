@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gangway_tests::{
-    baresip::{self, Baresip},
+    baresip::{self, Baresip, Video},
     browser::Browser,
     deadline::Deadline,
     gateway::Gateway,
@@ -254,5 +254,28 @@ fn click_to_call_page() {
         gateway.wait_idle(Deadline::seconds(8));
         browser.eval("phone", "gangwayProbe.heard = {};", serde_json::Value::Null);
     }
+    browser.assert_quiet("phone", &[]);
+}
+
+/// Check 25: a call with pictures rings the page of sound, which takes them in a recvonly section. Its own side stays without.
+#[test]
+fn phone_page_receives_pictures() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let options = baresip::Options { video: Some(Video::Vp8), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
+    let Some(mut peer) = Baresip::start(&options) else { return };
+    let gateway = Gateway::start(&[]);
+    let Some(mut browser) = Browser::start() else { return };
+    open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), true);
+    browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
+    answer_call(&mut browser, &mut peer);
+    let directions = "return gangwayProbe.connections.at(-1).getTransceivers().map((one) => `${one.receiver.track.kind} ${one.currentDirection}`).join();";
+    assert_eq!(browser.eval("phone", directions, serde_json::Value::Null), "audio sendrecv,video recvonly");
+    hear_each_other(&mut browser, &peer);
+    let painted = "const v = document.querySelector('#remoteDisplay video'); \
+                   return !!v && v.videoWidth > 0 && v.getVideoPlaybackQuality().totalVideoFrames >= 20;";
+    browser.wait("phone", painted, 15);
+    peer.hangup();
+    browser.wait_text("phone", "#callStatus", "FINISH", 8);
+    gateway.wait_idle(Deadline::seconds(8));
     browser.assert_quiet("phone", &[]);
 }
