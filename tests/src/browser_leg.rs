@@ -63,6 +63,8 @@ pub struct BrowserLeg {
     pub rtcp_heard: usize,
     /// Wishes for a key frame among them.
     pub picture_losses: usize,
+    /// How many of the next RTP packets get lost on the way to it.
+    pub losing: usize,
 }
 
 impl BrowserLeg {
@@ -111,6 +113,7 @@ impl BrowserLeg {
             heard: VecDeque::new(),
             rtcp_heard: 0,
             picture_losses: 0,
+            losing: 0,
         }
     }
 
@@ -213,6 +216,7 @@ impl BrowserLeg {
                     self.dtls.handle_packet(&buffer[..len]).expect("the handshake lives");
                     self.drive();
                 }
+                Ok(PacketKind::Rtp) if self.losing > 0 => self.losing -= 1,
                 Ok(PacketKind::Rtp) => self.hear(&mut Packet::new(&mut buffer, 0, len)),
                 Ok(PacketKind::Rtcp) => self.hear_rtcp(&mut Packet::new(&mut buffer, 0, len)),
                 Err(reason) => panic!("the dataplane sent something that is {}", reason.name()),
@@ -284,6 +288,25 @@ impl BrowserLeg {
         let mut packet = Packet::new(&mut buffer, 0, packet.len());
         let stream = self.sending.entry(said.ssrc).or_insert_with(|| TxStream::new(said.ssrc));
         keys.protect_rtp(stream, &mut packet).expect("a fresh index");
+        self.socket.send_to(packet.bytes(), self.to).expect("loopback");
+    }
+
+    /// Asks for a packet of a stream again: a generic NACK behind an empty receiver report (RFC 4585 sections 3.1 and 6.2.1).
+    ///
+    /// # Panics
+    /// Before the handshake is done.
+    #[track_caller]
+    pub fn ask_again(&mut self, ssrc: u32, sequence: u16) {
+        const SENDER: u32 = 1;
+        let mut rtcp =
+            [&[0x80, 201, 0, 1][..], &SENDER.to_be_bytes(), &[0x81, 205, 0, 3], &SENDER.to_be_bytes()].concat();
+        rtcp.extend([&ssrc.to_be_bytes()[..], &sequence.to_be_bytes(), &[0, 0]].concat());
+        let (keys, _) = self.keys.as_ref().expect("connected first");
+        let mut buffer = [0; BUFFER_LEN_BYTES];
+        buffer[..rtcp.len()].copy_from_slice(&rtcp);
+        let mut packet = Packet::new(&mut buffer, 0, rtcp.len());
+        let stream = self.sending.entry(SENDER).or_insert_with(|| TxStream::new(SENDER));
+        keys.protect_rtcp(stream, &mut packet).expect("a fresh index");
         self.socket.send_to(packet.bytes(), self.to).expect("loopback");
     }
 

@@ -23,6 +23,8 @@ use gangway_tests::{
 const PT: u8 = 102;
 /// RTP timestamp from one picture to the next: 15 a second.
 const PICTURE_TICKS: u32 = 6000;
+/// SSRC of what the browser gets.
+const TO_BROWSER: u32 = 0x1000;
 /// Longest payload of the test's packets.
 const PAYLOAD_MAX_BYTES: usize = 1100;
 /// The bit beside the payload type that ends an access unit.
@@ -94,10 +96,14 @@ impl Call {
         let at_browser = Payload { pt: PT, codec: Codec::H264, clock: 90_000, channels: None, fmtp: None };
         let at_phone = Payload { fmtp, ..at_browser.clone() };
         let route = |from, to, ssrc, map| Route { media: Media::Video, ..audio_route(from, to, ssrc, vec![map]) };
+        let mut at_browser_leg = browser_leg(0, Some(browser.remote()));
+        if let LegKind::IceDtls(ice) = &mut at_browser_leg.kind {
+            ice.feedback = vec![Feedback::Nack];
+        }
         let program = program(
-            vec![browser_leg(0, Some(browser.remote())), leg],
+            vec![at_browser_leg, leg],
             vec![
-                route(1, 0, 0x1000, PayloadMap { from: at_phone.clone(), to: at_browser.clone() }),
+                route(1, 0, TO_BROWSER, PayloadMap { from: at_phone.clone(), to: at_browser.clone() }),
                 route(0, 1, 0x2000, PayloadMap { from: at_browser, to: at_phone }),
             ],
         );
@@ -260,6 +266,35 @@ fn after_a_lost_packet_the_phone_is_asked_and_pictures_go_on() {
     call.phone_sends(&packets);
     call.phone_sends_until_asked(&mut camera, &endless.access_units[11..]);
     shows(&mut call, &mut camera, &next);
+}
+
+/// What is lost behind the relay comes again from the relay; the phone hears nothing of it.
+#[test]
+fn a_packet_that_the_browser_asks_for_again_makes_every_picture_whole() {
+    let Some(clip) = Clip::encode(&CLIP) else { return };
+    let mut call = Call::new();
+    call.connect();
+    let mut camera = Camera::new(0x77, Mode::NonInterleaved);
+    let mut heard: Vec<Heard> = Vec::new();
+    for (at, access_unit) in clip.access_units.iter().enumerate() {
+        let packets = camera.packets(access_unit);
+        let lost = usize::from(at == 5);
+        call.browser.losing = lost;
+        call.phone_sends(&packets);
+        (lost..packets.len()).for_each(|_| heard.push(call.browser.listen()));
+        if lost > 0 {
+            let place = heard.len() - (packets.len() - lost);
+            let missing = heard[place - 1].sequence.wrapping_add(1);
+            call.browser.ask_again(TO_BROWSER, missing);
+            let again = call.browser.listen();
+            assert_eq!((again.ssrc, again.sequence), (TO_BROWSER, missing));
+            heard.insert(place, again);
+        }
+    }
+    let mut depacketizer = Depacketizer::default();
+    heard.iter().for_each(|packet| depacketizer.take(packet.sequence, &packet.payload));
+    assert_eq!(depacketizer.pictures(), clip.pictures);
+    assert!(!call.phone_was_asked(Duration::from_millis(200)), "a key frame for a loss that was repaired");
 }
 
 /// Another SSRC in the middle of a picture's life: a transfer, or a phone that starts its encoder anew without a key frame.
