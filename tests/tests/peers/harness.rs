@@ -21,7 +21,9 @@ fn two_phones_talk(codec: &'static str) {
     };
     let Some(mut callee) = Baresip::start(&baresip::Options::new(kamailio.port(), codec)) else { return };
     let Some(mut caller) = Baresip::start(&caller_options) else { return };
-    assert!(kamailio.is_registered("2001") && kamailio.is_registered("2002"));
+    for user in ["2001", "2002"] {
+        kamailio.wait_registered(user, true, Deadline::seconds(5));
+    }
     caller.dial("2001");
     caller.wait_event("CALL_ESTABLISHED", Deadline::seconds(10));
     callee.wait_event("CALL_ESTABLISHED", Deadline::seconds(10));
