@@ -1,5 +1,5 @@
-//! A network of its own for a peer, behind a path that loses fragments: a network namespace at the end of a veth pair whose MTU holds a
-//! datagram of 1312 bytes, and in it a kernel that puts no fragments together.
+//! A network of its own for a peer: a network namespace at the end of a veth pair, on request behind a path that loses fragments: its
+//! MTU holds a datagram of 1312 bytes, and the kernel behind it puts no fragments together.
 
 use std::{
     net::Ipv4Addr,
@@ -8,8 +8,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// MTU of the path, bytes: 20 of IP and 8 of UDP leave 1312 for the datagram.
-const MTU: &str = "1340";
+/// MTU of the path that loses fragments, bytes: 20 of IP and 8 of UDP leave 1312 for the datagram.
+const NARROW_MTU: &str = "1340";
+/// MTU of the other, bytes: Ethernet's.
+const PLAIN_MTU: &str = "1500";
 
 /// A namespace with one interface; it goes with this value.
 pub struct Namespace {
@@ -19,19 +21,33 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes it; `None` where the machine refuses, which the test says aloud and is skipped for.
+    /// Makes one behind a path that loses fragments; `None` where the machine refuses, which the test says aloud and is skipped for.
     ///
     /// # Panics
     /// When it is refused and the environment says `CI`.
     #[track_caller]
     pub fn start() -> Option<Self> {
+        Self::make(true)
+    }
+
+    /// Makes one at the end of an ordinary path; the rest is as for [`Self::start`].
+    ///
+    /// # Panics
+    /// When it is refused and the environment says `CI`.
+    #[track_caller]
+    pub fn start_plain() -> Option<Self> {
+        Self::make(false)
+    }
+
+    #[track_caller]
+    fn make(is_narrow: bool) -> Option<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number =
             std::process::id().wrapping_mul(8).wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed)) % (1 << 15);
         // A /30 of 198.18.0.0/15, which is set aside for tests of networks (RFC 2544).
         let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number * 4;
         let namespace = Self { name: format!("gangway-{number}"), near: (base + 1).into(), far: (base + 2).into() };
-        match namespace.build(number) {
+        match namespace.build(number, is_narrow) {
             Ok(()) => Some(namespace),
             Err(reason) => {
                 assert!(std::env::var_os("CI").is_none(), "no network namespace: in CI that is a failure: {reason}");
@@ -41,18 +57,19 @@ impl Namespace {
         }
     }
 
-    fn build(&self, number: u32) -> Result<(), String> {
+    fn build(&self, number: u32, is_narrow: bool) -> Result<(), String> {
+        let mtu = if is_narrow { NARROW_MTU } else { PLAIN_MTU };
         let (near, far) = (format!("gwn{number}"), format!("gwf{number}"));
         let Self { name, near: near_ip, far: far_ip } = self;
         ip(&format!("netns add {name}"))?;
-        ip(&format!("link add {near} mtu {MTU} type veth peer name {far} mtu {MTU} netns {name}"))?;
+        ip(&format!("link add {near} mtu {mtu} type veth peer name {far} mtu {mtu} netns {name}"))?;
         ip(&format!("addr add {near_ip}/30 dev {near}"))?;
         ip(&format!("link set {near} up"))?;
         ip(&format!("-n {name} addr add {far_ip}/30 dev {far}"))?;
         ip(&format!("-n {name} link set {far} up"))?;
         ip(&format!("-n {name} link set lo up"))?;
         // No memory for fragments: the kernel drops them as they come.
-        for threshold in ["ipfrag_low_thresh", "ipfrag_high_thresh"] {
+        for threshold in ["ipfrag_low_thresh", "ipfrag_high_thresh"].iter().filter(|_| is_narrow) {
             ip(&format!("netns exec {name} sysctl -qw net.ipv4.{threshold}=0"))?;
         }
         Ok(())

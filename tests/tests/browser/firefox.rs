@@ -1,13 +1,7 @@
 //! Our pages in Firefox, by https and wss as from another machine, against Kamailio and baresip: registration, calls of sound out and
 //! in, calls with pictures. Firefox sends no check to 127.0.0.1, so it has a network of its own, at whose other end the gateway is.
 
-use std::{
-    net::Ipv4Addr,
-    path::Path,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use gangway_tests::{
     baresip::{self, Baresip, Video},
@@ -15,6 +9,7 @@ use gangway_tests::{
     deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
+    namespace::Namespace,
     process::peer,
 };
 
@@ -23,68 +18,6 @@ const HUM_HZ: f64 = 400.0;
 /// How much of it must be found in a recording.
 const HUM: Duration = Duration::from_millis(500);
 
-/// A network namespace at the end of a veth pair; it goes with this value.
-struct Network {
-    name: String,
-    near: Ipv4Addr,
-}
-
-impl Network {
-    /// Makes it; `None` where the machine refuses, which is said aloud.
-    ///
-    /// # Panics
-    /// When it is refused and the environment says `CI`.
-    #[track_caller]
-    fn start() -> Option<Self> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let number =
-            std::process::id().wrapping_mul(8).wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed)) % (1 << 14);
-        // A /30 of 198.19.0.0/16, the upper half of what is set aside for tests of networks (RFC 2544).
-        let base = u32::from(Ipv4Addr::new(198, 19, 0, 0)) + number * 4;
-        let network = Self { name: format!("gangway-fx{number}"), near: (base + 1).into() };
-        match network.build(number, (base + 2).into()) {
-            Ok(()) => Some(network),
-            Err(reason) => {
-                assert!(std::env::var_os("CI").is_none(), "no network namespace: in CI that is a failure: {reason}");
-                eprintln!("*** SKIPPED: this machine makes no network namespace: {reason} ***");
-                None
-            }
-        }
-    }
-
-    fn build(&self, number: u32, far_ip: Ipv4Addr) -> Result<(), String> {
-        let (near, far) = (format!("gxn{number}"), format!("gxf{number}"));
-        let Self { name, near: near_ip } = self;
-        ip(&format!("netns add {name}"))?;
-        ip(&format!("link add {near} type veth peer name {far} netns {name}"))?;
-        ip(&format!("addr add {near_ip}/30 dev {near}"))?;
-        ip(&format!("link set {near} up"))?;
-        ip(&format!("-n {name} addr add {far_ip}/30 dev {far}"))?;
-        ip(&format!("-n {name} link set {far} up"))?;
-        ip(&format!("-n {name} link set lo up"))
-    }
-
-    /// A program to be run in it.
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
-        command
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        // The pair goes with the namespace.
-        let _ = ip(&format!("netns del {}", self.name));
-    }
-}
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {text}")) }
-}
-
 /// One of our pages in Firefox, registered as 1001, and a phone that is 2001.
 struct Scene {
     // Ended in this order, the registrar last.
@@ -92,17 +25,17 @@ struct Scene {
     gateway: Gateway,
     phone: Baresip,
     kamailio: Kamailio,
-    _network: Network,
+    _network: Namespace,
 }
 
 impl Scene {
     fn new(page: &str, video: Option<Video>) -> Option<Self> {
         peer("firefox-esr")?;
-        let network = Network::start()?;
+        let network = Namespace::start_plain()?;
         let kamailio = Kamailio::start(&kamailio::Options::default())?;
         let options = baresip::Options { video, ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
         let phone = Baresip::start(&options)?;
-        let near = network.near.to_string();
+        let near = network.near().to_string();
         let gateway = Gateway::start(&[("ip", &near), ("ip_local", &near), ("rest_bind", &near)]);
         let mut browser = Browser::start_firefox(|program| network.command(program))?;
         let pages = gateway.ready()["pages_https"].as_str().expect("pages by https").to_owned();
