@@ -11,14 +11,14 @@ use gangway_shared::{
     ids::LegId,
     rcp::{
         self, Feedback, Fill, IceDtlsLeg, IceRemote, Leg, LegAddress, LegKind, Media, PayloadMap, Process, PutReply,
-        RelayProgram, Route, RtpLeg, RtpRemote, Sound, Tone, limits,
+        RelayProgram, Route, RtpLeg, RtpRemote, Rtx, Sound, Tone, limits,
     },
     secret::Secret,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::sdp::{
-    Agreement, Codec, Direction, Encoding, LocalTransport, MediaAgreement, PayloadRoute, codec::told_fmtp,
+    Abilities, Agreement, Codec, Direction, Encoding, LocalTransport, MediaAgreement, PayloadRoute, codec::told_fmtp,
 };
 
 /// The browser's leg in every program.
@@ -63,6 +63,9 @@ pub struct CallMedia {
     /// The browser's end of that, once it is known; never taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub browser_video: Option<IceRemote>,
+    /// What the dataplane can do about lost video and the browser's bit rate; others refuse those fields.
+    #[serde(default)]
+    pub abilities: Abilities,
 }
 
 impl CallMedia {
@@ -80,6 +83,9 @@ pub struct VideoStreams {
     pub browser_ssrc: u32,
     /// To the SIP peer.
     pub sip_ssrc: u32,
+    /// Lost packets again to the browser, announced in its description; 0 in calls of a journal that did not know it.
+    #[serde(default)]
+    pub rtx_ssrc: u32,
 }
 
 /// Local facts of a call's relay, read from the reply to a `Put`.
@@ -134,14 +140,43 @@ pub fn connected(media: &CallMedia, browser: Option<&IceRemote>, agreement: &Agr
     routes[0].fill = media.fill_after_ms.and_then(|start_after_ms| silence(&agreement.audio, start_after_ms));
     let video = media.video.zip(agreement.video.as_ref());
     if let Some((streams, agreed)) = video {
-        let legs = (media.browser_video_leg(), SIP_VIDEO);
-        routes.extend(self::routes(agreed, Media::Video, legs, (streams.browser_ssrc, streams.sip_ssrc)));
+        let (legs, ssrcs) = ((media.browser_video_leg(), SIP_VIDEO), (streams.browser_ssrc, streams.sip_ssrc));
+        routes.extend(repaired(self::routes(agreed, Media::Video, legs, ssrcs), media.abilities, streams, agreed));
     }
+    let repair = agreement.video.as_ref().filter(|_| media.video.is_some()).map(|agreed| {
+        let numbers: Vec<u8> = agreed.browser.iter().map(|payload| payload.send_pt).collect();
+        agreed.browser_repair.limited(media.abilities, &numbers)
+    });
     let video = video.map(|(_, agreed)| {
         let feedback = if media.takes_feedback { agreed.sip_feedback.clone() } else { Vec::new() };
         (remote(agreed), feedback)
     });
-    program(media, browser, remote(&agreement.audio), video, routes)
+    let mut program = program(media, browser, remote(&agreement.audio), video, routes);
+    let shown = program.legs.iter_mut().find(|leg| leg.id == media.browser_video_leg());
+    if let (Some(Leg { kind: LegKind::IceDtls(ice), .. }), Some(repair)) = (shown, repair) {
+        let feedback = [(repair.nack, Feedback::Nack), (repair.remb, Feedback::Remb)];
+        ice.feedback.extend(feedback.into_iter().filter(|(is_done, _)| *is_done).map(|(_, kind)| kind));
+        ice.transport_cc = repair.transport_cc;
+    }
+    program
+}
+
+/// The routes of video, to the SIP peer and to the browser, with what is done about lost packets and the browser's bit rate.
+fn repaired(
+    mut routes: Vec<Route>,
+    abilities: Abilities,
+    streams: VideoStreams,
+    agreed: &MediaAgreement,
+) -> Vec<Route> {
+    let [to_sip, to_browser] = &mut routes[..] else { return routes };
+    let numbers = |payloads: &[PayloadMap], pt: fn(&PayloadMap) -> u8| payloads.iter().map(pt).collect::<Vec<u8>>();
+    let from_browser = agreed.browser_repair.limited(abilities, &numbers(&to_sip.payloads, |map| map.from.pt));
+    to_sip.source_rtx = from_browser.rtx;
+    to_sip.limit_kbps = agreed.sip_limit_kbps.filter(|_| abilities.remb);
+    let repair = agreed.browser_repair.limited(abilities, &numbers(&to_browser.payloads, |map| map.to.pt));
+    let rtx = Rtx { ssrc: streams.rtx_ssrc, payloads: repair.rtx };
+    to_browser.rtx = (streams.rtx_ssrc != 0 && !rtx.payloads.is_empty()).then_some(rtx);
+    routes
 }
 
 /// A call that rings at a peer without a description of its own so far: the browser, which was answered, hears `tone`.

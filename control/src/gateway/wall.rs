@@ -13,6 +13,7 @@ use super::{
     effects::{Output, RelayRequestId},
     timers::Timer,
 };
+use crate::sdp::Abilities;
 
 /// The state of the wall.
 #[derive(Debug, Default)]
@@ -37,6 +38,16 @@ impl Wall {
     /// Whether the dataplane says that it can do this.
     pub(super) fn knows(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|known| known == capability)
+    }
+
+    /// What the dataplane can do about lost video and browsers' bit rates.
+    pub(super) fn abilities(&self) -> Abilities {
+        Abilities {
+            nack: self.knows("nack"),
+            rtx: self.knows("rtx"),
+            remb: self.knows("remb"),
+            transport_cc: self.knows("transport_cc"),
+        }
     }
 }
 

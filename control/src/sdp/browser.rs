@@ -10,11 +10,11 @@ use gangway_shared::{
     rcp::{Fingerprint, IceRemote},
     secret::Secret,
 };
-use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportProto};
+use sdp_types::{Bandwidth, BandwidthType, Connection, Media, MediaType, Origin, Session, Time, TransportProto};
 
 use super::{
-    CANDIDATES_MAX, Direction, MediaKind, Payload, SdpError, attribute, attributes, describe_payloads, direction,
-    formats,
+    Abilities, CANDIDATES_MAX, Direction, MediaKind, Payload, Repair, SdpError, attribute, attributes,
+    describe_payloads, direction, formats,
     negotiate::{BrowserSide, LegPayload, MediaSide, Offered, answered_leg, offered_leg},
     payloads, print, read, rejected,
 };
@@ -79,6 +79,8 @@ pub struct BrowserSection {
     pub rtcp_mux: bool,
     /// Payload types with a known meaning, in the browser's order.
     pub payloads: Vec<Payload>,
+    /// What it does about lost video and its bit rate.
+    pub repair: Repair,
     /// ICE and DTLS facts; absent in refused and bundle-only sections.
     pub transport: Option<IceDtls>,
 }
@@ -125,6 +127,10 @@ pub struct BrowserLocal {
     pub audio_ssrc: u32,
     /// SSRC of the video the relay sends.
     pub video_ssrc: u32,
+    /// SSRC on which the relay sends lost video again.
+    pub rtx_ssrc: u32,
+    /// What the relay can do about lost video and the browser's bit rate.
+    pub abilities: Abilities,
 }
 
 /// What our description says of one medium.
@@ -138,6 +144,10 @@ pub struct BrowserMedia {
     pub direction: Direction,
     /// Packet time in milliseconds that the SIP peer asked for.
     pub ptime_ms: Option<u16>,
+    /// What the SIP peer takes of it in kbit/s.
+    pub limit_kbps: Option<u32>,
+    /// What is offered to, or was offered by, the browser about lost packets and its bit rate.
+    pub repair: Repair,
 }
 
 impl BrowserDescription {
@@ -247,8 +257,10 @@ impl BrowserDescription {
     }
 
     fn side(&self, leg: impl Fn(&BrowserSection) -> Vec<LegPayload>) -> Result<BrowserSide, SdpError> {
-        let side =
-            |section: &BrowserSection| MediaSide { payloads: leg(section), direction: section.direction.reversed() };
+        let side = |section: &BrowserSection| MediaSide {
+            repair: section.repair.clone(),
+            ..MediaSide::new(leg(section), section.direction.reversed())
+        };
         let audio = side(self.audio()?);
         // One transport carries both, so a number of the audio can mean nothing else (RFC 9143 section 9.2).
         let means_audio = |payload: &LegPayload| {
@@ -258,6 +270,7 @@ impl BrowserDescription {
         };
         let video = self.video().map(side).map(|mut video| {
             video.payloads.retain(|payload| !means_audio(payload));
+            video.repair.rtx.retain(|rtx| !audio.payloads.iter().any(|taken| taken.receive_pts.contains(&rtx.pt)));
             video
         });
         Ok(BrowserSide { video, audio })
@@ -281,8 +294,12 @@ impl BrowserSection {
             direction: direction(session, media),
             rtcp_mux: media.has_attribute("rtcp-mux"),
             payloads: payloads(media),
+            repair: Repair::default(),
             transport: None,
         };
+        if section.kind == MediaKind::Video {
+            section.repair = Repair::read(media, &section.payloads);
+        }
         let candidates = attributes(session, media, "candidate").len();
         if candidates > CANDIDATES_MAX {
             return Err(SdpError::TooMany { what: "candidates in one section", limit: CANDIDATES_MAX });
@@ -426,7 +443,11 @@ struct Accepted<'a> {
 
 impl Accepted<'_> {
     fn section(&self, protocol: &str, local: &BrowserLocal) -> Media {
-        let BrowserMedia { kind, payloads, ptime_ms, .. } = self.medium;
+        let BrowserMedia { kind, ptime_ms, limit_kbps, .. } = self.medium;
+        let mut payloads = self.medium.payloads.clone();
+        let numbers: Vec<u8> = payloads.iter().map(|payload| payload.pt).collect();
+        let repair = self.medium.repair.limited(local.abilities, &numbers);
+        repair.describe(&mut payloads);
         let (media_type, ssrc) = match kind {
             MediaKind::Video => (MediaType::Video, local.video_ssrc),
             _ => (MediaType::Audio, local.audio_ssrc),
@@ -434,9 +455,10 @@ impl Accepted<'_> {
         let own = local.video_transport.as_ref().filter(|_| *kind == MediaKind::Video);
         let transport = own.unwrap_or(&local.transport);
         let first = transport.candidates.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9)));
-        let mut media = Media::new(media_type, first.port(), TransportProto::UdpTlsRtpSavpf, formats(payloads));
+        let mut media = Media::new(media_type, first.port(), TransportProto::UdpTlsRtpSavpf, formats(&payloads));
         media.proto = protocol.to_owned();
         media.add_connection(Connection::from_ip_addr(first.ip()));
+        media.add_bandwidths(limit_kbps.map(|kbps| Bandwidth::new(BandwidthType::As, kbps.into())));
         media.add_attribute_with_value("ice-ufrag", &transport.ufrag);
         media.add_attribute_with_value("ice-pwd", transport.pwd.expose());
         media.add_attribute_with_value("fingerprint", format!("sha-256 {}", transport.fingerprint));
@@ -446,14 +468,24 @@ impl Accepted<'_> {
         }
         media.add_attribute_from_str(self.direction.attribute());
         media.add_attribute_from_str("rtcp-mux");
-        describe_payloads(&mut media, payloads);
+        if let Some(extension) = repair.extmap() {
+            media.add_attribute_with_value("extmap", extension);
+        }
+        describe_payloads(&mut media, &payloads);
         if let Some(ptime_ms) = ptime_ms {
             media.add_attribute_with_value("ptime", ptime_ms);
         }
         if self.direction.sends() {
             // `msid:-` and two streams both lose media in Chromium (rule R12).
             media.add_attribute_with_value("msid", format!("{} {}-{kind}", local.stream, local.stream));
-            media.add_attribute_with_value("ssrc", format!("{ssrc} cname:{}", local.cname));
+            let rtx_ssrc = (!repair.rtx.is_empty()).then_some(local.rtx_ssrc);
+            if let Some(rtx_ssrc) = rtx_ssrc {
+                // RFC 5576 section 4.2, RFC 4588 section 8.
+                media.add_attribute_with_value("ssrc-group", format!("FID {ssrc} {rtx_ssrc}"));
+            }
+            for ssrc in std::iter::once(ssrc).chain(rtx_ssrc) {
+                media.add_attribute_with_value("ssrc", format!("{ssrc} cname:{}", local.cname));
+            }
         }
         for (index, address) in transport.candidates.iter().enumerate() {
             media.add_attribute_with_value("candidate", host_candidate(index, *address));

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod codec;
 pub mod h264;
 pub mod negotiate;
+pub mod repair;
 pub mod shorten;
 pub mod trunk;
 
@@ -22,6 +23,7 @@ pub use negotiate::{
     Agreement, BrowserSide, Direction, LegPayload, MediaAgreement, MediaSide, MediaTarget, NegotiateError, Offered,
     PayloadRoute,
 };
+pub use repair::{Abilities, Repair};
 pub use shorten::{Shortened, Taken};
 pub use trunk::{SipSdpLines, TrunkDescription, TrunkMedia, TrunkSection, TrunkSession};
 

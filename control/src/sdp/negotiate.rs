@@ -13,6 +13,7 @@ use super::{
     MediaKind, SdpError,
     browser::BrowserMedia,
     codec::{Codec, CodecPolicy, Encoding, Payload, VIDEO_FEEDBACK, told_fmtp},
+    repair::Repair,
     trunk::{TrunkDescription, TrunkMedia, TrunkSection},
 };
 
@@ -211,13 +212,24 @@ pub struct MediaSide {
     pub payloads: Vec<LegPayload>,
     /// Our direction towards the browser: all that it allows, because it is asked only once.
     pub direction: Direction,
+    /// What it does about lost packets and its bit rate.
+    #[serde(default)]
+    pub repair: Repair,
+}
+
+impl MediaSide {
+    /// One that does nothing about lost packets.
+    #[must_use]
+    pub fn new(payloads: Vec<LegPayload>, direction: Direction) -> Self {
+        MediaSide { payloads, direction, repair: Repair::default() }
+    }
 }
 
 impl BrowserSide {
     /// A browser that sends and receives sound alone.
     #[must_use]
     pub fn of_audio(payloads: Vec<LegPayload>) -> Self {
-        BrowserSide { audio: MediaSide { payloads, direction: Direction::SendRecv }, video: None }
+        BrowserSide { audio: MediaSide::new(payloads, Direction::SendRecv), video: None }
     }
 }
 
@@ -260,6 +272,9 @@ pub struct MediaAgreement {
     pub browser: Vec<LegPayload>,
     /// Our direction towards the browser.
     pub browser_direction: Direction,
+    /// What the browser does about lost packets and its bit rate.
+    #[serde(default)]
+    pub browser_repair: Repair,
     /// The SIP peer's codecs, the one in use first.
     pub sip: Vec<LegPayload>,
     /// Our direction towards the SIP peer.
@@ -271,6 +286,9 @@ pub struct MediaAgreement {
     /// The feedback about its pictures that the SIP peer takes in RTCP, as its `a=rtcp-fb` lines say.
     #[serde(default)]
     pub sip_feedback: Vec<Feedback>,
+    /// What the SIP peer takes in kbit/s, as its `b=` lines say.
+    #[serde(default)]
+    pub sip_limit_kbps: Option<u32>,
     /// The SIP peer stopped this medium with port 0 after the browser was answered with it (RFC 3264 section 8.2).
     #[serde(default)]
     pub is_stopped: bool,
@@ -339,10 +357,12 @@ impl Agreement {
         let audio = MediaAgreement {
             browser: agreed,
             browser_direction: browser.audio.direction,
+            browser_repair: Repair::default(),
             sip: Vec::new(),
             sip_direction: Direction::SendRecv,
             sip_remote: None,
             sip_ptime_ms: None,
+            sip_limit_kbps: None,
             sip_feedback: Vec::new(),
             is_stopped: false,
         };
@@ -437,9 +457,16 @@ impl Agreement {
             payloads: agreed.browser_payloads(),
             direction: agreed.browser_direction,
             ptime_ms: agreed.sip_ptime_ms,
+            limit_kbps: None,
+            repair: Repair::default(),
         };
         let audio = media(MediaKind::Audio, &self.audio);
-        std::iter::once(audio).chain(self.video.as_ref().map(|video| media(MediaKind::Video, video))).collect()
+        let video = self.video.as_ref().map(|video| BrowserMedia {
+            limit_kbps: video.sip_limit_kbps,
+            repair: video.browser_repair.clone(),
+            ..media(MediaKind::Video, video)
+        });
+        std::iter::once(audio).chain(video).collect()
     }
 
     /// What our description towards the SIP peer says of each medium; `rtp` is the relay's address for audio, `video_rtp` that
@@ -481,17 +508,22 @@ impl Offered {
         std::iter::once(media(MediaKind::Audio, rtp, &self.audio, Direction::SendRecv)).chain(video).collect()
     }
 
-    /// What our offer to a browser says of each medium. `ptime_ms` is the packet time that the SIP peer asked for.
+    /// What our offer to a browser says of each medium. `ptime_ms` is the packet time that the SIP peer asked for, `limit_kbps` the
+    /// video that it takes.
     #[must_use]
-    pub fn browser_media(&self, ptime_ms: Option<u16>) -> Vec<BrowserMedia> {
-        let media = |kind, payloads: &[Payload], ptime_ms| BrowserMedia {
+    pub fn browser_media(&self, ptime_ms: Option<u16>, limit_kbps: Option<u32>) -> Vec<BrowserMedia> {
+        let media = |kind, payloads: &[Payload]| BrowserMedia {
             kind,
             payloads: payloads.to_vec(),
             direction: Direction::SendRecv,
-            ptime_ms,
+            ptime_ms: None,
+            limit_kbps: None,
+            repair: Repair::default(),
         };
-        let video = (!self.video.is_empty()).then(|| media(MediaKind::Video, &self.video, None));
-        std::iter::once(media(MediaKind::Audio, &self.audio, ptime_ms)).chain(video).collect()
+        let audio = BrowserMedia { ptime_ms, ..media(MediaKind::Audio, &self.audio) };
+        let repair = Repair::offered(&self.video);
+        let video = || BrowserMedia { limit_kbps, repair, ..media(MediaKind::Video, &self.video) };
+        std::iter::once(audio).chain((!self.video.is_empty()).then(video)).collect()
     }
 }
 
@@ -521,10 +553,12 @@ impl MediaAgreement {
         Ok(MediaAgreement {
             browser: agreed,
             browser_direction: browser.direction,
+            browser_repair: browser.repair.clone(),
             sip,
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?,
             sip_ptime_ms: section.ptime_ms,
+            sip_limit_kbps: section.limit_kbps,
             sip_feedback,
             is_stopped: false,
         })
@@ -550,10 +584,12 @@ impl MediaAgreement {
         Ok(MediaAgreement {
             browser: agreed.iter().cloned().chain(browser_events).collect(),
             browser_direction: browser.direction,
+            browser_repair: browser.repair.clone(),
             sip,
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?,
             sip_ptime_ms: section.ptime_ms,
+            sip_limit_kbps: section.limit_kbps,
             sip_feedback,
             is_stopped: false,
         })
@@ -682,6 +718,7 @@ impl MediaAgreement {
             sip_direction: answer_direction(section.effective_direction(), wanted),
             sip_remote: section.target()?.or(self.sip_remote),
             sip_ptime_ms: section.ptime_ms,
+            sip_limit_kbps: section.limit_kbps,
             is_stopped: false,
             ..self.clone()
         })

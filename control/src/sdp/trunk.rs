@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use gangway_shared::rcp::Feedback;
-use sdp_types::{Connection, Media, MediaType, Origin, Session, Time, TransportProto};
+use sdp_types::{Bandwidth, Connection, Media, MediaType, Origin, Session, Time, TransportProto};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,6 +22,11 @@ pub const SIP_SDP_LINE_MAX_BYTES: usize = 256;
 const PTIME_MS: u16 = 20;
 /// Packet times taken from a peer, in milliseconds.
 const PTIME_RANGE_MS: std::ops::RangeInclusive<u16> = 10..=120;
+
+/// What sound needs of a session's bandwidth in kbit/s: G.711 with its headers.
+const AUDIO_KBPS: u32 = 80;
+/// What is left to video at least, in kbit/s: encoders go no lower.
+const VIDEO_LEAST_KBPS: u32 = 30;
 
 /// Lines of `sipSDP` that passed the check: they go verbatim, in order, between `c=` and `t=` of a SIP description.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +134,8 @@ pub struct TrunkSection {
     pub rtcp: Option<(u16, Option<IpAddr>)>,
     /// `a=ptime` in milliseconds, when it is sensible.
     pub ptime_ms: Option<u16>,
+    /// What it takes in kbit/s by its `b=` lines or, of video, by the session's less what sound needs (RFC 8866 section 5.8).
+    pub limit_kbps: Option<u32>,
     /// Payload types with a known meaning, in the peer's order.
     pub payloads: Vec<Payload>,
     /// The values of its `a=rtcp-fb:*` lines: feedback about any of its payload types.
@@ -197,6 +204,7 @@ impl TrunkSection {
             direction: direction(session, media),
             rtcp: media.get_first_attribute_value("rtcp").flatten().and_then(parse_rtcp),
             ptime_ms: ptime.filter(|ms| PTIME_RANGE_MS.contains(ms)),
+            limit_kbps: limit_kbps(session, media),
             payloads: payloads(media),
             feedback: values_for(media, "rtcp-fb", |number| number == "*").map(str::to_owned).collect(),
         }
@@ -241,6 +249,26 @@ impl TrunkSection {
         let rtcp_ip = rtcp_ip.filter(|other| other.is_ipv4() == ip.is_ipv4()).unwrap_or(ip);
         Ok(Some(MediaTarget { rtp: SocketAddr::new(ip, self.port), rtcp: SocketAddr::new(rtcp_ip, rtcp_port) }))
     }
+}
+
+/// The least of a list of `b=` lines in kbit/s: `AS` counts them (RFC 8866 section 5.8), `TIAS` counts bits (RFC 3890). 0 limits nothing:
+/// devices write it when they do not know.
+fn least_kbps(lines: &[Bandwidth]) -> Option<u32> {
+    let kbps = lines.iter().filter_map(|line| match line.bwtype.to_ascii_uppercase().as_str() {
+        "AS" => Some(line.bandwidth),
+        "TIAS" => Some(line.bandwidth.div_ceil(1000)),
+        _ => None,
+    });
+    let least = kbps.filter(|kbps| *kbps > 0).min()?;
+    Some(u32::try_from(least).unwrap_or(u32::MAX))
+}
+
+fn limit_kbps(session: &Session, media: &Media) -> Option<u32> {
+    let of_session = || {
+        let all = least_kbps(&session.bandwidths).filter(|_| MediaKind::parse(&media.media) == MediaKind::Video);
+        all.map(|all| all.saturating_sub(AUDIO_KBPS).max(VIDEO_LEAST_KBPS))
+    };
+    least_kbps(&media.bandwidths).or_else(of_session)
 }
 
 fn connection_data(connection: &Connection) -> ConnectionData {

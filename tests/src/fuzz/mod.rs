@@ -18,6 +18,7 @@ use gangway_shared::entropy::{Entropy, SeededEntropy};
 pub mod h264;
 mod mutate;
 pub mod rcp;
+pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;
@@ -43,6 +44,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     h264::TARGET,
     rcp::TARGET,
+    rtcp::TARGET,
     rtp::TARGET,
     sdp::TARGET,
     sip::TARGET,

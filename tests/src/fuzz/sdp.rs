@@ -4,7 +4,7 @@
 use gangway_control::{
     gateway::plan::{self, CallMedia, VideoStreams},
     sdp::{
-        Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding,
+        Abilities, Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding,
         LocalTransport, MediaSide, Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
     },
 };
@@ -46,7 +46,7 @@ pub const TARGET: Target = Target {
 fn seeds() -> Vec<Vec<u8>> {
     let mut trunk = trunk_session(SipSdpLines::default());
     let sip = trunk.offer(&CodecPolicy::default().sip_offer(&browser_side()).sip_media(rtp(), Some(video_rtp())));
-    let ours = browser::offer(&browser_offer().browser_media(Some(20)), &local());
+    let ours = browser::offer(&browser_offer().browser_media(Some(20), Some(256)), &local());
     let chromium = ours.replace("a=ice-lite\r\n", "a=extmap-allow-mixed\r\n")
         + "m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijkl\r\n\
            a=setup:actpass\r\na=mid:1\r\na=rtcp-mux\r\na=fingerprint:sha-256 "
@@ -150,7 +150,7 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         cname: "c".into(),
         browser_ssrc: 1,
         sip_ssrc: 2,
-        video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4 }),
+        video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4, rtx_ssrc: 5 }),
         sip_local_ip: None,
         media_timeout_ms: None,
         fill_after_ms: Some(100),
@@ -158,6 +158,7 @@ fn check_program(agreement: &Agreement, browser: Option<&BrowserDescription>) {
         takes_feedback: true,
         splits_transports: false,
         browser_video: None,
+        abilities: local().abilities,
     };
     let program = plan::connected(&media, remote.as_ref(), agreement);
     assert_eq!(program.validate(), Ok(()));
@@ -175,7 +176,7 @@ fn browser_offer() -> Offered {
 
 fn browser_side() -> BrowserSide {
     let Offered { audio, video, .. } = browser_offer();
-    let video = MediaSide { payloads: negotiate::offered_leg(&video), direction: Direction::SendRecv };
+    let video = MediaSide::new(negotiate::offered_leg(&video), Direction::SendRecv);
     BrowserSide { video: Some(video), ..BrowserSide::of_audio(negotiate::offered_leg(&audio)) }
 }
 
@@ -205,5 +206,7 @@ fn local() -> BrowserLocal {
         cname: "c1".into(),
         audio_ssrc: 7,
         video_ssrc: 8,
+        rtx_ssrc: 9,
+        abilities: Abilities { nack: true, rtx: true, remb: true, transport_cc: true },
     }
 }

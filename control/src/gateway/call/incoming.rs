@@ -166,7 +166,8 @@ impl Gateway {
         let Some(socket) = self.socket_of(call).filter(|socket| call.described_to != Some(*socket)) else { return };
         let Some(local) = local else { return };
         let ptime_ms = call.peer_offer.as_ref().and_then(|offer| offer.audio().ok()?.ptime_ms);
-        let sdp = browser::offer(&call.offered_browser.browser_media(ptime_ms), &local);
+        let limit_kbps = call.peer_offer.as_ref().and_then(|offer| offer.video()?.limit_kbps);
+        let sdp = browser::offer(&call.offered_browser.browser_media(ptime_ms, limit_kbps), &local);
         let view = Box::new(self.view(call));
         let call_id = call.id.clone();
         if let Some(call) = self.calls.get_mut(&key) {
@@ -369,12 +370,13 @@ impl Gateway {
             return self.finish(key, CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Internal));
         };
         let (browser_ssrc, sip_ssrc) = (self.ssrc(), self.ssrc());
-        let video = plan::VideoStreams { browser_ssrc: self.ssrc(), sip_ssrc: self.ssrc() };
+        let video = plan::VideoStreams { browser_ssrc: self.ssrc(), sip_ssrc: self.ssrc(), rtx_ssrc: self.ssrc() };
         let cname = self.entropy.hex(8);
         let sip_local_ip = self.media_ip_towards(peer);
         let takes_feedback = self.wall.knows("feedback");
         let fill_after_ms = u32::try_from(self.config.fill_after.as_millis()).unwrap_or(u32::MAX);
         let fill_after_ms = self.wall.knows("fill").then_some(fill_after_ms);
+        let abilities = self.wall.abilities();
         let Some(call) = self.calls.get_mut(&key) else { return };
         let browser_video = call.browser.as_ref().and_then(BrowserDescription::video_transport).map(IceDtls::to_remote);
         // A browser whose pictures have no transport to offer (`a=bundle-only`) keeps them with the sound.
@@ -392,6 +394,7 @@ impl Gateway {
             takes_feedback,
             splits_transports,
             browser_video: browser_video.filter(|_| splits_transports),
+            abilities,
         };
         let program = plan::opening(&media, call.browser_remote.as_ref());
         call.relay = Some(super::CallRelay {

@@ -429,6 +429,8 @@ impl Gateway {
             cname: relay.media.cname.clone(),
             audio_ssrc: relay.media.browser_ssrc,
             video_ssrc: relay.media.video.map_or(0, |video| video.browser_ssrc),
+            rtx_ssrc: relay.media.video.map_or(0, |video| video.rtx_ssrc),
+            abilities: relay.media.abilities,
         })
     }
 

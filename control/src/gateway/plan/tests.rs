@@ -20,6 +20,7 @@ fn media() -> CallMedia {
         takes_feedback: true,
         splits_transports: false,
         browser_video: None,
+        abilities: Abilities::default(),
     }
 }
 
@@ -31,7 +32,7 @@ fn remote() -> IceRemote {
 fn agreement(encodings: &[Encoding], direction: Direction, media: &str) -> Agreement {
     let payloads: Vec<Payload> =
         (100..).zip(encodings).map(|(pt, e)| Payload::new(pt, Codec::usual(e.clone()))).collect();
-    let audio = MediaSide { payloads: offered_leg(&payloads), direction };
+    let audio = MediaSide::new(offered_leg(&payloads), direction);
     let browser = BrowserSide { audio, video: None };
     let sip = format!("v=0\r\nc=IN IP4 192.0.2.9\r\n{media}");
     let ours = CodecPolicy::default().everything();
@@ -166,13 +167,13 @@ fn addresses_are_read_from_a_whole_reply_only() {
 
 #[test]
 fn video_is_a_leg_and_two_routes_of_its_own_and_silence_of_a_camera_ends_nothing() {
-    let media = CallMedia { video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4 }), ..media() };
+    let media = CallMedia { video: Some(VideoStreams { browser_ssrc: 3, sip_ssrc: 4, rtx_ssrc: 5 }), ..media() };
     let opened = opening(&media, None);
     assert_eq!(opened.validate(), Ok(()));
     let LegKind::Rtp(rtp) = &opened.leg(SIP_VIDEO).unwrap().kind else { panic!("leg 2 is the SIP peer's video") };
     assert_eq!((rtp.media, rtp.remote), (Media::Video, None));
     let vp8 = [Payload::new(96, Codec::usual(Encoding::Vp8))];
-    let video = MediaSide { payloads: offered_leg(&vp8), direction: Direction::SendRecv };
+    let video = MediaSide::new(offered_leg(&vp8), Direction::SendRecv);
     let audio = offered_leg(&[Payload::new(0, Codec::usual(Encoding::Pcmu))]);
     let browser = BrowserSide { video: Some(video), ..BrowserSide::of_audio(audio) };
     let ours = CodecPolicy::default().sip_offer(&browser);
@@ -196,4 +197,43 @@ fn video_is_a_leg_and_two_routes_of_its_own_and_silence_of_a_camera_ends_nothing
     );
     let refused = connected(&media, None, &answer("m=video 0 RTP/AVP 97\r\n"));
     assert_eq!((refused.legs.len(), refused.routes.len()), (2, 2), "its port is given back");
+}
+
+#[test]
+fn video_is_repaired_as_far_as_browser_and_dataplane_know_it() {
+    let vp8 = [Payload::new(96, Codec::usual(Encoding::Vp8))];
+    let rtx = vec![rcp::RtxPayload { pt: 97, apt: 96 }, rcp::RtxPayload { pt: 104, apt: 103 }];
+    let repair = crate::sdp::Repair { nack: true, remb: true, transport_cc: Some(3), rtx };
+    let video = MediaSide { repair, ..MediaSide::new(offered_leg(&vp8), Direction::SendRecv) };
+    let audio = offered_leg(&[Payload::new(0, Codec::usual(Encoding::Pcmu))]);
+    let browser = BrowserSide { video: Some(video), ..BrowserSide::of_audio(audio) };
+    let ours = CodecPolicy::default().sip_offer(&browser);
+    let text = "v=0\r\nc=IN IP4 192.0.2.9\r\nm=audio 4000 RTP/AVP 0\r\nm=video 4002 RTP/AVP 97\r\nb=AS:256\r\na=rtpmap:97 VP8/90000\r\n";
+    let answer = TrunkDescription::parse(text).unwrap();
+    let agreement = Agreement::answered_by_sip(&browser, &ours, &answer, Direction::SendRecv).unwrap();
+    let all = Abilities { nack: true, rtx: true, remb: true, transport_cc: true };
+    let streams = VideoStreams { browser_ssrc: 3, sip_ssrc: 4, rtx_ssrc: 5 };
+    let program = |abilities, streams| {
+        connected(&CallMedia { video: Some(streams), abilities, ..media() }, Some(&remote()), &agreement)
+    };
+    let ice = |program: &RelayProgram| match &program.leg(BROWSER).unwrap().kind {
+        LegKind::IceDtls(ice) => (ice.feedback.clone(), ice.transport_cc),
+        _ => panic!("leg 0 is the browser's"),
+    };
+    let whole = program(all, streams);
+    assert_eq!(whole.validate(), Ok(()));
+    assert_eq!(ice(&whole), (vec![Feedback::Nack, Feedback::Remb], Some(3)));
+    let [.., to_sip, to_browser] = &whole.routes[..] else { panic!("two routes of video") };
+    let vp8_alone = vec![rcp::RtxPayload { pt: 97, apt: 96 }];
+    assert_eq!((&to_sip.source_rtx, to_sip.limit_kbps, &to_sip.rtx), (&vp8_alone, Some(256), &None));
+    assert_eq!(to_browser.rtx, Some(rcp::Rtx { ssrc: 5, payloads: vp8_alone }), "what is not used has no number");
+    assert_eq!((to_browser.source_rtx.len(), to_browser.limit_kbps), (0, None));
+    assert!(whole.routes[..2].iter().all(|route| route.rtx.is_none() && route.limit_kbps.is_none()), "sound is not");
+
+    let old = program(Abilities::default(), streams);
+    assert_eq!(ice(&old), (Vec::new(), None));
+    let is_plain = |route: &Route| route.rtx.is_none() && route.source_rtx.is_empty() && route.limit_kbps.is_none();
+    assert!(old.routes.iter().all(is_plain), "an old dataplane would refuse it");
+    let journaled = program(all, VideoStreams { rtx_ssrc: 0, ..streams });
+    assert!(journaled.routes.iter().all(|route| route.rtx.is_none()), "a call from before has no SSRC for it");
 }

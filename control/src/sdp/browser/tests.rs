@@ -19,13 +19,22 @@ fn local() -> BrowserLocal {
         cname: "c1".into(),
         audio_ssrc: 0x1234_5678,
         video_ssrc: 0x2345_6789,
+        rtx_ssrc: 0x3456_789a,
+        abilities: Abilities { nack: true, rtx: true, remb: true, transport_cc: true },
     }
 }
 
 fn both_media() -> [BrowserMedia; 2] {
     [(MediaKind::Audio, 0, Encoding::Pcmu), (MediaKind::Video, 96, Encoding::Vp8)].map(|(kind, pt, encoding)| {
         let payloads = vec![Payload::new(pt, Codec::usual(encoding))];
-        BrowserMedia { kind, payloads, direction: Direction::SendRecv, ptime_ms: None }
+        BrowserMedia {
+            kind,
+            payloads,
+            direction: Direction::SendRecv,
+            ptime_ms: None,
+            limit_kbps: None,
+            repair: Repair::default(),
+        }
     })
 }
 
@@ -194,7 +203,7 @@ fn answer_directions_follow_rfc_3264() {
 #[test]
 fn our_offer_is_read_back_and_lets_the_browser_open_dtls() {
     let payloads = crate::sdp::negotiate::browser_offer(None, &CodecPolicy::default()).unwrap();
-    let text = offer(&payloads.browser_media(Some(30)), &local());
+    let text = offer(&payloads.browser_media(Some(30), None), &local());
     assert!(text.contains("a=ptime:30\r\n") && text.contains("a=group:BUNDLE 0\r\n"), "{text}");
     let read = BrowserDescription::parse_offer(&text).unwrap();
     assert_eq!(read.transport().unwrap().setup, Setup::Actpass);
@@ -293,4 +302,74 @@ proptest! {
             prop_assert_eq!(BrowserDescription::parse_offer(&text.replace("passive", "active")).unwrap().sections.len(), offer.sections.len());
         }
     }
+}
+
+/// What a browser that offered video in VP8 is answered, when its peer says `bandwidth` and the relay can do `abilities`.
+fn vp8_answer(bandwidth: &str, abilities: Abilities) -> String {
+    let offer = BrowserDescription::parse_offer(&samples::chromium_audio_video().replace(
+        "a=rtpmap:96 VP8",
+        "a=extmap:4 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\na=rtpmap:96 VP8",
+    ))
+    .unwrap();
+    let side = offer.side_of_offer().unwrap();
+    let ours = CodecPolicy::default().sip_offer(&side);
+    let sip = format!(
+        "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\nm=video 4002 RTP/AVP 97\r\n\
+         {bandwidth}a=rtpmap:97 VP8/90000\r\n"
+    );
+    let sip = TrunkDescription::parse(&sip).unwrap();
+    let agreement = Agreement::answered_by_sip(&side, &ours, &sip, Direction::SendRecv).unwrap();
+    answer(&offer, &agreement.browser_media(), &BrowserLocal { abilities, ..local() }).unwrap()
+}
+
+#[test]
+fn video_is_answered_with_what_repairs_it_and_the_peers_limit() {
+    let all = Abilities { nack: true, rtx: true, remb: true, transport_cc: true };
+    let text = vp8_answer("b=AS:256\r\n", all);
+    let video = &text[text.find("m=video").unwrap()..];
+    assert!(video.contains("SAVPF 96 97\r\n") && video.contains("\r\nb=AS:256\r\n"), "{text}");
+    for line in [
+        "rtpmap:97 rtx/90000",
+        "fmtp:97 apt=96",
+        "rtcp-fb:96 nack",
+        "rtcp-fb:96 nack pli",
+        "rtcp-fb:96 goog-remb",
+        "rtcp-fb:96 transport-cc",
+        "extmap:4 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01",
+        "ssrc-group:FID 591751049 878082202",
+        "ssrc:878082202 cname:c1",
+    ] {
+        assert!(video.contains(&format!("\r\na={line}\r\n")), "{line} is missing in {text}");
+    }
+    assert!(!text[..text.find("m=video").unwrap()].contains("b="), "sound is not limited: {text}");
+    let old = vp8_answer("", Abilities::default());
+    for word in ["rtx", "nack\r\n", "remb", "transport-cc", "extmap", "FID", "b="] {
+        assert!(!old.contains(word), "{word} for a dataplane that cannot do it: {old}");
+    }
+    let once = vp8_answer("", Abilities { rtx: false, ..all });
+    assert!(!once.contains("rtx") && !once.contains("FID") && once.contains("a=rtcp-fb:96 nack\r\n"), "{once}");
+}
+
+#[test]
+fn a_browser_is_offered_what_repairs_video_and_its_answer_counts() {
+    let text = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nb=AS:600\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n\
+                m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
+    let sip = TrunkDescription::parse(text).unwrap();
+    let policy = CodecPolicy::default();
+    let offered = crate::sdp::negotiate::browser_offer(Some(&sip), &policy).unwrap();
+    let limit_kbps = sip.video().unwrap().limit_kbps;
+    assert_eq!(limit_kbps, Some(520), "the session's less what sound needs");
+    let text = offer(&offered.browser_media(None, limit_kbps), &local());
+    for line in ["b=AS:520", "a=rtpmap:112 rtx/90000", "a=fmtp:112 apt=96", "a=ssrc-group:FID 591751049 878082202"] {
+        assert!(text.contains(&format!("\r\n{line}\r\n")), "{line} is missing in {text}");
+    }
+    // Our own offer, read as a browser's: what it would answer when it takes all, and without the retransmissions.
+    let agreed = |text: &str| {
+        let browser = BrowserDescription::parse_offer(text).unwrap();
+        let side = browser.side_of_answer(&offered).unwrap();
+        Agreement::answering_sip(&side, &sip, &policy).unwrap().video.unwrap()
+    };
+    let all = agreed(&text);
+    assert_eq!((all.browser_repair, all.sip_limit_kbps), (Repair::offered(&offered.video), Some(520)));
+    assert_eq!(agreed(&text.replace("apt=96", "apt=9")).browser_repair.rtx, []);
 }

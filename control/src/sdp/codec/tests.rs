@@ -122,7 +122,7 @@ fn with_video(h264: &[(&str, u8)]) -> BrowserSide {
         let codec = Codec::usual(Encoding::H264).with_fmtp(Some(&fmtp));
         video.push(Payload { pt, codec, fmtp: Some(fmtp), feedback: Vec::new() });
     }
-    let video = MediaSide { payloads: offered_leg(&video), direction: crate::sdp::Direction::SendRecv };
+    let video = MediaSide::new(offered_leg(&video), crate::sdp::Direction::SendRecv);
     BrowserSide { video: Some(video), ..BrowserSide::of_audio(browser(&[Encoding::Pcmu])) }
 }
 

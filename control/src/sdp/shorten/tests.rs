@@ -20,7 +20,7 @@ fn offer(profiles: &[&str], mode_1_only: bool) -> Offered {
         let codec = Codec::usual(Encoding::H264).with_fmtp(Some(&fmtp));
         video.push(Payload { pt, codec, fmtp: Some(fmtp), feedback: Vec::new() });
     }
-    let side = |payloads: &[Payload]| MediaSide { payloads: offered_leg(payloads), direction: Direction::SendRecv };
+    let side = |payloads: &[Payload]| MediaSide::new(offered_leg(payloads), Direction::SendRecv);
     let browser = BrowserSide { audio: side(&sound), video: Some(side(&video)) };
     CodecPolicy::default().with_h264(profiles, mode_1_only).sip_offer(&browser)
 }

@@ -294,3 +294,23 @@ proptest! {
         prop_assert_eq!(kinds, "vosctm");
     }
 }
+
+#[test]
+fn what_a_peer_takes_is_the_least_of_its_bandwidth_lines() {
+    let limits = |session: &str, media: &str| {
+        let text = format!(
+            "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\n{session}t=0 0\r\nm=audio 4000 RTP/AVP 0\r\n\
+             m=video 4002 RTP/AVP 97\r\n{media}a=rtpmap:97 VP8/90000\r\n"
+        );
+        let description = TrunkDescription::parse(&text).unwrap();
+        [description.sections[0].limit_kbps, description.sections[1].limit_kbps]
+    };
+    assert_eq!(limits("", ""), [None, None]);
+    assert_eq!(limits("", "b=AS:256\r\n"), [None, Some(256)]);
+    assert_eq!(limits("", "b=AS:256\r\nb=TIAS:199001\r\n"), [None, Some(200)]);
+    assert_eq!(limits("b=AS:1000\r\n", "b=AS:256\r\n"), [None, Some(256)]);
+    assert_eq!(limits("b=AS:1000\r\n", "b=CT:256\r\n"), [None, Some(920)], "80 for sound");
+    assert_eq!(limits("b=TIAS:64000\r\n", ""), [None, Some(30)], "too little for both");
+    assert_eq!(limits("b=AS:0\r\n", "b=AS:0\r\nb=RS:5\r\nb=AS:x\r\n"), [None, None]);
+    assert_eq!(limits("", "b=AS:99999999999\r\n"), [None, Some(u32::MAX)]);
+}
