@@ -1,5 +1,5 @@
-//! A UDP proxy between a browser or phone and the gateway that treats DTLS badly: loses, swaps, repeats and re-cuts. All
-//! else (STUN, SRTP) passes untouched, so that what is tested is the handshake.
+//! A UDP proxy between a browser or phone and the gateway that treats DTLS badly: loses, swaps, repeats and re-cuts. It can lose media
+//! too. All else (STUN, SRTCP) passes untouched, so that what is tested is the handshake, or the repair of media.
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +30,8 @@ pub struct Plan {
     /// Whether the client's ClientHello is cut anew, at another place each time it is sent (RFC 6347 section 4.2.3 allows
     /// that, Firefox does it).
     pub recut: bool,
+    /// Share of the media (SRTP) that is lost, both ways, in percent.
+    pub media_loss_percent: u32,
     /// Seed of the losses.
     pub seed: u64,
 }
@@ -105,6 +107,10 @@ fn forward(front: &UdpSocket, target: SocketAddr, plan: Plan, shared: &Arc<Share
         };
         let client = clients.entry(from).or_insert_with(|| open_client(front, from, target, plan, shared));
         let datagram = &buffer[..length];
+        if is_media(datagram) && dice.is_lost(plan.media_loss_percent) {
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         if !is_dtls(datagram) {
             let _ = client.back.send(datagram);
             continue;
@@ -139,7 +145,10 @@ fn open_client(front: &UdpSocket, client: SocketAddr, target: SocketAddr, plan: 
         let mut buffer = [0; DATAGRAM];
         while !shared.is_over.load(Ordering::Relaxed) {
             let Ok(length) = answers.recv(&mut buffer) else { continue };
-            if is_dtls(&buffer[..length]) && dice.is_lost(plan.loss_percent) {
+            let datagram = &buffer[..length];
+            let is_lost = (is_dtls(datagram) && dice.is_lost(plan.loss_percent))
+                || (is_media(datagram) && dice.is_lost(plan.media_loss_percent));
+            if is_lost {
                 shared.lost.fetch_add(1, Ordering::Relaxed);
             } else {
                 let _ = to_client.send_to(&buffer[..length], client);
@@ -152,6 +161,11 @@ fn open_client(front: &UdpSocket, client: SocketAddr, target: SocketAddr, plan: 
 /// RFC 7983: the first byte of a DTLS record lies between 20 and 63.
 fn is_dtls(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|byte| (20..64).contains(byte))
+}
+
+/// RFC 7983 and RFC 5761 section 4: RTP and no RTCP.
+fn is_media(datagram: &[u8]) -> bool {
+    matches!(datagram, [128..=191, second, ..] if !(192..=223).contains(second))
 }
 
 /// xorshift64: the same losses for the same seed.

@@ -22,4 +22,4 @@ macro_rules! targets {
     };
 }
 
-targets! { h264 rcp rtp sdp sip srtp stun vp8 wcs }
+targets! { h264 rcp rtcp rtp sdp sip srtp stun vp8 wcs }

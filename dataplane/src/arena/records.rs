@@ -335,6 +335,10 @@ pub struct PictureState {
     pub nacks: u32,
     /// How often a key frame was asked for since the last one came.
     pub asks: u32,
+    /// How long a source that takes NACKs is waited for to send again what is missing, in microseconds; 0: it takes none.
+    pub patience_us: u32,
+    /// Unused.
+    pub reserved: u32,
 }
 
 /// Sound that a route sends while its source gives none.

@@ -121,19 +121,25 @@ impl PictureState {
         sight: Sight,
     ) -> bool {
         if is_switch || self.is_joined == 0 {
-            *self = PictureState { asked_at: self.asked_at, is_joined: 1, ..PictureState::default() };
+            let PictureState { asked_at, patience_us, .. } = *self;
+            *self = PictureState { asked_at, patience_us, is_joined: 1, ..PictureState::default() };
             self.is_wanted = u32::from(sight != Sight::KeyFrame);
             return true;
         }
+        let former = (self.is_wanted, self.missing_since, self.has_near());
         if (1..ASKS_MAX).contains(&self.asks) && sight != Sight::Unknown && now >= self.gap_end(self.asked_at) {
             self.is_wanted = 1;
         }
-        let former = (self.is_wanted, self.missing_since);
         if packet.ssrc == before.ssrc {
             self.note_sequence(now, packet, before, sight);
         }
-        let current = (self.is_wanted, self.missing_since);
-        current != former && current != (0, 0)
+        let current = (self.is_wanted, self.missing_since, self.has_near());
+        current != former && (self.is_wanted, self.missing_since) != (0, 0)
+    }
+
+    /// Something is missing whose number can be told.
+    fn has_near(&self) -> bool {
+        self.missing & !(1 << FAR_BACK) != 0
     }
 
     fn note_sequence(&mut self, now: Time, packet: Incoming, before: &SourceMap, sight: Sight) {
@@ -176,13 +182,13 @@ impl PictureState {
         backs.map(move |back| highest.wrapping_sub(back))
     }
 
-    /// When a source that takes NACKs is to be sent one. `nacked_at` (plus one) is the last it was sent, `round_trip` that to it.
-    fn nack_due(&self, nacked_at: u64, round_trip: Duration) -> Option<Time> {
+    /// When a source that takes NACKs is to be sent one. `nacked_at` (plus one) is the last it was sent.
+    fn nack_due(&self, nacked_at: u64) -> Option<Time> {
         let since = self.missing_since.checked_sub(1).map(Time::from_micros)?;
-        if self.nacks >= NACKS_MAX || self.missing & !(1 << FAR_BACK) == 0 {
+        if self.nacks >= NACKS_MAX || !self.has_near() {
             return None;
         }
-        let again = nacked_at.checked_sub(1).map(|at| Time::from_micros(at) + clamped(round_trip));
+        let again = nacked_at.checked_sub(1).map(|at| Time::from_micros(at) + self.patience());
         Some((since + SWAPPED_FOR).max(again.unwrap_or(Time::ZERO)))
     }
 
@@ -190,25 +196,37 @@ impl PictureState {
         asked_at.checked_sub(1).map_or(Time::ZERO, |at| Time::from_micros(at) + ASK_GAP)
     }
 
-    /// When a key frame is to be asked for, of a source that was last asked at `asked_at` (plus one) and has `patience` to send again
-    /// what is missing.
-    fn due(&self, asked_at: u64, patience: Duration) -> Option<Time> {
+    /// When a key frame is to be asked for, of a source that was last asked at `asked_at` (plus one).
+    fn due(&self, asked_at: u64) -> Option<Time> {
         let gap_ends = self.gap_end(asked_at);
         if self.is_wanted == 1 {
             return Some(gap_ends);
         }
-        let lost_at = self.missing_since.checked_sub(1).map(|since| Time::from_micros(since) + LOST_AFTER + patience);
+        let lost_at =
+            self.missing_since.checked_sub(1).map(|since| Time::from_micros(since) + LOST_AFTER + self.patience());
         lost_at.map(|at| at.max(gap_ends))
     }
 
     fn asked(&mut self, now: Time) {
         let (asked_at, asks) = (now.as_micros() + 1, self.asks.saturating_add(1));
-        *self = PictureState { asked_at, asks, is_joined: self.is_joined, ..PictureState::default() };
+        let PictureState { is_joined, patience_us, .. } = *self;
+        *self = PictureState { asked_at, asks, is_joined, patience_us, ..PictureState::default() };
     }
-}
 
-fn clamped(round_trip: Duration) -> Duration {
-    round_trip.clamp(*NACK_GAP.start(), *NACK_GAP.end())
+    /// Takes what is known of the way to the source: whether it takes NACKs, and the round trip in microseconds plus one. What is missing
+    /// already keeps its times.
+    pub(super) fn set_patience(&mut self, takes_nack: bool, round_trip: u64) {
+        if self.missing_since != 0 {
+            return;
+        }
+        let round_trip = Duration::from_micros(round_trip.saturating_sub(1));
+        let patience = round_trip.clamp(*NACK_GAP.start(), *NACK_GAP.end());
+        self.patience_us = if takes_nack { patience.as_micros() as u32 } else { 0 };
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_micros(self.patience_us.into())
+    }
 }
 
 impl Relays {
@@ -266,23 +284,13 @@ impl Relays {
         routes.flat_map(|route| [self.keyframe_due(*route), self.nack_due(*route)]).flatten().min()
     }
 
-    /// The round trip to the source of a route that can be asked for packets again.
-    fn nackable(&self, route: u32) -> Option<Duration> {
-        let record = self.arena.route(route);
-        let leg = self.arena.leg(record.from);
-        let has_keys = !leg.is_encrypted() || self.derived[record.from as usize].tx.is_some();
-        let can = leg.takes_nack == 1 && record.source.used == 1 && has_keys && leg.rtcp_target().is_ok();
-        can.then(|| Duration::from_micros(leg.round_trip.saturating_sub(1)))
-    }
-
     fn nack_due(&self, route: u32) -> Option<Time> {
         let pictures = &self.arena.route(route).pictures;
-        if pictures.missing_since == 0 {
+        if pictures.missing_since == 0 || pictures.patience_us == 0 {
             return None;
         }
-        let round_trip = self.nackable(route)?;
         let nacked_at = self.routes_of_source(route).map(|route| self.arena.route(route).pictures.nacked_at).max();
-        pictures.nack_due(nacked_at.unwrap_or(0), round_trip)
+        pictures.nack_due(nacked_at.unwrap_or(0))
     }
 
     /// Asks the source of a route for what is missing.
@@ -290,9 +298,11 @@ impl Relays {
         let record = self.arena.route_mut(route);
         record.pictures.nacks += 1;
         record.pictures.nacked_at = now.mono.as_micros() + 1;
-        let (from, media) = (record.from, record.source.ssrc);
+        let (from, media, is_known) = (record.from, record.source.ssrc, record.source.used == 1);
         let missing = record.pictures.missing_of(&record.source);
-        self.send_feedback(from, out, |buffer, sender| rtcp::write_nack(buffer, sender, media, missing));
+        if is_known && self.arena.leg(from).takes_nack == 1 {
+            self.send_feedback(from, out, |buffer, sender| rtcp::write_nack(buffer, sender, media, missing));
+        }
     }
 
     fn keyframe_due(&self, route: u32) -> Option<Time> {
@@ -301,8 +311,7 @@ impl Relays {
             return None;
         }
         let asked_at = self.routes_of_source(route).map(|route| self.arena.route(route).pictures.asked_at).max();
-        let patience = self.nackable(route).map(clamped).filter(|_| pictures.missing_since != 0).unwrap_or_default();
-        pictures.due(asked_at.unwrap_or(0), patience)
+        pictures.due(asked_at.unwrap_or(0))
     }
 
     /// The video routes that forward the same source as this one, itself among them.
@@ -397,7 +406,7 @@ mod tests {
         }
 
         fn due_ms(&self) -> Option<u64> {
-            self.state.due(self.state.asked_at, Duration::ZERO).map(|at| at.as_micros() / 1000)
+            self.state.due(self.state.asked_at).map(|at| at.as_micros() / 1000)
         }
     }
 
@@ -468,9 +477,8 @@ mod tests {
     #[test]
     fn missing_packets_are_asked_for_at_once_then_each_round_trip_and_five_times_at_most() {
         let mut watch = Watch::started();
-        let round_trip = Duration::from_millis(50);
-        let due_ms =
-            |watch: &Watch| watch.state.nack_due(watch.state.nacked_at, round_trip).map(|at| at.as_micros() / 1000);
+        watch.state.set_patience(true, 50_001);
+        let due_ms = |watch: &Watch| watch.state.nack_due(watch.state.nacked_at).map(|at| at.as_micros() / 1000);
         watch.ms = 7;
         assert!(watch.feed(1003, Sight::Other));
         assert_eq!(watch.state.missing_of(&watch.source).collect::<Vec<_>>(), [1001, 1002]);
@@ -482,7 +490,7 @@ mod tests {
         watch.feed(1001, Sight::Other);
         watch.feed(1002, Sight::Other);
         assert_eq!((watch.state.nacks, watch.state.nacked_at, due_ms(&watch)), (0, 0, None), "all came");
-        assert_eq!(watch.state.due(0, Duration::from_millis(50)), None);
+        assert_eq!(watch.state.due(0), None);
         watch.feed(1066, Sight::Other);
         assert_eq!(watch.state.missing_of(&watch.source).count(), 62);
         watch.feed(1100, Sight::KeyFrame);
@@ -519,10 +527,10 @@ mod tests {
     #[test]
     fn wishes_of_one_gap_are_asked_for_at_its_end() {
         let mut state = PictureState { is_wanted: 1, ..PictureState::default() };
-        assert_eq!(state.due(0, Duration::ZERO), Some(Time::ZERO));
+        assert_eq!(state.due(0), Some(Time::ZERO));
         state.asked(Time::from_millis(1000));
-        assert_eq!(state.due(state.asked_at, Duration::ZERO), None);
+        assert_eq!(state.due(state.asked_at), None);
         state.is_wanted = 1;
-        assert_eq!(state.due(state.asked_at, Duration::ZERO), Some(Time::from_millis(1500)));
+        assert_eq!(state.due(state.asked_at), Some(Time::from_millis(1500)));
     }
 }

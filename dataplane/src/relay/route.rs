@@ -158,14 +158,15 @@ impl Relays {
         }
         let sent = target.and_then(|target| {
             let numbered = self.number(now, route, entry, media, packet, target, out)?;
-            self.send(now, route, entry, media, numbered, packet)
+            wants_keyframe |= numbered.wants_keyframe;
+            self.send(now, route, entry, media, numbered.outgoing, packet)
         });
-        if wants_keyframe || sent == Ok(true) {
+        if wants_keyframe {
             // After all copies: what several receivers miss is one wish.
             self.pursue_keyframes(now, slot, out);
         }
         let (port, to) = target?;
-        sent.map(|_| Verdict::Forward { port, to })
+        sent.map(|()| Verdict::Forward { port, to })
     }
 
     /// What a payload type of a leg's peer means, by the first route that takes it.
@@ -223,13 +224,13 @@ impl Relays {
             let numbered = self.number(now, route, entry, media, packet, target, out)?;
             Ok((target, numbered))
         });
-        let mut verdict = numbered.map(|_| false);
+        let mut verdict = numbered.map(|_| ());
         if let Ok(((port, to), numbered)) = numbered {
             let had_buffer = out.transmit(port, to, |buffer| {
                 let len = packet.len();
                 buffer[..len].copy_from_slice(packet.bytes());
                 let mut copy = Packet::new(buffer, 0, len);
-                verdict = self.send(now, route, entry, media, numbered, &mut copy);
+                verdict = self.send(now, route, entry, media, numbered.outgoing, &mut copy);
                 // A packet at the start of its buffer has no headroom to grow into: it still starts there.
                 if verdict.is_ok() { copy.len() } else { 0 }
             });
@@ -238,15 +239,10 @@ impl Relays {
             }
         }
         match verdict {
-            Ok(wants_keyframe) => {
-                self.counters.sent += 1;
-                wants_keyframe
-            }
-            Err(reason) => {
-                self.count_on(Some(self.arena.route(route).to), reason);
-                false
-            }
+            Ok(()) => self.counters.sent += 1,
+            Err(reason) => self.count_on(Some(self.arena.route(route).to), reason),
         }
+        numbered.is_ok_and(|(_, numbered)| numbered.wants_keyframe)
     }
 
     /// Gives a packet the numbers that it leaves with. H.264 parameter sets that a picture lacks go before it.
@@ -284,6 +280,8 @@ impl Relays {
         let wants_keyframe = route.is_video == 1 && {
             let has_all = outgoing.inserted > 0 && repeat.has_sequence;
             let sight = if has_all { Sight::KeyFrame } else { Pictures::sight(entry.pictures, payload) };
+            let source = &sections.legs[route.from as usize];
+            route.pictures.set_patience(source.takes_nack == 1, source.round_trip);
             route.pictures.note(now.mono, incoming, &before, outgoing.is_switch, sight)
         };
         let (from, is_limited) = (route.from, outgoing.is_switch && route.limit_kbps != 0);
@@ -339,16 +337,16 @@ impl Relays {
         }
     }
 
-    /// Makes a clear packet one of the route's destination. True when that gave a reason to ask the source for a key frame.
+    /// Makes a clear packet one of the route's destination.
     fn send(
         &mut self,
         now: Now,
         route_slot: u32,
         entry: PayloadEntry,
         media: Media,
-        Numbered { outgoing, wants_keyframe }: Numbered,
+        outgoing: Outgoing,
         packet: &mut Packet<'_>,
-    ) -> Result<bool, DropReason> {
+    ) -> Result<(), DropReason> {
         let route = self.arena.route(route_slot);
         let bytes = packet.bytes_mut();
         entry.transform().apply(&mut bytes[rtp::FIXED_HEADER_LEN..][..media.payload_len]);
@@ -358,8 +356,7 @@ impl Relays {
         rtp::set_sequence(bytes, outgoing.sequence);
         rtp::set_timestamp(bytes, outgoing.timestamp);
         rtp::set_ssrc(bytes, route.ssrc);
-        self.seal(now, route_slot, entry.to, media.payload_len, packet)?;
-        Ok(wants_keyframe)
+        self.seal(now, route_slot, entry.to, media.payload_len, packet)
     }
 
     /// Closes a packet under the destination's key, keeps it for those who miss it, and counts it.

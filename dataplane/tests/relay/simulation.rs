@@ -4,7 +4,7 @@
 //! `GANGWAY_SEED=n` runs one seed alone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     ops::Range,
     time::Duration,
@@ -22,7 +22,10 @@ use gangway_dataplane::{
 use gangway_shared::{
     entropy::{Entropy, SeededEntropy},
     ids::{LegId, RelayId},
-    rcp::{Codec, Event, Fill, LegKind, Media, RelayProgram, RtpRemote, Sound},
+    rcp::{
+        Codec, Event, Feedback, Fill, IceRemote, LegKind, Media, PayloadMap, RelayProgram, RtpRemote, Rtx, RtxPayload,
+        Sound,
+    },
     time::Time,
 };
 
@@ -30,7 +33,7 @@ use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, he
 
 const STEPS: u32 = 1000;
 const LIMITS: RelayLimits = RelayLimits { relays: 4, legs: 8, routes: 8 };
-/// First payload byte of what an attacker sends.
+/// Last payload byte of what an attacker sends.
 const FORGED: u8 = 0xee;
 /// Every byte of the silence that the relay makes.
 const MADE: u8 = 0xff;
@@ -43,8 +46,22 @@ struct Call {
     fill: u8,
     phone: Source,
     phone_at: SocketAddr,
+    /// Its browser takes NACKs, and is sent video again in this way.
+    video: Option<Again>,
+    /// Its browser's retransmission stream, and video that it sent lately: number, timestamp and payload.
+    repair: Source,
+    shown: VecDeque<(u16, u32, Vec<u8>)>,
+    /// Datagrams of video that left for the browser, by number.
+    datagrams: BTreeMap<u16, Vec<u8>>,
     /// Sequence numbers and payloads that left on each of the call's two SSRCs, newest first.
     sent: BTreeMap<u32, BTreeMap<u16, Vec<u8>>>,
+}
+
+/// How lost video comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    AsItWas,
+    Rtx,
 }
 
 struct Flying {
@@ -85,6 +102,11 @@ fn phone_ssrc(number: u64) -> u32 {
 fn silence() -> Fill {
     let payload = payload(0, Codec::Pcmu, 8000);
     Fill { sound: Sound::Silence, payload, ptime_ms: 20, start_after_ms: 50 }
+}
+
+/// Of what the browser is sent again.
+fn rtx_ssrc(number: u64) -> u32 {
+    0x3000 + number as u32
 }
 
 impl Simulation {
@@ -151,9 +173,14 @@ impl Simulation {
             772..800 => self.source_switches(),
             800..820 => self.address_changes(),
             820..900 => self.attacker_sends(),
-            900..960 => self.peer_reports(),
+            900..930 => self.peer_reports(),
+            930..960 => self.browser_misses(),
             960..972 => self.keys_change(),
-            972..980 => self.world.restart(),
+            972..980 => {
+                self.count_refusals();
+                self.world.restart();
+            }
+            980..1000 => self.browser_repairs(),
             _ => {}
         }
         let span = match self.dice.below(1000) {
@@ -216,7 +243,9 @@ impl Simulation {
         for (port, _, bytes) in std::mem::take(&mut self.world.out.sent) {
             self.note(&bytes);
             if classify(&bytes) == Ok(PacketKind::Rtp) {
-                self.media_left(port, &bytes, "made");
+                if !(port == MUX && self.is_sent_again(&bytes)) {
+                    self.media_left(port, &bytes, "made");
+                }
                 continue;
             }
             *self.happened.entry("reported".to_owned()).or_default() += 1;
@@ -227,6 +256,15 @@ impl Simulation {
                 _ => (None, bytes),
             };
             let compound = Compound::parse(&clear).expect("what the relay reports is well-formed");
+            for packet in compound.packets() {
+                let name = match packet {
+                    RtcpPacket::Nack { .. } => "missing_asked",
+                    RtcpPacket::TransportCongestion { .. } => "arrivals_told",
+                    RtcpPacket::BandwidthEstimate { .. } => "limit_told",
+                    _ => continue,
+                };
+                *self.happened.entry(name.to_owned()).or_default() += 1;
+            }
             if compound.packets().any(|packet| matches!(packet, RtcpPacket::PictureLoss { .. })) {
                 let relay = relay.expect("only browsers are asked by a packet");
                 *self.happened.entry("picture_loss".to_owned()).or_default() += 1;
@@ -247,6 +285,31 @@ impl Simulation {
         }
         self.world.out.dtls.clear();
         self.world.out.dtls_paths.clear();
+    }
+
+    /// Whether a packet to a browser is one that it was sent before, byte by byte or by its retransmission stream.
+    fn is_sent_again(&mut self, bytes: &[u8]) -> bool {
+        let (ssrc, sequence) = (rtp::ssrc_of(bytes), rtp::sequence_of(bytes));
+        let Some((number, call)) =
+            self.calls.iter_mut().find(|(number, _)| [browser_ssrc(**number), rtx_ssrc(**number)].contains(&ssrc))
+        else {
+            return false;
+        };
+        let name = if ssrc == rtx_ssrc(*number) {
+            // Opening fails for an index that was used before under the same key.
+            let heard = call.browser.hear(bytes);
+            let original = u16::from_be_bytes([heard.payload[0], heard.payload[1]]);
+            let sent = &call.sent[&browser_ssrc(*number)];
+            assert_eq!(sent.get(&original).map(Vec::as_slice), Some(&heard.payload[2..]), "it was never sent");
+            "sent_again_by_rtx"
+        } else if call.datagrams.get(&sequence).is_some_and(|sent| sent == bytes) {
+            assert_eq!(call.video, Some(Again::AsItWas), "it has a stream for that");
+            "sent_again_as_it_was"
+        } else {
+            return false;
+        };
+        *self.happened.entry(name.to_owned()).or_default() += 1;
+        true
     }
 
     /// One source is asked for key frames twice a second at most, whatever happens.
@@ -270,7 +333,10 @@ impl Simulation {
             assert_eq!(port, ports(*number, LegId(1)).0, "it leaves from the call's own port");
             hear(bytes)
         };
-        let tag = heard.payload[0];
+        if is_to_browser && how == "forwarded" {
+            call.datagrams.insert(heard.sequence, bytes.to_vec());
+        }
+        let tag = *heard.payload.last().expect("all that is sent has a tag");
         let is_own = if how == "made" { tag == MADE } else { tag == *number as u8 };
         let is_stranger = tag == FORGED && is_to_browser && how == "forwarded";
         assert!(is_own || is_stranger, "call {number} hears media of {tag}");
@@ -288,16 +354,92 @@ impl Simulation {
         let Some(number) = self.any_call() else { return };
         let call = self.calls.get_mut(&number).expect("any_call gave it");
         let count = call.browser.source.sequence.to_be_bytes();
-        let packet = call.browser.talk(&[number as u8, count[0], count[1], call.browser.source.ssrc as u8]);
-        let at = call.browser.at;
-        self.fly(MUX, at, packet);
+        let tail = [count[0], count[1], call.browser.source.ssrc as u8, number as u8];
+        if call.video.is_none() {
+            let packet = call.browser.talk(&tail);
+            let at = call.browser.at;
+            return self.fly(MUX, at, packet);
+        }
+        let payload = self.picture(&tail);
+        let transport = self.dice.next_u64() as u16 % 3;
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let source = &mut call.browser.source;
+        call.shown.push_back((source.sequence, source.timestamp, payload.clone()));
+        if call.shown.len() > 30 {
+            call.shown.pop_front();
+        }
+        // Transport-wide numbers run with the stream's own here, with jumps; the extension goes no further.
+        let [high, low] = source.sequence.wrapping_add(transport).to_be_bytes();
+        let plain = source.packet(&payload);
+        let mut bytes = [&plain[..12], &[0xbe, 0xde, 0, 1, 0x31, high, low, 0], &plain[12..]].concat();
+        bytes[0] |= 0x10;
+        let (at, sealed) = (call.browser.at, call.browser.protect(&bytes));
+        self.fly(MUX, at, sealed);
+    }
+
+    /// A VP8 packet that ends with `tail`: mostly a part of a picture, sometimes a key frame, of any size.
+    fn picture(&mut self, tail: &[u8]) -> Vec<u8> {
+        let head: [u8; 2] = match self.dice.below(20) {
+            0 => [0x10, 0x50],
+            1..=9 => [0x10, 0x51],
+            _ => [0x00, 0x51],
+        };
+        let size = [0, 20, 900][self.dice.below(3) as usize];
+        [&head[..], &vec![7; size], tail].concat()
+    }
+
+    /// Notes what was not sent again since the last restart.
+    fn count_refusals(&mut self) {
+        for reason in [DropReason::ResendUnknown, DropReason::ResendTooSoon] {
+            let count = self.world.drops(reason);
+            *self.happened.entry(reason.name().to_owned()).or_default() += count;
+        }
+    }
+
+    /// A browser misses packets, some of which it was never sent.
+    fn browser_misses(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let call = &self.calls[&number];
+        if call.video.is_none() {
+            return;
+        }
+        let newest =
+            call.sent.get(&browser_ssrc(number)).and_then(|sent| sent.keys().next_back().copied()).unwrap_or(0);
+        let mut missing: Vec<u16> =
+            (0..1 + self.dice.below(6)).map(|_| newest.wrapping_sub(self.dice.below(40) as u16)).collect();
+        // The first one twice: one of both comes too soon.
+        missing.push(missing[0]);
+        let mut bytes = [0; 256];
+        let len = rtcp::write_nack(&mut bytes, 1, browser_ssrc(number), missing.into_iter()).expect("it fits");
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let (at, sealed) = (call.browser.at, call.browser.protect_rtcp(&bytes[..len]));
+        self.fly(MUX, at, sealed);
+    }
+
+    /// A browser sends a packet of its video again, lost or not.
+    fn browser_repairs(&mut self) {
+        let Some(number) = self.any_call() else { return };
+        let count = u32::try_from(self.calls[&number].shown.len()).unwrap();
+        if self.calls[&number].video != Some(Again::Rtx) || count == 0 {
+            return;
+        }
+        let index = self.dice.below(count) as usize;
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let (original, timestamp, payload) = call.shown[index].clone();
+        call.repair.timestamp = timestamp;
+        let packet = call.repair.packet(&[&original.to_be_bytes()[..], &payload].concat());
+        let (at, sealed) = (call.browser.at, call.browser.protect(&packet));
+        self.fly(MUX, at, sealed);
     }
 
     fn phone_talks(&mut self) {
         let Some(number) = self.any_call() else { return };
         let call = self.calls.get_mut(&number).expect("any_call gave it");
         let count = call.phone.sequence.to_be_bytes();
-        let packet = call.phone.packet(&[number as u8, count[0], count[1], call.phone.ssrc as u8]);
+        let tail = [count[0], count[1], call.phone.ssrc as u8, number as u8];
+        let payload = if call.video.is_some() { self.picture(&tail) } else { tail.to_vec() };
+        let call = self.calls.get_mut(&number).expect("any_call gave it");
+        let packet = call.phone.packet(&payload);
         let at = call.phone_at;
         self.fly(ports(number, LegId(1)).0, at, packet);
     }
@@ -321,8 +463,10 @@ impl Simulation {
         program.routes[0].ssrc = phone_ssrc(number);
         program.routes[1].ssrc = browser_ssrc(number);
         program.legs[1].media_timeout_ms = Some(10_000);
+        let mut video = None;
         if self.chance(50) {
-            program.routes.iter_mut().for_each(|route| route.media = Media::Video);
+            video = Some(if self.chance(50) { Again::Rtx } else { Again::AsItWas });
+            show_video(&mut program, number, video == Some(Again::Rtx));
         } else if self.chance(50) {
             program.routes.iter_mut().for_each(|route| route.fill = Some(silence()));
         }
@@ -341,7 +485,19 @@ impl Simulation {
         let phone_at =
             if self.chance(33) { addr(&format!("192.0.2.250:{}", 9000 + number % 1000)) } else { addr(&phone) };
         let phone = Source::new(0xf000 + number as u32, 0);
-        let call = Call { program, generation: 1, browser, fill: 0, phone, phone_at, sent: BTreeMap::new() };
+        let call = Call {
+            program,
+            generation: 1,
+            browser,
+            fill: 0,
+            phone,
+            phone_at,
+            video,
+            repair: Source::new(0xc000 + number as u32, 1),
+            shown: VecDeque::new(),
+            datagrams: BTreeMap::new(),
+            sent: BTreeMap::new(),
+        };
         self.calls.insert(number, call);
         if self.chance(80) {
             self.nominate(number);
@@ -365,8 +521,10 @@ impl Simulation {
             0 => call.program.routes[0].paused ^= true,
             1 => call.program.routes[1].paused ^= true,
             2 => {
-                let known = crate::world::ice_leg(0, Some(CERTIFICATE));
-                call.program.legs[0].kind = known.kind;
+                let LegKind::IceDtls(ice) = &mut call.program.legs[0].kind else {
+                    unreachable!("leg 0 is the browser's")
+                };
+                ice.remote = Some(IceRemote { ufrag: "remote".into(), fingerprints: vec![CERTIFICATE] });
             }
             3 if call.program.routes[0].media == Media::Audio => {
                 let route = &mut call.program.routes[usize::from(port.is_multiple_of(4))];
@@ -398,6 +556,7 @@ impl Simulation {
         if is_browser {
             // Under SRTP a leg takes sixteen SSRCs for one key, so browsers switch rarely; mostly their timestamps jump.
             call.browser.source.ssrc = ssrc;
+            call.shown.clear();
         } else if ssrc.is_multiple_of(2) {
             call.browser.source.timestamp = ssrc;
         } else {
@@ -494,6 +653,7 @@ impl Simulation {
     }
 
     fn finish(&mut self) {
+        self.count_refusals();
         for number in std::mem::take(&mut self.calls).into_keys() {
             assert!(self.world.remove(number));
         }
@@ -504,8 +664,25 @@ impl Simulation {
     }
 }
 
+/// Makes a call's routes carry VP8, of which lost packets come again.
+fn show_video(program: &mut RelayProgram, number: u64, with_rtx: bool) {
+    let vp8 = payload(0, Codec::Vp8, 90_000);
+    let again = vec![RtxPayload { pt: 1, apt: 0 }];
+    for route in &mut program.routes {
+        route.media = Media::Video;
+        route.payloads = vec![PayloadMap { from: vp8.clone(), to: vp8.clone() }];
+    }
+    program.routes[0].limit_kbps = Some(300);
+    if with_rtx {
+        program.routes[0].source_rtx.clone_from(&again);
+        program.routes[1].rtx = Some(Rtx { ssrc: rtx_ssrc(number), payloads: again });
+    }
+    let LegKind::IceDtls(ice) = &mut program.legs[0].kind else { unreachable!("leg 0 is the browser's") };
+    (ice.feedback, ice.transport_cc) = (vec![Feedback::Nack, Feedback::Remb], Some(3));
+}
+
 /// What a run without any of these would not have tested.
-const MUST_HAPPEN: [&str; 21] = [
+const MUST_HAPPEN: [&str; 29] = [
     "forwarded",
     "made",
     "reported",
@@ -527,6 +704,14 @@ const MUST_HAPPEN: [&str; 21] = [
     "srtp_replayed",
     "srtp_index_reused",
     "fingerprint_pending",
+    "sent_again_as_it_was",
+    "sent_again_by_rtx",
+    "missing_asked",
+    "arrivals_told",
+    "limit_told",
+    "resend_unknown",
+    "resend_too_soon",
+    "repair_not_needed",
 ];
 
 /// Runs one seed; its trace and what happened.
@@ -551,7 +736,8 @@ fn simulate_all(seeds: Range<u64>) {
         }
     }
     if only.is_none() {
-        let missing: Vec<_> = MUST_HAPPEN.iter().filter(|name| !happened.contains_key(**name)).collect();
+        let missing: Vec<_> =
+            MUST_HAPPEN.iter().filter(|name| happened.get(**name).is_none_or(|count| *count == 0)).collect();
         assert!(missing.is_empty() && happened["forwarded"] > 10_000, "{missing:?} never happened: {happened:#?}");
     }
 }

@@ -9,6 +9,7 @@ mod ours;
 mod page;
 mod phone_ui;
 mod pictures;
+mod repair;
 mod scripted;
 mod sdk;
 mod switching;
