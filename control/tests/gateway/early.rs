@@ -1,9 +1,12 @@
 //! Before the answer: early media of one and of several forks, and the ringing tone of our own.
 
+use std::time::Duration;
+
 use gangway_control::{
     gateway::{
         GatewayConfig, Ringback, RingbackTone,
         effects::{Input, SocketId},
+        journal::JournalEntry,
         messages::{CallStatus, ServerMessage},
     },
     sdp::CodecPolicy,
@@ -11,10 +14,10 @@ use gangway_control::{
 };
 use gangway_shared::{
     ids::LegId,
-    rcp::{Codec, Event, Fill, LegKind, RelayProgram, Sound},
+    rcp::{Codec, ErrorCode, Event, Fill, LegKind, RelayError, RelayProgram, Sound},
 };
 
-use crate::world::{BROWSER_OFFER, World, config, phone_sdp};
+use crate::world::{BROWSER_OFFER, World, config, phone_sdp, relay_up};
 
 /// Both laws of G.711 and nothing else towards SIP.
 fn g711() -> GatewayConfig {
@@ -239,6 +242,61 @@ fn of_two_forks_with_early_media_the_newest_is_heard_and_the_200_decides() {
         assert_eq!(world.names(), ["talk"]);
         assert_eq!(peer_port(&world), Some(port), "fork {winner}, described: {described}");
     }
+}
+
+/// One `Put` at a time, however fast a callee changes its mind; what it said in between is never programmed.
+#[test]
+fn early_descriptions_wait_for_the_relay_and_only_the_newest_is_put() {
+    let (mut world, _, invite) = calling(config(), BROWSER_OFFER);
+    let programs =
+        |world: &World| world.journal.iter().filter(|entry| matches!(entry, JournalEntry::Program { .. })).count();
+    let before = programs(&world);
+    world.hold_requests = true;
+    for port in (4000..4100).step_by(2) {
+        world.respond(&invite, 183, Some(&phone_sdp(port, "8")));
+    }
+    assert_eq!((world.requests.len(), programs(&world) - before), (1, 1));
+    world.answer_request();
+    assert_eq!(peer_port(&world), Some(4000));
+    assert_eq!((world.requests.len(), programs(&world) - before), (1, 2));
+    world.answer_request();
+    assert_eq!(peer_port(&world), Some(4098));
+    assert_eq!(world.requests.len(), 0);
+    // A relay that always answers a description late is no relay that does not answer.
+    for second in 0..20 {
+        world.respond(&invite, 183, Some(&phone_sdp(4000 + 2 * (second % 2), "8")));
+        if world.requests.len() > 1 || second > 0 {
+            world.answer_request();
+        }
+        world.advance(Duration::from_secs(1));
+    }
+    world.respond(&invite, 200, Some(&phone_sdp(4200, "8")));
+    while !world.requests.is_empty() {
+        world.answer_request();
+    }
+    assert_eq!((world.gateway.counts().calls_established, peer_port(&world)), (1, Some(4200)));
+}
+
+/// A description that waits for the relay goes out after the wall came back, and a re-INVITE that is refused meanwhile takes the call
+/// back to it.
+#[test]
+fn an_early_description_that_waits_outlives_the_wall_and_a_refused_re_invite() {
+    let (mut world, _, invite) = calling(config(), BROWSER_OFFER);
+    world.input(Input::RelayDown);
+    world.respond(&invite, 183, Some(&phone_sdp(4000, "8")));
+    world.respond(&invite, 183, Some(&phone_sdp(4002, "8")));
+    world.input(relay_up(1));
+    assert_eq!(peer_port(&world), Some(4002));
+    world.hold_requests = true;
+    world.respond(&invite, 183, Some(&phone_sdp(4004, "8")));
+    world.respond(&invite, 200, Some(&phone_sdp(4006, "8")));
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4008, "8")));
+    world.answer_request();
+    let (id, _) = world.requests.pop_front().expect("the re-INVITE's program");
+    world.input(Input::RelayReply { id, result: Err(RelayError::new(ErrorCode::Full, "", "scripted")) });
+    world.response(488);
+    world.answer_request();
+    assert_eq!((world.requests.len(), peer_port(&world)), (0, Some(4006)), "what the 200 said");
 }
 
 #[test]

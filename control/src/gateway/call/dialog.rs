@@ -37,11 +37,7 @@ impl Gateway {
     fn reoffered(&mut self, key: CallKey, server: ServerId, text: &str) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(former) = call.agreement.clone() else { return self.reply(server, 488) };
-        let Some((addresses, program)) =
-            call.addresses().cloned().zip(call.relay.as_ref().map(|relay| relay.program.clone()))
-        else {
-            return self.reply(server, 500);
-        };
+        let Some(addresses) = call.addresses().cloned() else { return self.reply(server, 500) };
         let offer = match TrunkDescription::parse(text) {
             Ok(offer) => offer,
             Err(error) => {
@@ -59,7 +55,7 @@ impl Gateway {
             Ok((agreement, body)) => {
                 call.agreement = Some(agreement);
                 self.servers.insert(server, key);
-                let former = Box::new((program, former, trunk));
+                let former = Box::new((former, trunk));
                 self.connect_media(key, Purpose::Reoffer { server, body, former });
             }
             Err(reason) => {

@@ -404,6 +404,7 @@ impl Gateway {
             media,
             addresses: None,
             pending: None,
+            is_outdated: false,
         });
         self.relays.insert(relay, key);
         self.ask_for_call(key, Ask::AllocateRelay { relay, program }, Phase::Allocating);

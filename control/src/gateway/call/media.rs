@@ -47,10 +47,17 @@ impl Gateway {
         if incoming { self.ring_browser(key) } else { self.invite(key) }
     }
 
-    /// Puts what the call agreed on.
+    /// Puts what the call agreed on. While a `Put` that nothing waits for is under way, another such one waits for its reply: a peer that
+    /// changes its mind faster than the relay answers costs one program a reply, and what it said in between none.
     pub(super) fn connect_media(&mut self, key: CallKey, purpose: Purpose) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(relay) = &mut call.relay else { return };
+        let is_waited_for = |purpose: &Purpose| !matches!(purpose, Purpose::Connect | Purpose::Again);
+        if !is_waited_for(&purpose) && relay.pending.as_ref().is_some_and(|(_, pending)| !is_waited_for(pending)) {
+            relay.is_outdated = true;
+            return;
+        }
+        relay.is_outdated = false;
         let program = match &call.agreement {
             Some(agreement) if call.phase == Phase::Inviting && agreement.is_one_sided() => {
                 let tone = self.config.ringback_tone.tone();
@@ -151,7 +158,12 @@ impl Gateway {
 
     fn put_done(&mut self, key: CallKey, purpose: Purpose) {
         match purpose {
-            Purpose::Connect | Purpose::Again => {}
+            Purpose::Connect | Purpose::Again => {
+                let relay = self.calls.get(&key).and_then(|call| call.relay.as_ref());
+                if relay.is_some_and(|relay| relay.is_outdated) {
+                    self.connect_media(key, Purpose::Connect);
+                }
+            }
             Purpose::Answer => self.send_answer(key),
             Purpose::Reoffer { server, body, .. } => {
                 self.servers.remove(&server);
@@ -168,18 +180,14 @@ impl Gateway {
         let Purpose::Reoffer { server, former, .. } = purpose else {
             return self.finish(key, CallEnd::RelayRefused(error.code));
         };
-        // Nothing changed there, so nothing changes here; generations never go back.
+        // Back to what was agreed before, with a generation of its own.
         if let Some(call) = self.calls.get_mut(&key) {
-            let (program, agreement, trunk) = *former;
+            let (agreement, trunk) = *former;
             (call.agreement, call.trunk) = (Some(agreement), trunk);
-            if let Some(relay) = &mut call.relay {
-                relay.program = program;
-                relay.generation = Generation(relay.generation.0 + 1);
-            }
         }
         self.servers.remove(&server);
         let _ = self.ua.respond(self.now, server, Reply::new(Status::literal(488)));
-        self.put(key, Purpose::Again);
+        self.connect_media(key, Purpose::Again);
     }
 
     /// Nobody answered a `Put`.

@@ -80,7 +80,7 @@ pub(super) enum Purpose {
     /// Then 200 goes to the caller.
     Answer,
     /// Then 200 with this description goes to the peer that sent a re-INVITE; refused: back to what was.
-    Reoffer { server: ServerId, body: String, former: Box<(RelayProgram, Agreement, TrunkSession)> },
+    Reoffer { server: ServerId, body: String, former: Box<(Agreement, TrunkSession)> },
     /// The wall came back.
     Again,
 }
@@ -97,6 +97,8 @@ pub(super) struct CallRelay {
     pub(super) addresses: Option<CallAddresses>,
     /// The `Put` without a reply; the number is absent while the wall is down.
     pub(super) pending: Option<(Option<RelayRequestId>, Purpose)>,
+    /// What was agreed since waits for that reply.
+    pub(super) is_outdated: bool,
 }
 
 /// One call.
