@@ -1,5 +1,7 @@
 //! Video, passed through: its sections on both sides, its leg and routes, and requests for key frames by INFO.
 
+use std::time::Duration;
+
 use gangway_control::{
     gateway::{
         GatewayConfig,
@@ -10,8 +12,8 @@ use gangway_control::{
     sip::message::{HeaderName, Method, Request},
 };
 use gangway_shared::{
-    ids::LegId,
-    rcp::{ActAction, Event, Feedback, LegKind, Media, RelayProgram},
+    ids::{LegId, RelayId},
+    rcp::{ActAction, DtlsFailure, Event, Feedback, LegKind, Media, RelayProgram},
 };
 
 use crate::world::{BROWSER_OFFER, World, browser_answer, config, phone_sdp};
@@ -130,7 +132,7 @@ fn video_that_cannot_be_joined_is_refused_by_a_re_invite_and_the_sound_goes_on()
         world.sent.clear();
         world.respond(&reinvite, 200, Some(&video_phone(NO_VIDEO)));
         assert_eq!(world.sip_names(), ["ACK"], "{video}");
-        world.advance(std::time::Duration::from_secs(120));
+        world.advance(Duration::from_secs(120));
         assert!(world.sip.is_empty() && world.gateway.counts().calls_established == 1, "{video}");
         assert!(!world.names().iter().any(|name| name != "ping"), "{video}: the page has heard it all");
     }
@@ -176,14 +178,14 @@ fn video_of_a_fork_that_answers_after_one_without_is_refused() {
 
 #[test]
 fn a_refusal_of_video_that_meets_trouble_never_costs_the_sound() {
-    let patience = std::time::Duration::from_secs(5);
+    let patience = Duration::from_secs(5);
     // The two re-INVITEs met: ours goes out again.
     let (mut world, invite) = answered(H264_MAIN);
     world.keys_ready();
     let first = refusal(&mut world);
     world.respond(&first, 491, None);
     assert_eq!(world.sip_names(), ["ACK"]);
-    world.advance(std::time::Duration::from_millis(2_090));
+    world.advance(Duration::from_millis(2_090));
     assert!(world.sip.is_empty(), "not before 2.1 s");
     world.advance(patience);
     let second = refusal(&mut world);
@@ -206,7 +208,7 @@ fn a_refusal_of_video_that_meets_trouble_never_costs_the_sound() {
         let reinvite = refusal(&mut world);
         world.respond(&reinvite, status, None);
         world.sip.clear();
-        world.advance(std::time::Duration::from_secs(100));
+        world.advance(Duration::from_secs(100));
         let cancelled = world.sip_names().contains(&"CANCEL".to_owned());
         assert_eq!(cancelled, status == 100, "{status}");
         assert_eq!(world.gateway.counts().calls_established, 1, "{status}");
@@ -503,4 +505,91 @@ fn without_bundle_an_incoming_call_is_answered_on_two_transports() {
     // With one transport, pictures on another are none.
     let (world, body) = answered_by_page(config(), &video_phone(VP8_PHONE), &sdp);
     assert!(body.contains("m=video 0 ") && program(&world).leg(SIP_VIDEO).is_none(), "{body}");
+}
+
+/// An unbundled call with pictures, whose sound has its path.
+fn talking_unbundled() -> (World, Request) {
+    let mut world = World::new(unbundled());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 200, Some(&video_phone(VP8_PHONE)));
+    world.keys_ready();
+    world.forget();
+    (world, invite)
+}
+
+#[test]
+fn without_bundle_trouble_of_the_pictures_stops_them_and_not_the_sound() {
+    let events: [fn(RelayId) -> Event; 3] = [
+        |relay| Event::DtlsFailed { relay, leg: BROWSER_VIDEO, cause: DtlsFailure::Fingerprint },
+        |relay| Event::DtlsClosed { relay, leg: BROWSER_VIDEO },
+        |relay| Event::ConsentLost { relay, leg: BROWSER_VIDEO },
+    ];
+    for event in events {
+        let (mut world, invite) = talking_unbundled();
+        let event = event(world.only_relay());
+        world.input(Input::RelayEvent { event: event.clone() });
+        assert!(world.sip.is_empty(), "{event:?}: a page that goes away loses its sound in a moment too");
+        world.advance(Duration::from_secs(2));
+        let reinvite = refusal(&mut world);
+        assert_eq!((program(&world).legs.len(), program(&world).routes.len()), (2, 2), "{event:?}");
+        world.respond(&reinvite, 200, Some(&video_phone(NO_VIDEO)));
+        assert_eq!(world.sip_names(), ["ACK"], "{event:?}");
+        // The peer cannot bring back what has no way to the browser.
+        world.in_our_dialog(&invite, &Method::Invite, 2, Some(&video_phone(VP8_PHONE)));
+        let body = String::from_utf8(world.response(200).body).unwrap();
+        assert!(body.contains("m=video 0 "), "{event:?}: {body}");
+        world.in_our_dialog(&invite, &Method::Ack, 2, None);
+        world.advance(Duration::from_secs(60));
+        assert_eq!(world.gateway.counts().calls_established, 1, "{event:?}");
+        assert!(!world.names().iter().any(|name| name != "ping") && world.sip.is_empty(), "{event:?}");
+        // The same trouble of the sound ends the call.
+        let relay = world.only_relay();
+        world.input(Input::RelayEvent { event: Event::ConsentLost { relay, leg: BROWSER } });
+        world.request(&Method::Bye);
+        world.assert_clean();
+    }
+}
+
+/// Whatever the call waits for when its pictures are lost.
+#[test]
+fn without_bundle_pictures_may_be_lost_before_the_answer_and_in_a_re_invite() {
+    // While it rings with early media: the answer is taken, then its pictures are refused.
+    let mut world = World::new(unbundled());
+    let page = world.session();
+    world.call_with(page, "c1", "600", &camera_offer());
+    let invite = world.request(&Method::Invite);
+    world.respond(&invite, 183, Some(&video_phone(VP8_PHONE)));
+    world.keys_ready();
+    let relay = world.only_relay();
+    let lost = Event::DtlsFailed { relay, leg: BROWSER_VIDEO, cause: DtlsFailure::Timeout };
+    world.input(Input::RelayEvent { event: lost.clone() });
+    world.advance(Duration::from_secs(4));
+    assert_eq!(world.gateway.counts().calls_ring, 1);
+    world.respond(&invite, 200, Some(&video_phone(VP8_PHONE)));
+    refusal(&mut world);
+    assert_eq!((world.last_call().status, program(&world).legs.len()), (CallStatus::Established, 2));
+    // While the relay has not taken a re-INVITE of the peer: that one is answered first.
+    let (mut world, invite) = talking_unbundled();
+    world.hold_requests = true;
+    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&video_phone(&VP8_PHONE.replace("4002", "4010"))));
+    world.input(Input::RelayEvent { event: lost });
+    world.advance(Duration::from_secs(3));
+    assert_eq!(world.requests.len(), 1);
+    world.answer_request();
+    world.hold_requests = false;
+    world.response(200);
+    world.in_our_dialog(&invite, &Method::Ack, 2, None);
+    world.advance(Duration::from_secs(4));
+    refusal(&mut world);
+    assert_eq!((world.gateway.counts().calls_established, program(&world).legs.len()), (1, 2));
+}
+
+#[test]
+fn without_bundle_pictures_that_never_get_a_path_end_nothing() {
+    let (mut world, _) = talking_unbundled();
+    world.advance(Duration::from_secs(60));
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    assert!(world.sip.is_empty());
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A browser that closes its DTLS usually says `hangup` too, by another way: so long it is waited for.
-const HANGUP_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+pub(super) const HANGUP_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Gateway {
     /// The relay was made, or not.
@@ -214,6 +214,9 @@ impl Gateway {
                 self.timers.clear(Timer::Call(key, CallTimer::Path));
                 self.tell_early_media(key);
             }
+            Event::DtlsFailed { leg: plan::BROWSER_VIDEO, .. }
+            | Event::DtlsClosed { leg: plan::BROWSER_VIDEO, .. }
+            | Event::ConsentLost { leg: plan::BROWSER_VIDEO, .. } => self.video_lost(key),
             Event::DtlsFailed { cause, .. } => self.finish(key, CallEnd::DtlsFailed(cause)),
             Event::DtlsClosed { .. } => self.timers.set(Timer::Call(key, CallTimer::Closed), self.now + HANGUP_GRACE),
             Event::ConsentLost { .. } if call.path_selected => self.finish(key, CallEnd::IceFailed),

@@ -158,6 +158,8 @@ pub(super) struct Call {
     pub(super) knows_picture_requests: bool,
     /// Re-INVITEs sent that refuse pictures the peer took.
     pub(super) video_refusals: u8,
+    /// The pictures' own transport to the browser is lost, for the rest of the call.
+    pub(super) is_video_lost: bool,
 }
 
 impl Call {
@@ -291,6 +293,7 @@ impl Gateway {
             picture_request: None,
             knows_picture_requests: true,
             video_refusals: 0,
+            is_video_lost: false,
         };
         let session = call.session;
         self.calls.insert(key, call);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gangway_shared::rcp::{ActAction, Request as RelayRequest};
 
-use super::{CallKey, Phase, Purpose};
+use super::{Call, CallKey, Phase, Purpose, media::HANGUP_GRACE};
 use crate::{
     gateway::{
         ClientUse, Gateway,
@@ -38,6 +38,9 @@ const GLARE_CALLEE: std::ops::Range<u64> = 0..2_000;
 impl Gateway {
     /// The peer took pictures that this call cannot have: they are refused with port 0, the sound goes on (RFC 3264 section 8.2).
     pub(super) fn refuse_video(&mut self, key: CallKey) {
+        if !self.drop_lost_video(key) {
+            return self.refuse_video_later(key);
+        }
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.phase == Phase::Talking) else { return };
         let Some(agreement) = call.agreement.as_ref().filter(|agreement| agreement.refuses_video) else { return };
         let Some(dialog) = call.dialog.clone().filter(|_| call.client.is_none()) else { return };
@@ -58,6 +61,31 @@ impl Gateway {
             Err(SendError::InvitePending) => self.refuse_video_later(key),
             Err(error) => tracing::debug!(%error, "the peer's video could not be refused"),
         }
+    }
+
+    /// The browser's transport of the pictures alone failed, closed or fell silent: they end, the sound goes on. A browser that goes away
+    /// loses both, so the peer hears of it a moment later.
+    pub(super) fn video_lost(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| !call.is_video_lost) else { return };
+        tracing::warn!(call = %call.id, "the browser's transport of the pictures is lost, the sound goes on");
+        call.is_video_lost = true;
+        self.timers.set(Timer::Call(key, CallTimer::Glare), self.now + HANGUP_GRACE);
+    }
+
+    /// Takes pictures that have no way to the browser out of a call that talks. False while a change is under way.
+    fn drop_lost_video(&mut self, key: CallKey) -> bool {
+        let lost = |call: &&mut Call| call.phase == Phase::Talking && call.is_video_lost;
+        let Some(call) = self.calls.get_mut(&key).filter(lost) else { return true };
+        let is_changing = call.is_changing();
+        let Some(agreement) = call.agreement.as_mut().filter(|agreement| agreement.video.is_some()) else {
+            return true;
+        };
+        if is_changing {
+            return false;
+        }
+        agreement.refuses_video |= agreement.video.take().is_some_and(|video| !video.is_stopped);
+        self.connect_media(key, Purpose::Connect);
+        true
     }
 
     fn refuse_video_later(&mut self, key: CallKey) {
