@@ -201,14 +201,26 @@ export class Call {
   }
 
   /**
-   * Shows a screen, window or tab, which the browser asks for, in the place of the camera: same stream, no renegotiation.
-   * The camera stays ready to come back.
+   * Lets the user choose a screen, window or tab, for which the browser waits as long as they like.
+   * @returns {Promise<MediaStreamTrack | null>} for `shareScreen`; null when there is nothing to show it in, or no more. The end of
+   *   the call releases it
    */
-  async shareScreen() {
-    const sender = this.#sender("video");
-    if (!this.#sendsPicture || this.#screen) return;
+  async chooseScreen() {
+    if (!this.#sendsPicture || this.#screen) return null;
     const wanted = { video: { frameRate: SCREEN_FRAME_RATE }, audio: false };
-    await this.#take(() => navigator.mediaDevices.getDisplayMedia(wanted), async (fresh) => {
+    let screen = null;
+    await this.#take(() => navigator.mediaDevices.getDisplayMedia(wanted), () => {}, (fresh) => { screen = fresh; });
+    return screen;
+  }
+
+  /**
+   * Shows a screen that was chosen in the place of the camera: same stream, no renegotiation. The camera stays ready to come back.
+   * @param {MediaStreamTrack} screen of `chooseScreen`
+   */
+  async shareScreen(screen) {
+    const sender = this.#sender("video");
+    if (!this.#sendsPicture || this.#screen || screen.readyState === "ended") return this.#release(screen);
+    await this.#take(() => new MediaStream([screen]), async (fresh) => {
       if ("contentHint" in fresh) fresh.contentHint = "detail";
       const camera = sender.track;
       await sender.replaceTrack(fresh);

@@ -27,6 +27,8 @@ export class Pictures {
   #on = null;
   #call = null;
   #isDecided = false;
+  /** The call whose user chooses a screen. */
+  #chooses = null;
   #watched = new WeakSet();
   #panel = new StatisticsPanel("video", $("picture-charts"), $("picture-counters"));
   #sampler = new Sampler("video", (sample) => this.#sampled(sample));
@@ -142,7 +144,22 @@ export class Pictures {
     const call = this.#call;
     if (!call) return;
     if (call.isSharing) this.#stopScreen();
-    else this.#change(call, () => call.shareScreen(), "screenRefused");
+    else if (this.#chooses !== call) this.#shareScreen(call);
+  }
+
+  /** The list of screens may be open for long: changes of devices, and the next call, do not wait for it. */
+  async #shareScreen(call) {
+    this.#chooses = call;
+    try {
+      const screen = await call.chooseScreen();
+      if (screen) this.#change(call, () => call.shareScreen(screen), "screenRefused");
+    } catch (error) {
+      // Whoever closes the list without choosing has changed their mind.
+      const hasDeclined = /denied by user|not allowed by the user/i.test(error.message);
+      if (this.#call === call && !hasDeclined) this.#on.problem(explainPage("screenRefused"));
+    } finally {
+      if (this.#chooses === call) this.#chooses = null;
+    }
   }
 
   #stopScreen() {
@@ -167,9 +184,7 @@ export class Pictures {
       if (this.#call !== call) return;
       try {
         await change();
-      } catch (error) {
-        // Whoever closes the browser's list of screens without choosing has changed their mind.
-        if (refused === "screenRefused" && /denied by user|not allowed by the user/i.test(error.message)) return;
+      } catch {
         if (this.#call === call) this.#on.problem(explainPage(refused));
       } finally {
         if (this.#call === call) this.update();

@@ -210,6 +210,46 @@ fn the_screen_takes_the_place_of_the_camera_and_gives_it_back() {
     browser.assert_quiet("phone", &["demo.json"]);
 }
 
+/// The list of screens may stay open as long as the user likes.
+#[test]
+fn an_open_list_of_screens_holds_up_no_device_and_no_call() {
+    let Some(mut browser) = video_page() else { return };
+    connect(&mut browser);
+    see_oneself(&mut browser);
+    browser.eval(
+        "phone",
+        "window.asked = 0; window.choose = []; \
+         window.draw = () => { const canvas = document.createElement('canvas'); canvas.getContext('2d').fillRect(0, 0, 9, 9); \
+         const stream = canvas.captureStream(5); window.drawn = stream.getTracks()[0]; return stream; }; \
+         navigator.mediaDevices.getDisplayMedia = () => { asked += 1; return new Promise((done) => choose.push(done)); };",
+        json!(null),
+    );
+    browser.click("phone", "#share");
+    browser.wait("phone", "return asked === 1;", 5);
+    browser.click("phone", "#share");
+    // Another camera, meanwhile; then the choice.
+    browser.eval("phone", &format!("window.first = {SENT}; const list = document.querySelector('#camera'); list.selectedIndex = 1; list.dispatchEvent(new Event('change'));"), json!(null));
+    browser.wait("phone", &format!("return {SENT} !== first && {SENT}.readyState === 'live';"), 10);
+    browser.eval("phone", &format!("window.camera = {SENT}; choose[0](draw());"), json!(null));
+    browser.wait("phone", &format!("return {SENT} === drawn;"), 10);
+    assert_eq!(fact(&mut browser, "asked"), 1, "there is one list");
+    browser.click("phone", "#share");
+    browser.wait("phone", &format!("return {SENT} === camera;"), 10);
+    // The call ends before the choice: the next one has its devices, and what is chosen then is released.
+    browser.click("phone", "#share");
+    browser.wait("phone", "return asked === 2;", 5);
+    hang_up(&mut browser);
+    see_oneself(&mut browser);
+    browser.eval("phone", &format!("window.first = {SENT}; const list = document.querySelector('#camera'); list.selectedIndex = 0; list.dispatchEvent(new Event('change'));"), json!(null));
+    browser.wait("phone", &format!("return {SENT} !== first && {SENT}.readyState === 'live';"), 10);
+    browser.eval("phone", "choose[1](draw());", json!(null));
+    browser.wait("phone", "return drawn.readyState === 'ended';", 5);
+    assert_eq!(fact(&mut browser, "document.querySelector('#problem').hidden"), true);
+    assert_eq!(fact(&mut browser, &format!("{SENT} === drawn")), false);
+    hang_up(&mut browser);
+    browser.assert_quiet("phone", &["demo.json"]);
+}
+
 #[test]
 fn a_phone_without_pictures_is_told_calmly_and_the_camera_released() {
     let Some(mut browser) = video_page() else { return };
