@@ -6,7 +6,6 @@ mod fragments;
 mod h264;
 mod harness;
 mod incoming;
-mod load;
 mod outgoing;
 mod programs;
 mod registration;
