@@ -27,9 +27,10 @@ pub struct Options<'a> {
 /// New calls a second, and calls at once, where a test does not say.
 const RATE: u32 = 10;
 
-const DEFAULT_WORDS: [(&str, &str); 7] = [
+const DEFAULT_WORDS: [(&str, &str); 8] = [
     ("CODEC", "PCMU/8000"),
     ("PAYLOAD", "0"),
+    ("MORE", ""),
     ("RING_MS", "200"),
     ("TALK_MS", "1000"),
     ("CALLEE", "1001"),

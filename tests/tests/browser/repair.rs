@@ -7,6 +7,7 @@ use gangway_tests::{
     gateway::Gateway,
     impairment::{Impairment, Plan},
     kamailio::{self, Kamailio},
+    sipp::Sipp,
 };
 use serde_json::{Value, json};
 
@@ -44,22 +45,6 @@ impl Scene {
         Some(Self { browser, gateway, phone, proxy, _kamailio: kamailio })
     }
 
-    /// Waits until the page finds `condition` true of `inbound` and `outbound`, the statistics of its video.
-    fn wait_stats(&mut self, condition: &str, seconds: u64) {
-        let script = format!(
-            "const rows = (await gangwayProbe.stats()).at(-1).rows; \
-             const of = (type) => rows.find((row) => row.type === type && row.kind === 'video') || {{}}; \
-             const inbound = of('inbound-rtp'), outbound = of('outbound-rtp'); \
-             return [{condition}, {{ inbound, outbound }}];"
-        );
-        Deadline::seconds(seconds).poll(condition, || {
-            let found = self.browser.eval("sdk", &script, Value::Null);
-            // What it was at last is in the log of a test that fails.
-            println!("{}", found[1]);
-            (found[0] == true).then_some(())
-        });
-    }
-
     fn end(mut self) {
         self.browser.eval("sdk", "test.current.hangup();", Value::Null);
         self.browser.wait("sdk", "return test.call.includes('FINISH');", 5);
@@ -69,13 +54,54 @@ impl Scene {
     }
 }
 
+/// Waits until the page finds `condition` true of `inbound` and `outbound`, the statistics of its video.
+fn wait_stats(browser: &mut Browser, condition: &str, seconds: u64) {
+    let script = format!(
+        "const rows = (await gangwayProbe.stats()).at(-1).rows; \
+         const of = (type) => rows.find((row) => row.type === type && row.kind === 'video') || {{}}; \
+         const inbound = of('inbound-rtp'), outbound = of('outbound-rtp'); \
+         return [{condition}, {{ inbound, outbound }}];"
+    );
+    Deadline::seconds(seconds).poll(condition, || {
+        let found = browser.eval("sdk", &script, Value::Null);
+        // What it was at last is in the log of a test that fails.
+        println!("{}", found[1]);
+        (found[0] == true).then_some(())
+    });
+}
+
 /// One packet in twenty is lost each way: the browser asks for them and gets them, and sends those that it is asked for.
 #[test]
 fn lost_pictures_are_sent_again_both_ways() {
     let plan = Plan { media_loss_percent: 5, seed: 5, ..Plan::default() };
     let Some(mut scene) = Scene::new(plan) else { return };
-    scene.wait_stats("inbound.nackCount > 0 && inbound.retransmittedPacketsReceived > 3", 30);
-    scene.wait_stats("outbound.nackCount > 0 && outbound.retransmittedPacketsSent > 3", 30);
+    wait_stats(&mut scene.browser, "inbound.nackCount > 0 && inbound.retransmittedPacketsReceived > 3", 30);
+    wait_stats(&mut scene.browser, "outbound.nackCount > 0 && outbound.retransmittedPacketsSent > 3", 30);
     assert!(scene.proxy.lost() > 0, "nothing was lost: the proxy is not in the path");
     scene.end();
+}
+
+/// The `b=` line of the SIP peer keeps the browser's encoder below it; without one it goes higher at once.
+#[test]
+fn a_browser_keeps_to_what_the_peer_takes() {
+    let video = "\nm=video [media_port+2] RTP/AVP 97\nb=AS:200\na=rtpmap:97 VP8/90000";
+    for (more, condition) in [
+        (video.replace("b=AS:200\n", ""), "outbound.targetBitrate > 250000"),
+        (video.to_owned(), "outbound.framesEncoded > 100 && outbound.targetBitrate <= 200000"),
+    ] {
+        let Some(peer) = Sipp::uas("uas_answer", &[("RING_MS", "20"), ("MORE", &more)]) else { return };
+        let gateway = Gateway::start(&[]);
+        let Some(mut browser) = Browser::start() else { return };
+        start_session(&mut browser, &gateway, Some(peer.port()), &json!({}));
+        let pictures = json!({ "constraints": { "audio": true, "video": true }, "receiveVideo": true });
+        browser.eval("sdk", "test.dial('2001', undefined, argument);", pictures);
+        browser.wait("sdk", "return test.call.includes('ESTABLISHED');", 15);
+        wait_stats(&mut browser, condition, 30);
+        browser.wait("sdk", "return test.pictures() >= 20;", 20);
+        browser.eval("sdk", "test.current.hangup();", Value::Null);
+        browser.wait("sdk", "return test.call.includes('FINISH');", 5);
+        peer.finish(Deadline::seconds(5));
+        gateway.wait_idle(Deadline::seconds(8));
+        browser.assert_quiet("sdk", &["demo.json"]);
+    }
 }
