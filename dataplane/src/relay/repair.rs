@@ -109,6 +109,8 @@ impl Relays {
                 buffer[..FIXED_HEADER_LEN].copy_from_slice(header);
                 buffer[FIXED_HEADER_LEN..][..ORIGINAL_LEN].copy_from_slice(&sequence.to_be_bytes());
                 buffer[FIXED_HEADER_LEN + ORIGINAL_LEN..len].copy_from_slice(payload);
+                // Its padding was not kept.
+                rtp::clear_padding(buffer);
                 rtp::set_payload_type(buffer, pt);
                 rtp::set_sequence(buffer, number);
                 rtp::set_ssrc(buffer, stream.tx.ssrc());

@@ -21,6 +21,7 @@ pub const FIXED_HEADER_LEN: usize = 12;
 
 const VERSION_2: u8 = 0x80;
 const EXTENSION_BIT: u8 = 0x10;
+const PADDING_BIT: u8 = 0x20;
 const CSRC_COUNT_MASK: u8 = 0x0f;
 const MARKER_BIT: u8 = 0x80;
 const PAYLOAD_TYPE_MASK: u8 = 0x7f;
@@ -183,6 +184,14 @@ pub fn set_payload_type(bytes: &mut [u8], payload_type: u8) {
 /// As [`ssrc_of`].
 pub fn set_marker(bytes: &mut [u8], marker: bool) {
     bytes[1] = bytes[1] & PAYLOAD_TYPE_MASK | if marker { MARKER_BIT } else { 0 };
+}
+
+/// Says that the packet has no padding.
+///
+/// # Panics
+/// As [`ssrc_of`].
+pub fn clear_padding(bytes: &mut [u8]) {
+    bytes[0] &= !PADDING_BIT;
 }
 
 /// Sets the sequence number.
