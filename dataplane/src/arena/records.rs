@@ -299,6 +299,10 @@ pub struct RtxEntry {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ParameterSets {
+    /// When sets were last repeated, plus one; 0: never.
+    pub repeated_at: u64,
+    /// Timestamp of the source's picture that they went before.
+    pub repeated_for: u32,
     /// Lengths of the sets in `bytes`, which lie one behind the other; 0 ends the list.
     pub lengths: [u16; PARAMETER_SETS_MAX],
     /// Bit n: set n was told by signalling.
@@ -311,7 +315,14 @@ pub struct ParameterSets {
 
 impl Default for ParameterSets {
     fn default() -> Self {
-        ParameterSets { lengths: [0; PARAMETER_SETS_MAX], told: 0, passed: 0, bytes: [0; PARAMETER_BYTES_MAX] }
+        ParameterSets {
+            repeated_at: 0,
+            repeated_for: 0,
+            lengths: [0; PARAMETER_SETS_MAX],
+            told: 0,
+            passed: 0,
+            bytes: [0; PARAMETER_BYTES_MAX],
+        }
     }
 }
 
@@ -495,7 +506,7 @@ pub struct LegRecord {
     pub is_consent_lost: u8,
     /// 1 once `MediaTimeout` was reported for this silence.
     pub is_silence_told: u8,
-    /// 1 while media of the peer is expected: it is known and a route from it is not paused.
+    /// 1 while sound of the peer is expected: it is known and a route of sound from it is not paused.
     pub is_expected: u8,
     /// Certificates that the program names.
     pub fingerprint_count: u8,
@@ -551,6 +562,10 @@ pub struct LegRecord {
     pub transport_cc: u32,
     /// Counts reports of arrival times.
     pub arrival_reports: u32,
+    /// 1 while the silence of a latched source lets others be heard: the peer is known and a route from it is not paused.
+    pub may_rearm: u32,
+    /// How often it is still to be told that its limit is gone.
+    pub lifts: u32,
     /// When the peer is next told how much it may send, plus one; 0: never.
     pub limit_at: u64,
 

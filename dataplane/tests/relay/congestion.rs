@@ -86,6 +86,45 @@ fn a_browser_is_told_when_its_packets_came_every_fifty_milliseconds_while_they_c
 }
 
 #[test]
+fn reports_go_on_behind_a_burst_of_loss_longer_than_one_report() {
+    for lost in [399, 400, 450, 511] {
+        let mut call = Call::new(&video_call(false), Profile::AeadAes128Gcm);
+        sends(&mut call, 1);
+        call.world.advance_ms(50);
+        assert_eq!(arrivals(&mut call).len(), 1);
+        let mut number = 2 + lost;
+        for round in 0..150 {
+            (0..10).for_each(|at| sends(&mut call, number + at));
+            call.world.advance_ms(50);
+            let reports = arrivals(&mut call);
+            let last = reports.last().unwrap_or_else(|| panic!("{lost} lost, round {round}"));
+            let end = word(last, 12).wrapping_add(word(last, 14));
+            assert_eq!(end, number + 10, "{lost} lost, round {round}");
+            number += 10;
+        }
+    }
+}
+
+#[test]
+fn arrivals_are_told_while_the_other_side_holds_the_video() {
+    let mut whole = video_call(false);
+    whole.routes[0].paused = true;
+    let mut call = Call::new(&whole, Profile::AeadAes128Gcm);
+    for number in 0..3000 {
+        sends(&mut call, number);
+        call.world.advance_ms(1);
+    }
+    call.world.advance_ms(50);
+    let reports = arrivals(&mut call);
+    assert!(reports.len() > 50);
+    assert!(reports.iter().all(|report| report[8..12] == 0xca_u32.to_be_bytes()));
+    let (first, last) = (&reports[0], reports.last().unwrap());
+    assert_eq!((word(first, 12), word(last, 12) + word(last, 14)), (0, 3000), "all of them");
+    let told: usize = reports.iter().map(|report| usize::from(word(report, 14))).sum();
+    assert_eq!(told, 3000, "each once");
+}
+
+#[test]
 fn numbers_of_a_browser_that_did_not_agree_on_them_are_nothing() {
     let mut whole = video_call(false);
     let LegKind::IceDtls(ice) = &mut whole.legs[0].kind else { unreachable!("leg 0 is a browser") };
@@ -146,9 +185,32 @@ fn a_browser_is_told_what_the_other_side_takes_with_its_first_picture_and_each_s
     assert_eq!(limits(&mut call), [1_000_000]);
     whole.routes[0].limit_kbps = None;
     call.world.put(1, 3, &whole);
-    call.world.advance_ms(3000);
-    assert_eq!(limits(&mut call), [0; 0]);
+    call.world.restart();
+    call.world.advance_ms(500);
+    assert_eq!(limits(&mut call), [1 << 30], "else it would keep to the limit for ever");
+    call.world.put(1, 4, &whole);
+    call.world.advance_ms(60_000);
+    assert_eq!(limits(&mut call), [1 << 30; 2], "a message can be lost");
     assert_eq!(call.browser.at, addr("198.51.100.7:50000"));
+}
+
+#[test]
+fn a_limit_that_goes_while_the_video_is_held_is_lifted_and_one_that_comes_back_counts() {
+    let mut whole = video_call(false);
+    whole.routes[0].limit_kbps = Some(256);
+    let mut call = Call::new(&whole, Profile::AeadAes128Gcm);
+    call.browser.say(&mut call.world, KEY_FRAME);
+    call.world.advance_ms(0);
+    assert_eq!(limits(&mut call), [256_000]);
+    (whole.routes[0].paused, whole.routes[0].limit_kbps) = (true, None);
+    call.world.put(1, 2, &whole);
+    call.world.advance_ms(0);
+    assert_eq!(limits(&mut call), [1 << 30]);
+    (whole.routes[0].paused, whole.routes[0].limit_kbps) = (false, Some(512));
+    call.world.put(1, 3, &whole);
+    call.browser.say(&mut call.world, KEY_FRAME);
+    call.world.advance_ms(3000);
+    assert_eq!(limits(&mut call), [512_000; 4]);
 }
 
 #[test]
