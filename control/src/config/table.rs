@@ -416,8 +416,8 @@ pub const KEYS: &[Key] = &[
     key(
         "rtp_generator_start_timeout",
         "100",
-        Kind::Number(0, DAY_MS),
-        "ms without sound of the browser until its SIP peer hears silence of ours",
+        Kind::Number(60, DAY_MS),
+        "ms without sound of the browser until its SIP peer hears silence of ours, 60 at least",
     ),
     key("profiles", "42e01f,640028", Kind::List, "H.264 profiles of the INVITE (`profile-level-id`), best first"),
     key(

@@ -1,7 +1,7 @@
 //! Sound in place of a source that gives none: when it begins, how it goes on packet by packet, and when it gives way.
 //!
 //! What is made has the numbers of the route's own stream, so that the receiver hears one source. Nothing is to be done for a
-//! packet of the source but to move the beginning further away.
+//! packet of the source but to move the beginning.
 
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::{
 
 /// A source that told its silence is not missed before this: Opus tells it anew every 400 ms, and receivers make their own noise.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+/// A source that sends is not missed before this, whatever the program says: its next packet may be a large one, or come late.
+const JITTER_PATIENCE: Duration = Duration::from_millis(60);
 /// A packet that is due for longer is not made up for: the worker stood still, and a burst would only fill jitter buffers.
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// The payload type that means comfort noise wherever it means nothing else (RFC 3551 table 4).
@@ -83,14 +85,16 @@ impl FillState {
         (self.pt, self.start_after_ms) = (wanted.payload.pt, wanted.start_after_ms);
     }
 
-    /// A packet of the source is sent.
-    pub(super) fn give_way(&mut self, now: Time, is_quiet: bool) {
-        if self.recipe.is_set() {
-            let start_after = Duration::from_millis(self.start_after_ms.into());
-            let patience = if is_quiet { start_after.max(QUIET_PATIENCE) } else { start_after };
-            (self.is_running, self.position_ms) = (0, 0);
-            self.next_at = (now + patience).as_micros();
+    /// A packet of the source is sent. True when the sound in its place is due sooner than before.
+    pub(super) fn give_way(&mut self, now: Time, is_quiet: bool) -> bool {
+        if !self.recipe.is_set() {
+            return false;
         }
+        let patience = if is_quiet { QUIET_PATIENCE } else { JITTER_PATIENCE };
+        let start_after = Duration::from_millis(self.start_after_ms.into()).max(patience);
+        (self.is_running, self.position_ms) = (0, 0);
+        let next_at = (now + start_after).as_micros();
+        next_at < std::mem::replace(&mut self.next_at, next_at)
     }
 
     /// When the next packet is due.

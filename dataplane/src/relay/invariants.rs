@@ -64,6 +64,11 @@ impl Relays {
         check(has_keys == [leg.keys[0].number != 0; 2], || format!("session keys of leg {slot} are not derived"))?;
         let timer = self.deadlines.of(slot);
         check(timer.is_some(), || format!("leg {slot} has no timer"))?;
+        check(timer <= leg.deadline(), || format!("a timer of leg {slot} would come too late"))?;
+        let arrivals = keys.arrivals.as_ref().and_then(super::congestion::ArrivalLog::due);
+        check(arrivals.is_none_or(|due| timer <= Some(due)), || {
+            format!("arrivals of leg {slot} would be told too late")
+        })?;
         check(self.keyframes_due(slot).is_none_or(|due| timer <= Some(due)), || {
             format!("a key frame wanted of leg {slot} would be asked for too late")
         })?;

@@ -25,6 +25,9 @@ const RX_IDLE: Duration = Duration::from_secs(10);
 /// So many silent report intervals let another source of RTCP in.
 const RTCP_REARM_INTERVALS: u32 = 3;
 
+/// A peer that announced its silence is alive while it gives any packet, comfort noise or a report, within so many media timeouts.
+const QUIET_TIMEOUTS: u32 = 5;
+
 /// `held.number` of keys whose certificate has not been compared with the program.
 const HELD: u32 = 1;
 /// `held.number` of keys whose certificate is none that the program names now.
@@ -136,7 +139,8 @@ impl LegRecord {
     /// When silence is to be reported.
     fn silence_ends(&self) -> Option<Time> {
         let is_watched = self.media_timeout_ms > 0 && self.is_expected == 1 && self.is_silence_told == 0;
-        let timeout = Duration::from_millis(self.media_timeout_ms.into());
+        let timeouts = if self.is_quiet == 1 { QUIET_TIMEOUTS } else { 1 };
+        let timeout = Duration::from_millis(self.media_timeout_ms.into()) * timeouts;
         is_watched.then(|| Time::from_micros(self.media_at) + timeout)
     }
 
@@ -418,7 +422,7 @@ impl Relays {
             return self.latch_rtcp(now, slot, from_addr, times);
         }
         let leg = self.arena.leg_mut(slot);
-        let may_rearm = leg.is_expected == 1;
+        let may_rearm = leg.may_rearm == 1;
         let admitted = leg.rtp_latch.admit(now.mono, from_addr, leg.rtcp_latch.latched, times, may_rearm)?;
         if admitted == super::latch::Admitted::Latched {
             leg.rtcp_latch.keep_to_host(from_addr);
@@ -443,7 +447,7 @@ impl Relays {
         if media.is_locked == 1 && from.ip != media.latched.ip && from != leg.rtcp_latch.declared {
             return Err(DropReason::ForeignSource);
         }
-        let may_rearm = leg.is_expected == 1 && !media.is_fresh(now.mono, times.rearm);
+        let may_rearm = leg.may_rearm == 1 && !media.is_fresh(now.mono, times.rearm);
         let times = LatchTimes { rearm: times.rearm.max(interval * RTCP_REARM_INTERVALS), ..times };
         leg.rtcp_latch.admit(now.mono, from, media.latched, times, may_rearm)
     }
@@ -608,12 +612,7 @@ impl Relays {
         let timeout = Duration::from_micros(leg.consent_timeout);
         let loses_consent = leg.is_consent_lost == 0 && leg.consent.expired(now.mono, timeout);
         leg.is_consent_lost |= u8::from(loses_consent);
-        let is_over = leg.silence_ends().is_some_and(|end| end <= now.mono);
-        if is_over && leg.is_quiet == 1 {
-            // It said that it would be silent. What it says next counts anew.
-            leg.media_at = now.mono.as_micros();
-        }
-        let is_silent = is_over && leg.is_quiet == 0;
+        let is_silent = leg.silence_ends().is_some_and(|end| end <= now.mono);
         leg.is_silence_told |= u8::from(is_silent);
         let drops_old_keys = leg.keys[1].number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
         if drops_old_keys {

@@ -1,7 +1,10 @@
 //! H.264 parameter sets of a route: kept as they pass or as signalling told them, and repeated before an IDR picture that comes without
 //! (RFC 6184 section 8.4: a receiver that lost them, or joined late, decodes nothing before they come).
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use gangway_shared::time::Time;
 
 use crate::{
     arena::{PARAMETER_SETS_MAX, ParameterSets},
@@ -10,6 +13,8 @@ use crate::{
 
 /// Sets that are joined to one packet have this many bytes at most: it stays below every path's MTU.
 const AGGREGATE_MAX_BYTES: usize = 1100;
+/// Sets are repeated once in so long at most, and once for a picture: a flood of pictures' starts must not become a larger one.
+const REPEAT_GAP: Duration = Duration::from_millis(100);
 /// Bits of [`ParameterSets::passed`].
 const SEQUENCE_PASSED: u8 = 1;
 const PICTURE_PASSED: u8 = 2;
@@ -137,6 +142,17 @@ impl ParameterSets {
     /// Keeps the sets of a payload.
     pub(super) fn note(&mut self, payload: &[u8]) {
         h264::parameter_sets(payload).for_each(|set| self.keep(set, false));
+    }
+
+    /// Whether sets may go before a picture of the source with this timestamp.
+    pub(super) fn may_repeat(&self, now: Time, timestamp: u32) -> bool {
+        let last = self.repeated_at.checked_sub(1).map(Time::from_micros);
+        last.is_none_or(|at| timestamp != self.repeated_for && now.since(at) >= REPEAT_GAP)
+    }
+
+    /// Sets went before a picture with this timestamp.
+    pub(super) fn note_repeated(&mut self, now: Time, timestamp: u32) {
+        (self.repeated_at, self.repeated_for) = (now.as_micros() + 1, timestamp);
     }
 
     /// What has to go before a payload of these units.

@@ -10,7 +10,7 @@ use super::{
     history::Form,
     keyframe::{Pictures, Sight},
     parameters::Repeat,
-    rewrite::{Incoming, Outgoing, rewrite},
+    rewrite::{Incoming, Outgoing, ahead, rewrite},
 };
 use crate::{
     arena::{PayloadEntry, RouteRecord, SourceMap},
@@ -179,8 +179,13 @@ impl Relays {
     fn note_reception(&mut self, now: Now, slot: u32, rx: usize, entry: Option<PayloadEntry>, media: Media) {
         let leg = self.arena.leg_mut(slot);
         if entry.is_none_or(|entry| entry.pictures == Pictures::Unknown as u8) {
-            leg.is_quiet = u32::from(media.is_quiet);
+            let was_quiet = std::mem::replace(&mut leg.is_quiet, media.is_quiet.into()) == 1;
+            if was_quiet && !media.is_quiet {
+                // Its silence is told of sooner now.
+                self.schedule(slot);
+            }
         }
+        let leg = self.arena.leg_mut(slot);
         let reception = &mut leg.rx[rx].reception;
         let (clock, is_event) = entry.map_or((reception.clock, false), |entry| (entry.clock, entry.is_event == 1));
         reception.note(now.mono, media.sequence, media.timestamp, clock, is_event);
@@ -263,7 +268,8 @@ impl Relays {
         let payload = &packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len];
         let is_other = route.is_other_source(media.ssrc);
         let units = (entry.pictures == Pictures::H264 as u8).then(|| h264::units(payload));
-        let lacking = units.filter(|_| !is_other).map(|units| route.parameters.lacking(units, entry.aggregates == 1));
+        let may_repeat = !is_other && route.parameters.may_repeat(now.mono, media.timestamp);
+        let lacking = units.filter(|_| may_repeat).map(|units| route.parameters.lacking(units, entry.aggregates == 1));
         let repeat = lacking.unwrap_or_default();
         let incoming = Incoming {
             ssrc: media.ssrc,
@@ -276,9 +282,15 @@ impl Relays {
         // Only pictures have their gaps looked for.
         let before = if route.is_video == 1 { route.source } else { SourceMap::default() };
         let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, self.config.seed, incoming)?;
-        route.fill.give_way(now.mono, media.is_quiet);
+        if outgoing.inserted > 0 {
+            route.parameters.note_repeated(now.mono, media.timestamp);
+        }
+        let is_sooner = route.fill.give_way(now.mono, media.is_quiet);
         let wants_keyframe = route.is_video == 1 && {
-            let has_all = outgoing.inserted > 0 && repeat.has_sequence;
+            // What is missing may be newer sets: those of before do not stand for them.
+            let is_next = ahead(&before, media.sequence) == 1 && route.pictures.missing == 0;
+            let is_whole = before.used == 0 || before.ssrc != media.ssrc || is_next;
+            let has_all = is_whole && outgoing.inserted > 0 && repeat.has_sequence;
             let sight = if has_all { Sight::KeyFrame } else { Pictures::sight(entry.pictures, payload) };
             let source = &sections.legs[route.from as usize];
             route.pictures.set_patience(source.takes_nack == 1, source.round_trip);
@@ -298,6 +310,9 @@ impl Relays {
         }
         if is_limited {
             self.set_limit(now, from);
+        }
+        if is_sooner {
+            self.schedule(from);
         }
         Ok(Numbered { outgoing, wants_keyframe })
     }

@@ -329,9 +329,9 @@ impl Relays {
             (LegKind::IceDtls(ice), LegLocal::IceDtls { credentials }) => {
                 self.set_ice(now, slot, ice, credentials, out);
             }
-            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(slot, rtp, (*port, *rtcp)),
+            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(now, slot, rtp, (*port, *rtcp)),
             (LegKind::Srtp(srtp), LegLocal::Rtp { rtp: port, rtcp }) => {
-                self.set_rtp(slot, &srtp.rtp, (*port, *rtcp));
+                self.set_rtp(now, slot, &srtp.rtp, (*port, *rtcp));
                 self.set_sdes(now, slot, keys);
             }
             _ => unreachable!("check_local compared the kinds"),
@@ -366,7 +366,7 @@ impl Relays {
         self.judge_held(now, slot, out);
     }
 
-    fn set_rtp(&mut self, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId)) {
+    fn set_rtp(&mut self, now: Now, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId)) {
         let leg = self.arena.leg_mut(slot);
         for old in [leg.rtp_port, leg.rtcp_port].into_iter().filter_map(|port| port.checked_sub(1)) {
             self.ports.clear(PortId(old), slot);
@@ -384,6 +384,10 @@ impl Relays {
         leg.rtp_latch.declare(rtp_at);
         leg.rtcp_latch.declare(rtcp_at);
         if has_moved {
+            if std::mem::take(&mut leg.is_quiet) == 1 {
+                // Who is there now announced nothing.
+                leg.media_at = now.mono.as_micros();
+            }
             self.begin_pictures(slot);
         }
     }
@@ -490,19 +494,18 @@ impl Relays {
     }
 
     /// Sound of the peer is expected while it is known and a route of sound from it is not paused. Its silence counts from then on.
-    /// A camera may be off for as long as it likes.
+    /// A camera may be off for as long as it likes, and may come from another port when it is on again.
     fn set_expected(&mut self, now: Now, slot: u32) {
         let derived = &self.derived[slot as usize];
-        let mut routes = derived.routes[..derived.route_count].iter();
-        let is_open = routes.any(|route| {
-            let route = self.arena.route(*route);
-            route.is_paused == 0 && route.is_video == 0
-        });
+        let routes = derived.routes[..derived.route_count].iter().map(|route| self.arena.route(*route));
+        let mut open = routes.filter(|route| route.is_paused == 0);
+        let (is_open, has_sound) = (open.clone().next().is_some(), open.any(|route| route.is_video == 0));
         let leg = self.arena.leg_mut(slot);
-        let is_expected = u8::from(is_open && leg.has_remote == 1);
+        leg.may_rearm = u32::from(is_open && leg.has_remote == 1);
+        let is_expected = u8::from(has_sound && leg.has_remote == 1);
         if is_expected == 1 && leg.is_expected == 0 {
             leg.media_at = now.mono.as_micros();
-            leg.is_silence_told = 0;
+            (leg.is_silence_told, leg.is_quiet) = (0, 0);
         }
         leg.is_expected = is_expected;
     }

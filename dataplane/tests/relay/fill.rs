@@ -5,7 +5,7 @@ use gangway_dataplane::{
     srtp::Profile,
     wire::{
         DropReason, PacketKind, classify,
-        rtcp::{Compound, RtcpPacket},
+        rtcp::{self, Compound, RtcpPacket},
     },
 };
 use gangway_shared::{
@@ -286,7 +286,7 @@ fn an_announced_silence_ends_no_call_until_something_else_was_said() {
         let mut phone = Source::new(0xf0, pt);
         world.feed(phone_port(), addr(PHONE), &phone.packet(quiet.unwrap_or(&[ULAW_SILENCE; 160])));
         world.events();
-        world.advance_ms(29_000);
+        world.advance_ms(24_999);
         let silent = [Event::MediaTimeout { relay: relay_id(1), leg: LegId(1) }];
         assert_eq!(world.events(), if quiet.is_some() { &[] } else { &silent[..] });
         phone.pt = 0;
@@ -295,6 +295,96 @@ fn an_announced_silence_ends_no_call_until_something_else_was_said() {
         world.advance_ms(10_100);
         assert!(world.events().contains(&silent[0]), "it was loud again and stopped");
     }
+}
+
+#[test]
+fn a_peer_that_announced_its_silence_is_gone_when_nothing_at_all_comes_of_it() {
+    let mut program = call(Some(CERTIFICATE), Some(PHONE));
+    program.legs[1].media_timeout_ms = Some(5000);
+    let (mut world, _) = connected(&program);
+    let silent = Event::MediaTimeout { relay: relay_id(1), leg: LegId(1) };
+    let told = |world: &mut World, ms| {
+        world.advance_ms(ms);
+        world.events().iter().filter(|event| **event == silent).count()
+    };
+    let mut phone = Source::new(0xf0, 13);
+    let mut report = [0; 64];
+    let len = rtcp::write_receiver_report(&mut report, 0xf0, &[], b"phone").unwrap();
+    let (rtp, rtcp) = ports(1, LegId(1));
+    let reports_at = addr("192.0.2.50:4001");
+    world.feed(rtcp, reports_at, &report[..len]);
+    world.feed(rtp, addr(PHONE), &phone.packet(&[70]));
+    assert_eq!(told(&mut world, 24_000), 0);
+    world.feed(rtp, addr(PHONE), &phone.packet(&[70]));
+    assert_eq!(told(&mut world, 24_000), 0, "comfort noise is a sign of life");
+    world.feed(rtcp, reports_at, &report[..len]);
+    assert_eq!(told(&mut world, 24_999), 0, "so is a report");
+    assert_eq!(told(&mut world, 1), 1);
+    assert_eq!(told(&mut world, 60_000), 0, "told once");
+}
+
+#[test]
+fn an_announced_silence_ends_with_the_peer_that_announced_it() {
+    let mut program = call(Some(CERTIFICATE), Some(PHONE));
+    program.legs[1].media_timeout_ms = Some(5000);
+    let silent = Event::MediaTimeout { relay: relay_id(1), leg: LegId(1) };
+    for is_moved in [false, true] {
+        let (mut world, _) = connected(&program);
+        world.feed(phone_port(), addr(PHONE), &Source::new(0xf0, 13).packet(&[70]));
+        world.advance_ms(10_000);
+        assert!(!world.events().contains(&silent));
+        let mut changed = program.clone();
+        if is_moved {
+            changed.legs[1].kind = crate::world::rtp_leg(1, Some("192.0.2.60:4000")).kind;
+        } else {
+            changed.routes[1].paused = true;
+            world.put(1, 2, &changed);
+            changed.routes[1].paused = false;
+        }
+        world.put(1, 3, &changed);
+        world.advance_ms(4999);
+        assert!(!world.events().contains(&silent), "it counts from now on");
+        world.advance_ms(1);
+        assert!(world.events().contains(&silent), "nobody said that this one would be silent; moved: {is_moved}");
+    }
+}
+
+#[test]
+fn sound_of_our_own_does_not_come_between_the_packets_of_a_source() {
+    let mut program = filled_call();
+    program.routes[0].fill = silence(pcmu(), 0);
+    let (mut world, mut browser) = connected(&program);
+    world.advance_ms(40);
+    assert_eq!(phone_heard(&mut world).len(), 3, "nobody speaks: at once");
+    for gap_ms in [20, 40, 10, 59, 20] {
+        browser.say(&mut world, b"voice");
+        world.advance_ms(gap_ms);
+        assert_eq!(phone_heard(&mut world), [], "{gap_ms} ms are jitter");
+    }
+    world.advance_ms(40);
+    assert_eq!(phone_heard(&mut world).len(), 1, "60 ms are none");
+    world.advance_ms(20);
+    assert_eq!(phone_heard(&mut world).len(), 1);
+}
+
+#[test]
+fn sound_that_stops_soon_after_an_announced_silence_is_missed_in_time() {
+    let mut program = filled_call();
+    program.routes[0].payloads.push(gangway_shared::rcp::PayloadMap {
+        from: payload(13, Codec::ComfortNoise, 8000),
+        to: payload(13, Codec::ComfortNoise, 8000),
+    });
+    let (mut world, mut browser) = connected(&program);
+    browser.source.pt = 13;
+    browser.say(&mut world, &[70]);
+    world.advance_ms(500);
+    assert_eq!(phone_heard(&mut world), []);
+    browser.source.pt = 0;
+    browser.say(&mut world, b"voice");
+    world.advance_ms(99);
+    assert_eq!(phone_heard(&mut world), []);
+    world.advance_ms(1);
+    assert_eq!(phone_heard(&mut world).len(), 1);
 }
 
 #[test]

@@ -148,16 +148,16 @@ fn what_signalling_told_serves_a_source_that_never_sends_them() {
     let mut call = Call::new(&video_call(&format!("profile-level-id=42e01f;sprop-parameter-sets={sets}")));
     let first = call.phone_shows(&[0x65, 0x88, 1]);
     assert_eq!(h264::parameter_sets(&first[0].payload).count(), 2, "with the very first packet");
-    let asks =
-        |call: &mut Call| call.world.events().iter().filter(|e| matches!(e, Event::KeyframeWanted { .. })).count();
     assert_eq!(asks(&mut call), 0, "the browser can start with it");
     call.phone_shows(DELTA);
     call.world.restart();
+    call.world.advance_ms(100);
     assert_eq!(call.phone_shows(&[0x65, 0x88, 1]).len(), 2, "they outlive the process");
     // Another source is another encoder: what was told stays, what the one before sent does not.
     call.phone_shows(&[0x67, 0x42, 0xe0, 0x1f, 0x5a, 2]);
     call.phone = Source { sequence: 30_000, ..Source::new(0xf3, 98) };
     call.phone_shows(DELTA);
+    call.world.advance_ms(100);
     let repeated = call.phone_shows(&[0x65, 0x88, 1]);
     assert_eq!(h264::parameter_sets(&repeated[0].payload).collect::<Vec<_>>(), [SEQUENCE, PICTURE]);
 }
@@ -179,6 +179,58 @@ fn sets_that_were_lost_on_the_way_are_made_up_for_and_late_packets_keep_their_pl
     assert_eq!(call.phone_sends(&lost[1])[0].sequence, before.sequence + 3);
     let after = call.phone_shows(DELTA);
     assert_eq!((after.len(), after[0].sequence), (1, repeated[1].sequence + 1));
+}
+
+/// How often the phone was asked for a key frame since the last look.
+fn asks(call: &mut Call) -> usize {
+    call.world.events().iter().filter(|event| matches!(event, Event::KeyframeWanted { .. })).count()
+}
+
+#[test]
+fn sets_of_before_are_no_key_frame_when_new_ones_were_lost() {
+    let newer: &[u8] = &[0x67, 0x42, 0xe0, 0x1f, 0xda, 9];
+    for has_picture in [false, true] {
+        let mut call = Call::new(&video_call("profile-level-id=42e01f"));
+        for payload in [SEQUENCE, PICTURE, &[0x65, 0x88, 1], DELTA] {
+            call.phone_shows(payload);
+        }
+        call.world.advance_ms(1000);
+        assert_eq!(asks(&mut call), 0);
+        let at = call.phone.timestamp;
+        call.phone.packet(newer);
+        for payload in [PICTURE, &[0x65, 0x88, 1]] {
+            call.phone.timestamp = at;
+            let packet = call.phone.packet(payload);
+            if has_picture || payload != PICTURE {
+                call.phone_sends(&packet);
+            }
+        }
+        call.world.advance_ms(400);
+        assert_eq!(asks(&mut call), 1, "the picture was made with sets that nobody has; {has_picture}");
+        call.world.advance_ms(400);
+        for payload in [newer, PICTURE, &[0x65, 0x88, 1]] {
+            call.phone_shows(payload);
+        }
+        call.world.advance_ms(5000);
+        assert_eq!(asks(&mut call), 0, "that was the answer");
+    }
+}
+
+#[test]
+fn a_flood_of_starts_of_pictures_is_not_made_a_larger_one() {
+    for step in [0, 1, 3000] {
+        let mut call = Call::new(&video_call("packetization-mode=0;profile-level-id=42e01f"));
+        [SEQUENCE, PICTURE, IDR, DELTA].into_iter().for_each(|payload| drop(call.browser_shows(payload)));
+        let (mut sent, mut timestamp) = (0, call.browser.source.timestamp);
+        for _ in 0..200 {
+            call.browser.source.timestamp = timestamp;
+            sent += call.browser_shows(IDR).len();
+            timestamp += step;
+            call.world.advance_ms(1);
+        }
+        let repeated = if step == 0 { 1 } else { 2 };
+        assert_eq!(sent, 200 + 2 * repeated, "one picture, or one in 100 ms, has its sets repeated");
+    }
 }
 
 #[test]

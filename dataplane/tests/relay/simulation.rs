@@ -35,6 +35,8 @@ const STEPS: u32 = 1000;
 const LIMITS: RelayLimits = RelayLimits { relays: 4, legs: 8, routes: 8 };
 /// Last payload byte of what an attacker sends.
 const FORGED: u8 = 0xee;
+/// Payload type of packets that tell that silence follows.
+const COMFORT_NOISE: u8 = 13;
 /// Every byte of the silence that the relay makes.
 const MADE: u8 = 0xff;
 
@@ -350,12 +352,19 @@ impl Simulation {
         }
     }
 
+    /// The payload type of a packet of sound: now and then it tells that silence follows.
+    fn sound(&mut self) -> u8 {
+        if self.chance(10) { COMFORT_NOISE } else { 0 }
+    }
+
     fn browser_talks(&mut self) {
         let Some(number) = self.any_call() else { return };
+        let sound = self.sound();
         let call = self.calls.get_mut(&number).expect("any_call gave it");
         let count = call.browser.source.sequence.to_be_bytes();
         let tail = [count[0], count[1], call.browser.source.ssrc as u8, number as u8];
         if call.video.is_none() {
+            call.browser.source.pt = sound;
             let packet = call.browser.talk(&tail);
             let at = call.browser.at;
             return self.fly(MUX, at, packet);
@@ -437,8 +446,10 @@ impl Simulation {
         let call = self.calls.get_mut(&number).expect("any_call gave it");
         let count = call.phone.sequence.to_be_bytes();
         let tail = [count[0], count[1], call.phone.ssrc as u8, number as u8];
-        let payload = if call.video.is_some() { self.picture(&tail) } else { tail.to_vec() };
+        let is_video = call.video.is_some();
+        let (payload, pt) = if is_video { (self.picture(&tail), None) } else { (tail.to_vec(), Some(self.sound())) };
         let call = self.calls.get_mut(&number).expect("any_call gave it");
+        call.phone.pt = pt.unwrap_or(call.phone.pt);
         let packet = call.phone.packet(&payload);
         let at = call.phone_at;
         self.fly(ports(number, LegId(1)).0, at, packet);
@@ -468,7 +479,11 @@ impl Simulation {
             video = Some(if self.chance(50) { Again::Rtx } else { Again::AsItWas });
             show_video(&mut program, number, video == Some(Again::Rtx));
         } else if self.chance(50) {
-            program.routes.iter_mut().for_each(|route| route.fill = Some(silence()));
+            let noise = payload(COMFORT_NOISE, Codec::ComfortNoise, 8000);
+            for route in &mut program.routes {
+                route.fill = Some(silence());
+                route.payloads.push(PayloadMap { from: noise.clone(), to: noise.clone() });
+            }
         }
         let installed = match self.world.try_put(number, 1, &program) {
             Ok(installed) => installed,

@@ -362,6 +362,32 @@ fn a_phone_behind_a_nat_is_found_and_answered_where_it_really_is() {
 }
 
 #[test]
+fn a_camera_that_comes_from_another_port_after_silence_is_followed() {
+    let mut call = crate::repair::Call::new(&crate::repair::video_call(false), Profile::AeadAes128Gcm);
+    let ((rtp, rtcp), moved) = (ports(1, LegId(2)), addr("192.0.2.50:4444"));
+    call.phone_shows(&[0x10, 0x50, 0, 0]);
+    let mut report = [0; 64];
+    let len = rtcp::write_receiver_report(&mut report, 0xf2, &[], b"phone").unwrap();
+    call.world.feed(rtcp, addr("192.0.2.50:4003"), &report[..len]);
+    call.world.advance_ms(2000);
+    let next = call.phone.packet(&[0x10, 0x51, 0]);
+    assert!(matches!(call.world.feed(rtp, moved, &next), Fed::Sent(..)), "others are heard again");
+    call.world.advance_ms(200);
+    let next = call.phone.packet(&[0x10, 0x51, 0]);
+    assert!(matches!(call.world.feed(rtp, moved, &next), Fed::Sent(..)));
+    assert_eq!(call.browser.say(&mut call.world, &[0x10, 0x50, 0, 0]).to(), moved);
+    // Its reports come from another port too, and are believed when those of before stayed out for long.
+    call.world.advance_ms(20_000);
+    let moved = addr("192.0.2.50:4445");
+    call.world.feed(rtcp, moved, &report[..len]);
+    call.world.advance_ms(200);
+    assert_eq!(call.world.feed(rtcp, moved, &report[..len]), Fed::Consumed);
+    call.world.out.sent.clear();
+    call.world.advance_ms(8000);
+    assert!(call.world.out.sent.iter().any(|(port, to, _)| (*port, *to) == (rtcp, moved)));
+}
+
+#[test]
 fn a_held_route_takes_no_media_and_goes_on_unbroken_afterwards() {
     let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
     let before = hear(&browser.say(&mut world, b"x").bytes());

@@ -368,7 +368,7 @@ pub struct Fill {
     /// eighth packet time.
     #[serde(default = "Fill::usual_ptime_ms")]
     pub ptime_ms: u16,
-    /// Begins when the source gave nothing for so long.
+    /// Begins when the source gave nothing for so long; after a packet of it no sooner than 60 ms, whatever this says.
     pub start_after_ms: u32,
 }
 
