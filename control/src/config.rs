@@ -22,7 +22,10 @@ pub use check::{report, unbindable_ports};
 pub use table::LocalAddress;
 use table::{KEYS, Key, Kind, TRUNK_KEYS, Value};
 
-use crate::{gateway::trunks::TrunkMatch, sip::transaction::Timers};
+use crate::{
+    gateway::trunks::{DEFAULT_TRUNK, TrunkMatch},
+    sip::transaction::Timers,
+};
 
 /// Why the settings cannot be used. It stops the start.
 #[derive(Debug, Error)]
@@ -349,6 +352,19 @@ impl Config {
                 return Err(self.bad(key, "hosts, .domains and address ranges joined by commas are allowed"));
             }
         }
+        for name in self.trunk_names() {
+            let first =
+                || self.settings.iter().map(|(key, _)| key).find(|key| trunk_key(key).is_some_and(|of| of.0 == name));
+            if name != DEFAULT_TRUNK && self.trunk_list(&format!("trunk.{name}.match")).is_empty() {
+                let allowed =
+                    format!("trunk.{name}.match must say whom it is for; only trunk.{DEFAULT_TRUNK} goes without");
+                return Err(self.bad(first().unwrap_or(name), &allowed));
+            }
+            if self.is_udp_only(name) && self.trunk_text(name, "transport") == "tcp" {
+                let allowed = format!("trunk.{name}.transport is tcp, beside which only false is allowed");
+                return Err(self.bad(&format!("trunk.{name}.udp_only"), &allowed));
+            }
+        }
         Ok(())
     }
 
@@ -366,6 +382,11 @@ impl Config {
         let mut names: Vec<&str> = self.settings.iter().filter_map(|(key, _)| Some(trunk_key(key)?.0)).collect();
         names.dedup();
         names
+    }
+
+    /// Whether long requests of a trunk keep to UDP.
+    fn is_udp_only(&self, name: &str) -> bool {
+        self.trunk_text(name, "udp_only").eq_ignore_ascii_case("true")
     }
 
     /// The value of a trunk's key; empty when nobody set it.

@@ -103,7 +103,7 @@ impl House {
         let resolver = Resolver::new(config.millis("dns_timeout_ms"), has_ipv6, Arc::clone(&metrics));
         let adapters = Adapters { sip: sip.clone(), resolver, relay: relay.clone(), journal: journal.clone() };
         let gateway_config = config.gateway(ua);
-        for warning in gateway_config.codecs.warnings() {
+        for warning in gateway_config.codec_warnings() {
             tracing::warn!("{warning}");
         }
         let gateway = Gateway::new(gateway_config, Box::new(OsEntropy), Box::new(OsEntropy));

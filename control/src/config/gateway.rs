@@ -106,7 +106,7 @@ impl Config {
             Trunk {
                 name: name.to_owned(),
                 matches: words("match").iter().filter_map(|word| TrunkMatch::parse(word)).collect(),
-                udp_only: self.trunk_text(name, "udp_only").eq_ignore_ascii_case("true"),
+                udp_only: self.is_udp_only(name),
                 transport: match self.trunk_text(name, "transport") {
                     "udp" => Some(Transport::Udp),
                     "tcp" => Some(Transport::Tcp),

@@ -251,7 +251,12 @@ pub const TRUNK_KEYS: &[Key] = &[
     key("match", "", Kind::List, "whom the trunk is for: hosts, `.domain` for all hosts under it, address ranges"),
     key("transport", "", Kind::Choice(&["udp", "tcp"]), "transport for accounts that name none")
         .computed("what the name's records say"),
-    key("udp_only", "false", Kind::Bool, "true: long requests are shortened at once, TCP is never tried"),
+    key(
+        "udp_only",
+        "false",
+        Kind::Bool,
+        "true: requests that go by UDP stay there however long they are: shortened at once, TCP is never tried",
+    ),
     key("codecs", "", Kind::List, "in place of `codecs`").computed("`codecs`"),
     key("proxy", "", Kind::Text(255), "where requests go").without_effect(TRUNK),
     key("srtp", "", Kind::Text(64), "SRTP towards the peer").without_effect(TRUNK),

@@ -66,7 +66,7 @@ fn a_secret_is_neither_shown_in_an_error_nor_in_the_report() {
 
 #[test]
 fn unknown_keys_are_told_and_unknown_trunk_keys_stop_the_start() {
-    let config_ = config("colour=blue\ntrunk.a.proxy=sip.example.com\n", &[]).unwrap();
+    let config_ = config("colour=blue\ntrunk.a.proxy=sip.example.com\ntrunk.a.match=a.test\n", &[]).unwrap();
     assert_eq!(config_.unknown_keys().map(|(key, _)| key).collect::<Vec<_>>(), ["colour"]);
     let shown = report(&config_);
     assert!(shown.contains("colour = blue  (test.properties:1; unknown)"), "{shown}");
@@ -78,6 +78,7 @@ fn unknown_keys_are_told_and_unknown_trunk_keys_stop_the_start() {
         ("trunk.a.transport=tls", "udp or tcp"),
         ("trunk.a.match=10.0.0.0/40", "address ranges joined by commas"),
         ("trunk.a.max_calls=many", "a whole number"),
+        ("trunk.a.udp_only=true", "trunk.a.match must say whom it is for; only trunk.default goes without"),
     ] {
         let error = config(&format!("{line}\n"), &[]).unwrap_err().to_string();
         let (key, value) = line.split_once('=').unwrap();
@@ -99,6 +100,29 @@ fn trunks_are_read_by_name() {
     let other = gateway.trunks.of(&["elsewhere.test"], None).unwrap();
     assert_eq!((other.name.as_str(), other.transport), ("default", Some(crate::sip::Transport::Tcp)));
     assert!(!other.udp_only && other.codecs.is_none());
+}
+
+#[test]
+fn what_a_trunk_cannot_mean_stops_the_start() {
+    let read = |lines: &str| config(lines, &[]).map(drop).map_err(|error| error.to_string());
+    let error = read("trunk.a.match=a.test\ntrunk.a.transport=tcp\ntrunk.a.udp_only=true\n").unwrap_err();
+    assert!(error.starts_with("test.properties:3: trunk.a.udp_only") && error.contains("only false"), "{error}");
+    assert_eq!(read("trunk.a.match=a.test\ntrunk.a.transport=udp\ntrunk.a.udp_only=true\n"), Ok(()));
+    assert_eq!(read("trunk.default.udp_only=true\n"), Ok(()));
+    assert!(read("trunk.a.match=\ntrunk.a.codecs=alaw\n").unwrap_err().contains("trunk.a.match must say"));
+}
+
+#[test]
+fn the_codec_list_of_a_trunk_is_warned_of_like_that_of_all() {
+    let warnings = |text: &str| {
+        let read = config(text, &[]).unwrap();
+        read.gateway(crate::sip::ua::UaConfig::new(Vec::new())).codec_warnings()
+    };
+    assert!(warnings("").is_empty());
+    let of_all = warnings("codecs=alaw,bogus\n");
+    assert_eq!(of_all.len(), 1, "{of_all:?}");
+    let of_one = warnings("trunk.a.match=a.test\ntrunk.a.codecs=alaw,bogus\n");
+    assert_eq!(of_one, [format!("trunk.a: {}", of_all[0])]);
 }
 
 #[test]

@@ -195,6 +195,7 @@ impl Calls {
             target: binding.target,
             account: None,
             give_up: None,
+            udp_only: false,
         };
         match ua.send_request(now, outgoing) {
             Ok(client) => {
@@ -216,6 +217,7 @@ impl Calls {
             }
             UaEvent::TimedOut { client, .. } => self.finished(now, ua, client, status(408)),
             UaEvent::TransportFailed { client, .. } => self.finished(now, ua, client, status(503)),
+            UaEvent::TooLong { client, .. } => self.finished(now, ua, client, status(513)),
             UaEvent::Unusable { client } => self.finished(now, ua, client, status(502)),
             UaEvent::DialogRequest { dialog, server, request } => self.in_dialog(now, ua, &dialog, server, &request),
             UaEvent::Bye { dialog, .. } => self.end(now, ua, |call| call.is_in(&dialog), Some(&dialog)),

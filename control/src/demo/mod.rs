@@ -71,6 +71,8 @@ impl DemoService {
                 timers: config.sip_timers(),
                 // Only this machine reaches a socket on loopback.
                 trusted: vec![Subnet { address: ip.into(), prefix_len: 8 }],
+                // Loopback takes datagrams of every length, and here is no TCP for them.
+                udp_request_limit_bytes: 0,
                 ..UaConfig::new(advertised)
             },
             Box::new(OsEntropy),

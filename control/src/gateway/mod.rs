@@ -350,6 +350,11 @@ impl Gateway {
             UaEvent::TransportFailed { client, .. } => {
                 self.request_ended(client, Err(SessionFailure::RegistrarUnreachable), CallEnd::TransportFailed);
             }
+            UaEvent::TooLong { client, .. } => match self.clients.remove(&client) {
+                Some(ClientUse::Invite(key)) => self.call_too_long(key, client),
+                Some(ClientUse::Reinvite(key)) => self.realigned(key, None),
+                _ => {}
+            },
             UaEvent::Unusable { client } => match self.clients.remove(&client) {
                 Some(ClientUse::Invite(key)) => self.call_refused(key, client, CallEnd::Refused(502)),
                 Some(ClientUse::Reinvite(key)) => self.realigned(key, None),

@@ -104,13 +104,15 @@ impl Gateway {
 
     /// The registrar's address came, or none.
     pub(super) fn registrar_resolved(&mut self, key: SessionKey, answer: Answer) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get(&key) else { return };
         if !matches!(session.registration.state, State::Resolving(_)) {
             return;
         }
         let Answer::Resolved(found) = answer else {
             return self.registration_failed(key, &SessionFailure::RegistrarUnreachable);
         };
+        let found = self.by_trunk(key, found);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         let reachable = found.iter().copied().filter(|target| self.ua.reaches(*target));
         session.registration.targets = Targets::new(reachable, session.proxy);
         session.registration.first_until = Some(self.now + self.config.ua.timers.f);
@@ -118,9 +120,8 @@ impl Gateway {
         self.send_register(key, self.config.register_expires_s);
     }
 
-    /// Tells the SIP agent whom a session's credentials may be shown, and who takes no TCP.
+    /// Tells the SIP agent whom a session's credentials may be shown.
     pub(super) fn keep_account(&mut self, key: SessionKey, targets: &[Target]) {
-        targets.iter().for_each(|target| self.hold_to_trunk(key, target.remote));
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Some(account) = &session.account else { return };
         let targets: Vec<_> = targets.iter().map(|target| target.remote).collect();
@@ -155,6 +156,7 @@ impl Gateway {
         headers.push(HeaderName::Expires, expires_s.to_string());
         let call_id = registration.call_id.clone();
         let call_id = call_id.unwrap_or_else(|| self.entropy.hex(16));
+        let trunk = self.config.trunks.of_account(session.account.as_ref(), Some(target.remote.ip()));
         let outgoing = Outgoing {
             method: Method::Register,
             uri: SipUri { user: None, ..account.domain.clone() }.into(),
@@ -169,6 +171,7 @@ impl Gateway {
             target,
             account: Some(session.account_id),
             give_up: if expires_s == 0 { None } else { registration.give_up(self.now) },
+            udp_only: trunk.is_some_and(|trunk| trunk.udp_only),
         };
         session.registration.call_id = Some(call_id);
         session.registration.cseq += 1;

@@ -1,17 +1,14 @@
 //! Settings for some peers only: `trunk.<name>.*`.
 //!
-//! An account's target takes the trunk with the longest `match` that fits its domain, its outbound proxy or an address of it; an
-//! incoming call that of its source. `trunk.default` serves whom no other fits.
+//! An account's target takes the trunk with the longest `match` that fits its domain, its outbound proxy or its address; an incoming
+//! call that of its source alone. `trunk.default` serves whom no other fits. Nothing here is remembered of a peer: each request asks.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
-use super::{Gateway, session::SessionKey};
+use super::{Gateway, GatewayConfig, account::SipAccount, session::SessionKey};
 use crate::{
     sdp::CodecPolicy,
-    sip::{Transport, ua::Subnet},
+    sip::{Transport, dialog::Target, ua::Subnet},
 };
 
 /// Whom a trunk is for.
@@ -98,6 +95,30 @@ impl Trunks {
     /// The trunk of a peer: `hosts` are names that it goes by, `ip` its address when that is known.
     #[must_use]
     pub fn of(&self, hosts: &[&str], ip: Option<IpAddr>) -> Option<&Trunk> {
+        self.named(hosts, ip).or_else(|| self.default_trunk())
+    }
+
+    /// The trunk of an account's target: its domain and its outbound proxy are its names.
+    pub(super) fn of_account(&self, account: Option<&SipAccount>, ip: Option<IpAddr>) -> Option<&Trunk> {
+        let Some(account) = account else { return self.of(&[], ip) };
+        self.of(&[&account.domain.host.to_string(), &account.proxy_host], ip)
+    }
+
+    /// The transport for which the records of a name are asked: that of the trunk that its names fit. `trunk.default` waits for the
+    /// addresses where they could still make a difference.
+    #[must_use]
+    pub fn transport_of_name(&self, hosts: &[&str]) -> Option<Transport> {
+        let knows_ranges =
+            || self.0.iter().any(|trunk| trunk.matches.iter().any(|one| matches!(one, TrunkMatch::Range(_))));
+        let default = || self.default_trunk().filter(|_| !knows_ranges());
+        self.named(hosts, None).or_else(default).and_then(|trunk| trunk.transport)
+    }
+
+    fn default_trunk(&self) -> Option<&Trunk> {
+        self.0.iter().find(|trunk| trunk.name == DEFAULT_TRUNK)
+    }
+
+    fn named(&self, hosts: &[&str], ip: Option<IpAddr>) -> Option<&Trunk> {
         let mut best: Option<((bool, usize), &Trunk)> = None;
         for trunk in &self.0 {
             let fit = trunk.matches.iter().filter_map(|one| one.fits(hosts, ip)).max();
@@ -107,36 +128,65 @@ impl Trunks {
                 best = Some((fit, trunk));
             }
         }
-        best.map(|(_, trunk)| trunk).or_else(|| self.0.iter().find(|trunk| trunk.name == DEFAULT_TRUNK))
+        best.map(|(_, trunk)| trunk)
+    }
+}
+
+impl GatewayConfig {
+    /// What the operator should know of the codec lists, those of trunks too: one sentence each.
+    #[must_use]
+    pub fn codec_warnings(&self) -> Vec<String> {
+        let of_trunks = self.trunks.0.iter().flat_map(|trunk| {
+            let warnings = trunk.codecs.iter().flat_map(|codecs| codecs.warnings());
+            warnings.map(|warning| format!("trunk.{}: {warning}", trunk.name))
+        });
+        self.codecs.warnings().iter().cloned().chain(of_trunks).collect()
     }
 }
 
 impl Gateway {
-    /// The trunk of a session's peer: its account's domain and outbound proxy, and the address at hand.
-    pub(super) fn trunk_of(&self, session: SessionKey, ip: Option<IpAddr>) -> Option<&Trunk> {
-        let account = self.sessions.get(&session).and_then(|session| session.account.as_ref());
-        let Some(account) = account else { return self.config.trunks.of(&[], ip) };
-        self.config.trunks.of(&[&account.domain.host.to_string(), &account.proxy_host], ip)
+    /// The trunk of a session's target at this address.
+    pub(super) fn trunk_of(&self, session: SessionKey, ip: IpAddr) -> Option<&Trunk> {
+        self.config.trunks.of_account(self.account_of(session), Some(ip))
     }
 
-    /// The codec lists for that peer.
-    pub(super) fn codecs_of(&self, session: SessionKey, ip: Option<IpAddr>) -> Arc<CodecPolicy> {
-        let own = self.trunk_of(session, ip).and_then(|trunk| trunk.codecs.as_ref());
-        Arc::clone(own.unwrap_or(&self.codecs))
+    /// The trunk of whoever sends from this address.
+    pub(super) fn trunk_from(&self, ip: IpAddr) -> Option<&Trunk> {
+        self.config.trunks.of(&[], Some(ip))
     }
 
-    /// Tells the SIP agent of a peer's address whether it is UDP only.
-    pub(super) fn hold_to_trunk(&mut self, session: SessionKey, peer: SocketAddr) {
-        if self.trunk_of(session, Some(peer.ip())).is_some_and(|trunk| trunk.udp_only) {
-            self.ua.hold_to_udp(peer);
-        }
+    /// The codec lists of a trunk, if it is one and has its own; else the operator's.
+    pub(super) fn codecs_of(&self, trunk: Option<&Trunk>) -> Arc<CodecPolicy> {
+        Arc::clone(trunk.and_then(|trunk| trunk.codecs.as_ref()).unwrap_or(&self.codecs))
     }
 
-    /// The transport that an account's requests go by, where its trunk or itself names one.
+    /// The transport to look an account's proxy up for: the one that it names, else that of the trunk of its names.
     pub(super) fn transport_of(&self, session: SessionKey) -> Option<Transport> {
-        let account = self.sessions.get(&session).and_then(|session| session.account.as_ref());
-        let own = account.and_then(|account| account.transport);
-        own.or_else(|| self.trunk_of(session, None).and_then(|trunk| trunk.transport))
+        let account = self.account_of(session)?;
+        let names = [&account.domain.host.to_string(), account.proxy_host.as_str()];
+        account.transport.or_else(|| self.config.trunks.transport_of_name(&names))
+    }
+
+    /// What the look-up found, each address by the transport of its own trunk, where that and not the account names one.
+    pub(super) fn by_trunk(&self, session: SessionKey, found: Vec<Target>) -> Vec<Target> {
+        let free = self.account_of(session).is_some_and(|account| account.transport.is_none());
+        let mut targets: Vec<Target> = Vec::with_capacity(found.len());
+        for mut target in found {
+            let trunk = self.trunk_of(session, target.remote.ip()).filter(|_| free);
+            if let Some(transport) = trunk.and_then(|trunk| trunk.transport)
+                && matches!(target.transport, Transport::Udp | Transport::Tcp)
+            {
+                target.transport = transport;
+            }
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets
+    }
+
+    fn account_of(&self, session: SessionKey) -> Option<&SipAccount> {
+        self.sessions.get(&session)?.account.as_ref()
     }
 }
 
@@ -174,6 +224,24 @@ mod tests {
         let trunks = Trunks::new(all.into_iter().chain([trunk("default", &[])]).collect());
         assert_eq!(trunks.of(&["x.test"], None).unwrap().name, "default");
         assert!(Trunks::default().of(&["x.test"], None).is_none());
+    }
+
+    #[test]
+    fn records_are_asked_for_the_transport_of_a_name_and_for_that_of_all_where_no_range_could_say_otherwise() {
+        let with = |name, matches: &[&str], transport| Trunk { transport: Some(transport), ..trunk(name, matches) };
+        let default = with("default", &[], Transport::Tcp);
+        let office = with("office", &["pbx.example.com"], Transport::Udp);
+        let asked = |all: Vec<Trunk>, host: &str| Trunks::new(all).transport_of_name(&[host]);
+        assert_eq!(asked(vec![office.clone(), default.clone()], "pbx.example.com"), Some(Transport::Udp));
+        assert_eq!(asked(vec![office.clone(), default.clone()], "x.test"), Some(Transport::Tcp));
+        let lab = with("lab", &["10.0.0.0/8"], Transport::Udp);
+        assert_eq!(
+            asked(vec![lab.clone(), office.clone(), default.clone()], "x.test"),
+            None,
+            "its address may be the lab's"
+        );
+        assert_eq!(asked(vec![lab.clone(), office, default.clone()], "pbx.example.com"), Some(Transport::Udp));
+        assert_eq!(asked(vec![lab, default], "10.0.0.7"), Some(Transport::Udp), "a literal is an address");
     }
 
     #[test]

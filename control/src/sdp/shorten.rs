@@ -2,8 +2,9 @@
 //!
 //! A request that is too long for a datagram (RFC 3261 section 18.1.1), to a peer that takes no stream, goes out with the first of
 //! these that fits. Each leaves out one thing more than the one before. At the end are left one codec for sound, one for pictures
-//! and the keypad events of the first. The second law of G.711 goes last: it costs 23 bytes, every phone has one of the two, and a
-//! phone without the one that is left would refuse the call.
+//! and the keypad events of the first; beside another codec for sound that was taken before, one law of G.711: memory is of the proxy,
+//! and the next phone behind it may have nothing else. The second law of G.711 goes last: it costs 23 bytes, every phone has one of
+//! the two, and a phone without the one that is left would refuse the call.
 
 use super::{
     Offered, Payload,
@@ -55,11 +56,13 @@ impl Offered {
         }
         let sound = |payload: &&Payload| !payload.codec.is_telephone_event();
         let known = self.audio.iter().filter(sound).find(|payload| Some(&payload.codec) == taken.audio.as_ref());
-        let g711 = || self.audio.iter().find(|payload| payload.codec.encoding.g711_counterpart().is_some());
+        let is_law = |payload: &Payload| payload.codec.encoding.g711_counterpart().is_some();
+        let g711 = || self.audio.iter().find(|payload| is_law(payload));
         let kept_sound = known.or_else(g711).or_else(|| self.audio.iter().find(sound));
-        let further: Vec<&Payload> = self.audio.iter().rev().filter(sound).filter(|p| Some(*p) != kept_sound).collect();
-        let (laws, others): (Vec<&Payload>, Vec<&Payload>) =
-            further.into_iter().partition(|payload| payload.codec.encoding.g711_counterpart().is_some());
+        let kept_law = kept_sound.filter(|payload| is_law(payload)).or_else(g711);
+        let is_kept = |payload: &&Payload| Some(*payload) == kept_sound || Some(*payload) == kept_law;
+        let further: Vec<&Payload> = self.audio.iter().rev().filter(sound).filter(|p| !is_kept(p)).collect();
+        let (laws, others): (Vec<&Payload>, Vec<&Payload>) = further.into_iter().partition(|payload| is_law(payload));
         others.into_iter().for_each(|payload| ladder.drop_sound(payload));
         let kept_video = kept(&self.video, taken.video.as_ref()).or(self.video.first());
         for payload in self.video.iter().rev().filter(|payload| Some(*payload) != kept_video) {

@@ -56,11 +56,13 @@ struct Entry {
     unacked: Option<ServerId>,
     /// A BYE that waits for that ACK (RFC 3261 section 15).
     deferred_bye: Option<(ClientId, Headers)>,
+    /// No stream carries its long requests.
+    udp_only: bool,
 }
 
 impl Entry {
     const fn new(dialog: Dialog) -> Self {
-        Entry { dialog, client_invite: None, server_invite: None, unacked: None, deferred_bye: None }
+        Entry { dialog, client_invite: None, server_invite: None, unacked: None, deferred_bye: None, udp_only: false }
     }
 }
 

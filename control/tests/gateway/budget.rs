@@ -22,7 +22,7 @@ use crate::{
 const LIMIT: usize = 1_300;
 
 /// Settings with a limit, and with more of H.264 than fits.
-fn settings(more: &str) -> GatewayConfig {
+pub(crate) fn settings(more: &str) -> GatewayConfig {
     let text = format!("profiles=42e01f,42001f,4d001f\nproxy_use_h264_packetization_mode_1_only=false\n{more}");
     let read = Config::parse("flashphoner.properties", &text, Sources::default()).unwrap();
     let mut settings = config();
@@ -31,7 +31,7 @@ fn settings(more: &str) -> GatewayConfig {
     GatewayConfig { codecs: read.codecs, trunks: read.trunks, ..settings }
 }
 
-const UDP_ONLY: &str = "trunk.office.match=example.com\ntrunk.office.udp_only=true\n";
+pub(crate) const UDP_ONLY: &str = "trunk.office.match=example.com\ntrunk.office.udp_only=true\n";
 
 /// A call with a camera in a fresh world: what the page's first INVITE became.
 fn calling(settings: GatewayConfig) -> (World, Request) {
@@ -46,7 +46,7 @@ fn body(invite: &Request) -> String {
     String::from_utf8(invite.body.clone()).unwrap()
 }
 
-const CHALLENGE: &str = "Digest realm=\"a.rather.long.realm.example.com\", nonce=\"0123456789abcdef0123456789abcdef0123456789abcdef\", \
+pub(crate) const CHALLENGE: &str = "Digest realm=\"a.rather.long.realm.example.com\", nonce=\"0123456789abcdef0123456789abcdef0123456789abcdef\", \
     algorithm=SHA-256, qop=\"auth\", opaque=\"00112233445566778899aabbccddeeff\"";
 
 /// The peer asks for credentials, which make the INVITE longer.

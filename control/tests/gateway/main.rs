@@ -13,5 +13,6 @@ mod registration;
 mod relay;
 mod session;
 mod simulation;
+mod trunks;
 mod video;
 mod world;

@@ -586,6 +586,7 @@ impl Simulation {
             UaEvent::Finished { client, .. }
             | UaEvent::TimedOut { client, .. }
             | UaEvent::TransportFailed { client, .. }
+            | UaEvent::TooLong { client, .. }
             | UaEvent::Unusable { client }
             | UaEvent::CrossedCancel { client } => {
                 self.peer_clients.remove(&client);
@@ -711,6 +712,7 @@ impl Simulation {
             target: Target { transport: Transport::Udp, remote: OURS.parse().unwrap(), flow: None },
             account: None,
             give_up: None,
+            udp_only: false,
         };
         if let Ok(client) = self.peer.send_request(self.now, outgoing) {
             self.peer_clients.insert(client);

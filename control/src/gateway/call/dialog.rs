@@ -84,6 +84,21 @@ impl Gateway {
         }
     }
 
+    /// Requests of ours in a dialog keep to UDP when the trunk of the call's peer says so, or that of where they go: a phone behind its
+    /// proxy.
+    pub(super) fn hold_to_trunk(&mut self, key: CallKey, dialog: &DialogId) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let peer = call.targets.current().map(|target| target.remote);
+        let destination = self.ua.dialog(dialog).map(|dialog| dialog.destination.remote);
+        let is_udp_only = |ip| {
+            let trunk = if call.incoming { self.trunk_from(ip) } else { self.trunk_of(call.session, ip) };
+            trunk.is_some_and(|trunk| trunk.udp_only)
+        };
+        if peer.into_iter().chain(destination).any(|remote| is_udp_only(remote.ip())) {
+            self.ua.hold_to_udp(dialog);
+        }
+    }
+
     /// The peer hung up, or its dialog is lost; the agent has said what was to say.
     pub(in crate::gateway) fn dialog_ended(&mut self, dialog: &DialogId, end: CallEnd) {
         let Some(key) = self.dialogs.remove(dialog) else { return };

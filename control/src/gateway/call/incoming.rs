@@ -61,7 +61,7 @@ impl Gateway {
                 Err(error) => return self.refuse(server, 488, Some(&error.to_string())),
             },
         };
-        let codecs = self.codecs_of(session, Some(source.remote.ip()));
+        let codecs = self.codecs_of(self.trunk_from(source.remote.ip()));
         match browser_offer(offer.as_ref(), &codecs) {
             Ok(offered) => {
                 let key = self.begin_incoming(server, request, source, session);
@@ -133,7 +133,6 @@ impl Gateway {
         };
         let key = self.insert_call(new);
         self.servers.insert(server, key);
-        self.hold_to_trunk(session, source.remote);
         if let Some(call) = self.calls.get_mut(&key) {
             call.server = Some(server);
             let target = Target { transport: source.transport, remote: source.remote, flow: source.flow };
@@ -277,9 +276,8 @@ impl Gateway {
                 call.dialog.clone_from(&dialog);
                 let owner = call.session;
                 if let Some(dialog) = dialog {
-                    let peer = self.ua.dialog(&dialog).map(|dialog| dialog.destination.remote);
+                    self.hold_to_trunk(key, &dialog);
                     self.dialogs.insert(dialog, key);
-                    peer.into_iter().for_each(|peer| self.hold_to_trunk(owner, peer));
                 }
                 if let Some(session) = self.sessions.get_mut(&owner) {
                     session.had_calls = true;

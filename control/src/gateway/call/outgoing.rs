@@ -35,6 +35,9 @@ const SIP_HEADER_MAX_BYTES: usize = 512;
 const SIP_CALL_ID_BYTES: usize = 16;
 const FROM_TAG_BYTES: usize = 8;
 
+/// Message Too Large: what the page put into an INVITE, with the credentials, leaves no room for the shortest offer.
+const TOO_LONG: CallEnd = CallEnd::Refused(513);
+
 impl Gateway {
     /// `call`: refuses what cannot be, answers TRYING at once (R4), then asks whether it may be.
     pub(in crate::gateway) fn place_call(&mut self, socket: SocketId, session: SessionKey, request: CallRequest) {
@@ -197,9 +200,11 @@ impl Gateway {
     /// Found: take a relay.
     pub(in crate::gateway) fn call_resolved(&mut self, key: CallKey, answer: Answer) {
         let Answer::Resolved(found) = answer else { return self.finish(key, CallEnd::TransportFailed) };
-        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(call) = self.calls.get(&key) else { return };
         let session = call.session;
+        let found = self.by_trunk(session, found);
         let preferred = self.sessions.get(&session).and_then(|session| session.proxy);
+        let Some(call) = self.calls.get_mut(&key) else { return };
         call.targets = Targets::new(found.iter().copied().filter(|target| self.ua.reaches(*target)), preferred);
         let Some(target) = call.targets.current() else { return self.finish(key, CallEnd::TransportFailed) };
         self.keep_account(session, &found);
@@ -208,19 +213,22 @@ impl Gateway {
 
     /// The relay is there: INVITE with a small offer of our own.
     pub(in crate::gateway) fn invite(&mut self, key: CallKey) {
-        if let Err(end) = self.try_invite(key) {
-            self.finish(key, end);
+        match self.try_invite(key) {
+            Ok(()) => {}
+            Err(TOO_LONG) => self.try_next_address(key, TOO_LONG),
+            Err(end) => self.finish(key, end),
         }
     }
 
     fn try_invite(&mut self, key: CallKey) -> Result<(), CallEnd> {
         let call = self.calls.get(&key).ok_or(CallEnd::BadTarget)?;
-        let codecs = self.codecs_of(call.session, call.targets.current().map(|target| target.remote.ip()));
+        let target = call.targets.current().ok_or(CallEnd::TransportFailed)?;
+        let trunk = self.trunk_of(call.session, target.remote.ip());
+        let (codecs, udp_only) = (self.codecs_of(trunk), trunk.is_some_and(|trunk| trunk.udp_only));
         let call = self.calls.get_mut(&key).ok_or(CallEnd::BadTarget)?;
         call.codecs = codecs;
         let session = self.sessions.get_mut(&call.session).ok_or(CallEnd::SessionClosed)?;
         let account = session.account.as_ref().ok_or(CallEnd::BadTarget)?;
-        let target = call.targets.current().ok_or(CallEnd::TransportFailed)?;
         let uri = call.uri.clone().ok_or(CallEnd::BadTarget)?;
         let offer = call.browser.as_ref().ok_or(CallEnd::BadBrowserDescription)?;
         let side = offer.side_of_offer().map_err(|_| CallEnd::BadBrowserDescription)?;
@@ -248,11 +256,11 @@ impl Gateway {
             target,
             account: Some(session.account_id),
             give_up: None,
+            udp_only,
         };
         let client = self.ua.send_request(self.now, outgoing).map_err(|error| match error {
             SendError::Full => CallEnd::RelayRefused(gangway_shared::rcp::ErrorCode::Full),
-            // Message Too Large: what the page put into it leaves no room for the shortest offer.
-            SendError::TooLong => CallEnd::Refused(513),
+            SendError::TooLong => TOO_LONG,
             _ => CallEnd::TransportFailed,
         })?;
         session.had_calls = true;
@@ -290,10 +298,7 @@ impl Gateway {
         call.client = None;
         call.sip_status = Some(response.status.code());
         call.dialog = Some(dialog.clone());
-        let session = call.session;
-        if let Some(peer) = self.ua.dialog(&dialog).map(|dialog| dialog.destination.remote) {
-            self.hold_to_trunk(session, peer);
-        }
+        self.hold_to_trunk(key, &dialog);
         self.dialogs.insert(dialog, key);
         self.proxy_answered(key);
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
@@ -447,9 +452,28 @@ impl Gateway {
     pub(in crate::gateway) fn call_undelivered(&mut self, key: CallKey, client: ClientId, end: CallEnd) {
         let Some(call) = self.calls.get_mut(&key).filter(|call| call.client == Some(client)) else { return };
         call.client = None;
-        let untouched = call.status == CallStatus::Trying && call.agreement.is_none();
-        let next = if untouched { call.targets.advance() } else { None };
-        let Some(next) = next else { return self.finish(key, end) };
+        self.try_next_address(key, end);
+    }
+
+    /// The INVITE is too long for a datagram, with the credentials it was asked for or after TCP failed.
+    pub(in crate::gateway) fn call_too_long(&mut self, key: CallKey, client: ClientId) {
+        self.call_undelivered(key, client, TOO_LONG);
+    }
+
+    /// What was too long goes on to an address that may take it by a stream, and to no other.
+    fn try_next_address(&mut self, key: CallKey, end: CallEnd) {
+        let next = loop {
+            let Some(call) = self.calls.get_mut(&key) else { return };
+            let untouched = call.status == CallStatus::Trying && call.agreement.is_none();
+            let next = if untouched { call.targets.advance() } else { None };
+            let Some(next) = next else { return self.finish(key, end) };
+            let session = call.session;
+            let udp_only = || self.trunk_of(session, next.remote.ip()).is_some_and(|trunk| trunk.udp_only);
+            if end != TOO_LONG || self.ua.may_stream(self.now, next, udp_only()) {
+                break next;
+            }
+        };
+        let Some(call) = self.calls.get(&key) else { return };
         tracing::info!(call = %call.id, ?end, remote = %next.remote, "the proxy's next address is tried");
         let media_ip = self.media_ip_towards(Some(next.remote.ip()));
         let Some(call) = self.calls.get_mut(&key) else { return };

@@ -84,8 +84,15 @@ fn what_the_peer_took_before_stays_to_the_end() {
         ..Codec::usual(Encoding::H264)
     };
     let cases = [
-        (Some(Encoding::Opus), Some(Codec::usual(Encoding::Vp8)), "opus/48000/2, telephone-event/48000", "VP8/90000"),
-        (Some(Encoding::G722), None, "G722/8000, telephone-event/8000", "H264 ConstrainedBaseline mode 1"),
+        // Beside what was taken stays a law of G.711, for another phone behind the same proxy.
+        (
+            Some(Encoding::Opus),
+            Some(Codec::usual(Encoding::Vp8)),
+            "opus/48000/2, PCMA/8000, telephone-event/8000, telephone-event/48000",
+            "VP8/90000",
+        ),
+        (Some(Encoding::G722), None, "PCMA/8000, G722/8000, telephone-event/8000", "H264 ConstrainedBaseline mode 1"),
+        (Some(Encoding::Pcmu), None, "PCMU/8000, telephone-event/8000", "H264 ConstrainedBaseline mode 1"),
         (None, Some(h264(h264::Profile::High, 0)), "PCMA/8000, telephone-event/8000", "H264 High mode 0"),
         // Baseline is what the two share, though it is not what was offered.
         (

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use gangway_shared::time::Time;
 
-use super::{AccountId, ClientId, Due, Entry, Transmit, Ua, UaEvent, streams::Bodies};
+use super::{AccountId, ClientId, Due, Entry, SendError, Transmit, Ua, UaEvent, streams::Fit};
 use crate::sip::{
     dialog::{Dialog, DialogId, DialogState, MAX_FORWARDS, Target},
     digest::Attempts,
@@ -42,6 +42,17 @@ pub(super) enum Purpose {
     Agent,
 }
 
+/// What became of a request that was asked for credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// It was sent again with them.
+    Sent,
+    /// They may not be shown, were refused, or there is no room for another transaction: the challenge is its end.
+    Not,
+    /// They make it too long.
+    TooLong,
+}
+
 /// How far a wish to give up an INVITE has come.
 pub(super) enum Cancelling {
     No,
@@ -77,8 +88,8 @@ pub(super) struct ClientTx {
     pub(super) acks: Vec<(Option<DialogId>, Option<Transmit>)>,
     /// Where to send it by UDP after all, when the stream that its length called for fails.
     pub(super) datagram_target: Option<Target>,
-    /// The bodies it may have.
-    pub(super) bodies: Bodies,
+    /// What may be done about its length.
+    pub(super) fit: Fit,
     pub(super) armed: Option<Time>,
 }
 
@@ -215,7 +226,7 @@ impl Ua {
                 return None;
             }
             tx.forks.push(dialog_id.clone());
-            self.dialogs.insert(dialog_id.clone(), Entry::new(dialog));
+            self.dialogs.insert(dialog_id.clone(), Entry { udp_only: tx.fit.udp_only, ..Entry::new(dialog) });
         } else if response.headers.contact().is_ok()
             && let Some(entry) = self.dialogs.get_mut(&dialog_id)
         {
@@ -299,7 +310,7 @@ impl Ua {
         match self.dialogs.get_mut(&dialog_id) {
             Some(entry) => entry.dialog.confirm(response, serves),
             None => {
-                self.dialogs.insert(dialog_id.clone(), Entry::new(dialog));
+                self.dialogs.insert(dialog_id.clone(), Entry { udp_only: tx.fit.udp_only, ..Entry::new(dialog) });
             }
         }
         Some((dialog_id, is_readable))
@@ -307,7 +318,9 @@ impl Ua {
 
     /// A final answer that ends a request: 300-699 to INVITE, anything to others. Challenges are answered here.
     fn finish(&mut self, now: Time, id: u64, response: &Response) {
-        if matches!(response.status.code(), 401 | 407) && self.answer_challenge(now, id, response) {
+        let is_challenge = matches!(response.status.code(), 401 | 407);
+        let retry = if is_challenge { self.answer_challenge(now, id, response) } else { Retry::Not };
+        if retry == Retry::Sent {
             return;
         }
         let Some(tx) = self.clients.get_mut(&id) else { return };
@@ -316,7 +329,11 @@ impl Ua {
         let forks = std::mem::take(&mut tx.forks);
         self.drop_early(&forks);
         self.free_dialog(id);
-        self.report(id, UaEvent::Finished { client, dialog, response: response.clone() });
+        let event = match retry {
+            Retry::TooLong => UaEvent::TooLong { client, dialog },
+            Retry::Sent | Retry::Not => UaEvent::Finished { client, dialog, response: response.clone() },
+        };
+        self.report(id, event);
     }
 
     /// Lets go of the dialog at the final answer already, not only when the transaction has died down.
@@ -331,17 +348,19 @@ impl Ua {
     }
 
     /// Sends the request again with credentials, when they may be shown; the new transaction keeps the owner's id.
-    fn answer_challenge(&mut self, now: Time, id: u64, response: &Response) -> bool {
-        let Some(tx) = self.clients.get_mut(&id) else { return false };
+    fn answer_challenge(&mut self, now: Time, id: u64, response: &Response) -> Retry {
+        let Some(tx) = self.clients.get_mut(&id) else { return Retry::Not };
         if !matches!(tx.cancelling, Cancelling::No) || tx.request.method == Method::Cancel {
-            return false;
+            return Retry::Not;
         }
-        let Some(account) = tx.account.and_then(|account| self.accounts.get_mut(&account)) else { return false };
+        let Some(account) = tx.account.and_then(|account| self.accounts.get_mut(&account)) else {
+            return Retry::Not;
+        };
         let mut attempts = tx.attempts;
         let answer = account.answer(&mut attempts, &tx.request, response, tx.target.remote, self.entropy.as_mut());
         let Ok(credentials) = answer else {
             self.counters.challenges_refused += 1;
-            return false;
+            return Retry::Not;
         };
         let mut request = tx.request.clone();
         for (name, _) in &credentials {
@@ -352,7 +371,7 @@ impl Ua {
         }
         let (client, target, dialog, owner) = (tx.client, tx.target, tx.dialog.clone(), tx.account);
         let (purpose, datagram_target, give_up) = (tx.purpose, tx.datagram_target, tx.give_up.take());
-        let bodies = tx.bodies.clone();
+        let fit = tx.fit.clone();
         let cseq = request.headers.cseq().map_or(0, |cseq| cseq.number);
         let entry = dialog.as_ref().and_then(|dialog| self.dialogs.get_mut(dialog));
         let cseq = match entry {
@@ -366,12 +385,16 @@ impl Ua {
         request.headers.remove(&HeaderName::Via);
         // Where the length called for a stream, that of the request with credentials decides anew.
         let target = datagram_target.unwrap_or(target);
-        let launched = self.launch(now, client, (request, bodies), target, |tx| {
+        let launched = self.launch(now, client, (request, fit), target, |tx| {
             (tx.dialog, tx.account, tx.purpose) = (dialog, owner, purpose);
             (tx.attempts, tx.give_up) = (attempts, give_up);
         });
-        let Ok(next) = launched else { return false };
-        let Some(tx) = self.clients.get_mut(&id) else { return true };
+        let next = match launched {
+            Ok(next) => next,
+            Err(SendError::TooLong) => return Retry::TooLong,
+            Err(_) => return Retry::Not,
+        };
+        let Some(tx) = self.clients.get_mut(&id) else { return Retry::Sent };
         tx.reported = true;
         let (dialog, forks) = (tx.dialog.clone(), std::mem::take(&mut tx.forks));
         self.drop_early(&forks);
@@ -379,7 +402,7 @@ impl Ua {
         if let Some(entry) = entry.filter(|entry| entry.client_invite == Some(id)) {
             entry.client_invite = Some(next);
         }
-        true
+        Retry::Sent
     }
 
     /// Tells the owner the outcome, once.
@@ -418,18 +441,22 @@ impl Ua {
     pub(super) fn fail_transport(&mut self, now: Time, id: u64) {
         let Some(tx) = self.clients.get_mut(&id) else { return };
         let (client, dialog) = (tx.client, tx.dialog.clone());
+        let mut event = UaEvent::TransportFailed { client, dialog: dialog.clone() };
         if let Some(target) = tx.datagram_target.take() {
             self.no_streams.note(now + self.config.stream_retry, target.remote);
             self.long_requests.tcp_failed += 1;
             let Some(tx) = self.clients.get_mut(&id) else { return };
-            let (mut request, bodies) = (tx.request.clone(), tx.bodies.clone());
+            let (mut request, fit) = (tx.request.clone(), tx.fit.clone());
             request.headers.remove(&HeaderName::Via);
             let (account, purpose, attempts, give_up) = (tx.account, tx.purpose, tx.attempts, tx.give_up);
             let (cancelling, in_dialog) = (std::mem::replace(&mut tx.cancelling, Cancelling::No), dialog.clone());
-            let launched = self.launch(now, client, (request, bodies), target, |tx| {
+            let launched = self.launch(now, client, (request, fit), target, |tx| {
                 (tx.dialog, tx.account, tx.purpose, tx.attempts) = (in_dialog, account, purpose, attempts);
                 (tx.cancelling, tx.give_up) = (cancelling, give_up);
             });
+            if launched == Err(SendError::TooLong) {
+                event = UaEvent::TooLong { client, dialog: dialog.clone() };
+            }
             if let Ok(next) = launched {
                 let entry = dialog.as_ref().and_then(|dialog| self.dialogs.get_mut(dialog));
                 if let Some(entry) = entry.filter(|entry| entry.client_invite == Some(id)) {
@@ -442,7 +469,7 @@ impl Ua {
                 return;
             }
         }
-        self.report(id, UaEvent::TransportFailed { client, dialog });
+        self.report(id, event);
         self.drop_client(id);
     }
 

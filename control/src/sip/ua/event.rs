@@ -101,6 +101,8 @@ pub struct Outgoing {
     /// When it is given up without a final answer, if that is before timer F, sent again for a challenge or not. An INVITE takes no heed
     /// of it: see [`Ua::cancel`](super::Ua::cancel).
     pub give_up: Option<Time>,
+    /// However long it is, no stream carries it where `target` says UDP, nor requests of the dialog that it makes: it goes shortened.
+    pub udp_only: bool,
 }
 
 /// An answer to a request that we received. The agent adds Via, From, To with our tag, Call-ID, CSeq and Record-Route.
@@ -170,7 +172,7 @@ pub enum RespondError {
 }
 
 /// What happened. Each request that was sent ends with exactly one of `Answered`, `Finished`, `TimedOut`, `TransportFailed`,
-/// `Unusable`, `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
+/// `TooLong`, `Unusable`, `CrossedCancel`; each that was received waits for [`Ua::respond`] unless its event says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UaEvent {
     /// Our request is under way with another of its bodies than before. It comes ahead of any answer to that one; an answer is to be
@@ -224,6 +226,14 @@ pub enum UaEvent {
     },
     /// The transport could not deliver. Counts as 503.
     TransportFailed {
+        /// Our request: done.
+        client: ClientId,
+        /// The dialog it was sent in.
+        dialog: Option<DialogId>,
+    },
+    /// It is under way no more: too long for a datagram with the credentials that it was asked for, or after the peer took no stream, and
+    /// cannot be shortened so far. As [`SendError::TooLong`], only later. Counts as 513.
+    TooLong {
         /// Our request: done.
         client: ClientId,
         /// The dialog it was sent in.

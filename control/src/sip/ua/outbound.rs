@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AccountId, ClientId, Content, Outgoing, SendError, Transmit, Ua, UaEvent,
     client::{Cancelling, ClientTx, Machine, Purpose, transmit},
-    streams::Bodies,
+    streams::Fit,
 };
 use crate::sip::{
     dialog::{DialogId, DialogState, MAX_FORWARDS, Role, Target},
@@ -70,16 +70,17 @@ impl Ua {
             Method::Invite if outgoing.contact.is_none() => return Err(SendError::NoContact),
             _ => {}
         }
-        let Outgoing { target, account, .. } = outgoing;
+        let Outgoing { target, account, udp_only, .. } = outgoing;
         let give_up = outgoing.give_up.filter(|_| outgoing.method != Method::Invite);
-        let (mut request, bodies) = self.compose(outgoing);
+        let (mut request, mut fit) = self.compose(outgoing);
+        fit.udp_only = udp_only;
         self.preempt(&mut request, account, target);
         let client = ClientId(self.fresh_id());
-        self.launch(now, client, (request, bodies), target, |tx| (tx.account, tx.give_up) = (account, give_up))?;
+        self.launch(now, client, (request, fit), target, |tx| (tx.account, tx.give_up) = (account, give_up))?;
         Ok(client)
     }
 
-    fn compose(&mut self, outgoing: Outgoing) -> (Request, Bodies) {
+    fn compose(&mut self, outgoing: Outgoing) -> (Request, Fit) {
         let Outgoing { method, uri, mut from, to, call_id, cseq, contact, routes, headers, content, .. } = outgoing;
         if from.tag().is_none() {
             from = from.with_tag(&self.fresh_tag());
@@ -97,12 +98,12 @@ impl Ua {
         if let Some(contact) = contact {
             request.headers.push(HeaderName::Contact, contact.to_string());
         }
-        let bodies = self.complete(&mut request, headers, content);
-        (request, bodies)
+        let fit = self.complete(&mut request, headers, content);
+        (request, fit)
     }
 
     /// What every request of ours has: the owner's headers, what we can, who we are, the body.
-    fn complete(&self, request: &mut Request, headers: Headers, content: Option<Content>) -> Bodies {
+    fn complete(&self, request: &mut Request, headers: Headers, content: Option<Content>) -> Fit {
         let own = headers.iter().filter(|(name, _)| !MANAGED.contains(name));
         for (name, value) in own {
             request.headers.push(name.clone(), value);
@@ -116,10 +117,10 @@ impl Ua {
         if !self.config.user_agent.is_empty() {
             request.headers.push(HeaderName::UserAgent, self.config.user_agent.as_str());
         }
-        let Some(content) = content else { return Bodies::default() };
+        let Some(content) = content else { return Fit::default() };
         request.headers.push(HeaderName::ContentType, content.content_type);
         request.body = content.body;
-        Bodies::new(&request.body, content.shorter)
+        Fit::new(&request.body, content.shorter)
     }
 
     fn preempt(&mut self, request: &mut Request, account: Option<AccountId>, target: Target) {
@@ -186,10 +187,12 @@ impl Ua {
         let mut request = entry.dialog.request(method);
         let target = entry.dialog.destination;
         let account = entry.dialog.account.map(AccountId);
-        let bodies = self.complete(&mut request, headers, content);
+        let udp_only = entry.udp_only;
+        let mut fit = self.complete(&mut request, headers, content);
+        fit.udp_only = udp_only;
         self.preempt(&mut request, account, target);
         let within = dialog.clone();
-        let id = self.launch(now, client, (request, bodies), target, |tx| {
+        let id = self.launch(now, client, (request, fit), target, |tx| {
             (tx.dialog, tx.account, tx.purpose) = (Some(within), account, purpose);
         })?;
         if let Some(entry) = self.dialogs.get_mut(dialog) {
@@ -217,18 +220,18 @@ impl Ua {
         &mut self,
         now: Time,
         client: ClientId,
-        (mut request, mut bodies): (Request, Bodies),
+        (mut request, mut fit): (Request, Fit),
         target: Target,
         fill: impl FnOnce(&mut ClientTx),
     ) -> Result<u64, SendError> {
-        let told = bodies.used();
-        let way = self.way(now, &mut request, &mut bodies, target)?;
+        let told = fit.used();
+        let way = self.way(now, &mut request, &mut fit, target)?;
         let by_stream = way.transport != target.transport;
-        let used = bodies.used();
+        let used = fit.used();
         let patience = by_stream.then_some(self.config.stream_connect);
         let id = self.launch_as(now, client, request, (way, patience), |tx| {
             fill(tx);
-            (tx.bodies, tx.datagram_target) = (bodies, by_stream.then_some(target));
+            (tx.fit, tx.datagram_target) = (fit, by_stream.then_some(target));
         })?;
         if used != told {
             self.events.push_back(UaEvent::Shortened { client, body: used });
@@ -300,7 +303,7 @@ impl Ua {
             forks: Vec::new(),
             acks: Vec::new(),
             datagram_target: None,
-            bodies: Bodies::default(),
+            fit: Fit::default(),
             armed: None,
         };
         fill(&mut tx);

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use gangway_shared::time::Time;
 
 use super::{SendError, Ua};
-use crate::sip::{Transport, dialog::Target, message::Request};
+use crate::sip::{
+    Transport,
+    dialog::{DialogId, Target},
+    message::{Method, Request},
+};
 
 /// Most peers remembered: carriers have dozens of targets. Beyond, the one that would be forgotten first makes room.
 const PEERS_MAX: usize = 256;
@@ -21,7 +25,7 @@ pub struct LongRequests {
     pub tcp_failed: u64,
     /// It went by UDP with a shorter body.
     pub shortened: u64,
-    /// It went by UDP as long as it was: it has no shorter body.
+    /// It went by UDP as long as it was: it has no shorter body and is no INVITE.
     pub as_it_was: u64,
     /// It was not sent: the shortest body is too long too.
     pub refused: u64,
@@ -41,62 +45,42 @@ impl LongRequests {
     }
 }
 
-/// Why a peer gets no stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NoStream {
-    /// Until then: it took no connection.
-    Until(Time),
-    /// The operator said so.
-    UdpOnly,
-}
-
-/// Peers that take no streams.
+/// Peers that took no stream, each until when.
 #[derive(Debug, Default)]
-pub(super) struct NoStreams(BTreeMap<SocketAddr, NoStream>);
+pub(super) struct NoStreams(BTreeMap<SocketAddr, Time>);
 
 impl NoStreams {
     /// This peer took none; it is tried again at `until`. RFC 3261 section 18.1.1 would try the stream each time.
     pub(super) fn note(&mut self, until: Time, peer: SocketAddr) {
-        if self.0.get(&peer) != Some(&NoStream::UdpOnly) {
-            self.insert(peer, NoStream::Until(until));
-        }
-    }
-
-    fn insert(&mut self, peer: SocketAddr, why: NoStream) {
-        let until = |why: &NoStream| match why {
-            NoStream::Until(until) => Some(*until),
-            NoStream::UdpOnly => None,
-        };
         if self.0.len() >= PEERS_MAX && !self.0.contains_key(&peer) {
-            let timed = self.0.iter().filter_map(|(peer, why)| Some((until(why)?, *peer))).min();
-            let first = timed.map(|(_, peer)| peer).or_else(|| self.0.keys().next().copied());
-            first.and_then(|first| self.0.remove(&first));
+            let first = self.0.iter().map(|(peer, until)| (*until, *peer)).min();
+            first.and_then(|(_, first)| self.0.remove(&first));
         }
-        self.0.insert(peer, why);
+        self.0.insert(peer, until);
     }
 
-    /// In words why this peer gets no stream now; `None`: it may get one.
-    fn why(&self, now: Time, peer: SocketAddr) -> Option<&'static str> {
-        match self.0.get(&peer)? {
-            NoStream::Until(until) => (now < *until).then_some("it took no TCP connection"),
-            NoStream::UdpOnly => Some("its trunk is UDP only"),
-        }
+    /// Whether this peer gets no stream now.
+    fn has(&self, now: Time, peer: SocketAddr) -> bool {
+        self.0.get(&peer).is_some_and(|until| now < *until)
     }
 }
 
-/// The bodies that a request of ours may have: best first, each shorter than the one before.
+/// How a request of ours is made to fit a datagram.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Bodies {
-    all: Vec<Vec<u8>>,
+pub(super) struct Fit {
+    /// The bodies that it may have: best first, each shorter than the one before. None: it has one body or no body.
+    bodies: Vec<Vec<u8>>,
     /// The one in use.
     used: usize,
+    /// No stream carries it, however long it is.
+    pub(super) udp_only: bool,
 }
 
-impl Bodies {
-    /// A body and its shorter forms. Without the latter the request is sent as it is.
+impl Fit {
+    /// A body and its shorter forms.
     pub(super) fn new(body: &[u8], shorter: Vec<Vec<u8>>) -> Self {
-        let all = if shorter.is_empty() { shorter } else { std::iter::once(body.to_vec()).chain(shorter).collect() };
-        Bodies { all, used: 0 }
+        let bodies = if shorter.is_empty() { shorter } else { std::iter::once(body.to_vec()).chain(shorter).collect() };
+        Fit { bodies, used: 0, udp_only: false }
     }
 
     /// The number of the one in use; 0 is the longest.
@@ -107,14 +91,14 @@ impl Bodies {
     /// Gives the request its longest body.
     fn restore(&mut self, request: &mut Request) {
         self.used = 0;
-        if let Some(body) = self.all.first() {
+        if let Some(body) = self.bodies.first() {
             request.body.clone_from(body);
         }
     }
 
     /// Gives the request its first body with which it has at most `limit` bytes. False when all are too long: it has the shortest.
     fn shorten(&mut self, request: &mut Request, limit: usize) -> bool {
-        for (at, body) in self.all.iter().enumerate() {
+        for (at, body) in self.bodies.iter().enumerate() {
             request.body.clone_from(body);
             self.used = at;
             if sent_len(request) <= limit {
@@ -131,9 +115,30 @@ fn sent_len(request: &Request) -> usize {
 }
 
 impl Ua {
-    /// Long requests to this peer go by UDP, shortened where they can be: it has no TCP, or none that we may use (`udp_only`).
-    pub fn hold_to_udp(&mut self, peer: SocketAddr) {
-        self.no_streams.insert(peer, NoStream::UdpOnly);
+    /// Long requests of a dialog go by UDP from now on, shortened where they can be, as after an INVITE that was [`Outgoing::udp_only`].
+    ///
+    /// [`Outgoing::udp_only`]: super::Outgoing::udp_only
+    pub fn hold_to_udp(&mut self, dialog: &DialogId) {
+        if let Some(entry) = self.dialogs.get_mut(dialog) {
+            entry.udp_only = true;
+        }
+    }
+
+    /// Whether a long request to this target may go by a stream: it is one, or it may be tried by TCP.
+    #[must_use]
+    pub fn may_stream(&self, now: Time, target: Target, udp_only: bool) -> bool {
+        target.transport != Transport::Udp || self.why_no_stream(now, target.remote, udp_only).is_none()
+    }
+
+    /// In words why a long request gets no stream; `None`: it may get one.
+    fn why_no_stream(&self, now: Time, remote: SocketAddr, udp_only: bool) -> Option<&'static str> {
+        if udp_only {
+            Some("its trunk is UDP only")
+        } else if !self.config.serves(Transport::Tcp, remote.ip()) {
+            Some("we have no TCP address")
+        } else {
+            self.no_streams.has(now, remote).then_some("it took no TCP connection")
+        }
     }
 
     /// How often a request was too long for a datagram, for metrics.
@@ -145,33 +150,33 @@ impl Ua {
     /// How a request without Via goes to its target: as it says, or, when it is too long for a datagram, by TCP or with a shorter body.
     ///
     /// # Errors
-    /// [`SendError::TooLong`]: there is no TCP and the shortest body is too long too.
+    /// [`SendError::TooLong`]: there is no TCP and the shortest body is too long too. Of an INVITE that body may be the only one; other
+    /// requests without shorter bodies, a REGISTER above all, go as they are.
     pub(super) fn way(
         &mut self,
         now: Time,
         request: &mut Request,
-        bodies: &mut Bodies,
+        fit: &mut Fit,
         target: Target,
     ) -> Result<Target, SendError> {
-        bodies.restore(request);
+        fit.restore(request);
         let limit = self.config.udp_request_limit_bytes;
         let len = sent_len(request);
         if target.transport != Transport::Udp || limit == 0 || len <= limit {
             return Ok(target);
         }
         let (method, remote) = (request.method.clone(), target.remote);
-        let no_tcp = (!self.config.serves(Transport::Tcp, remote.ip())).then_some("we have no TCP address");
-        let Some(why) = no_tcp.or_else(|| self.no_streams.why(now, remote)) else {
+        let Some(why) = self.why_no_stream(now, remote, fit.udp_only) else {
             self.long_requests.by_tcp += 1;
             tracing::info!(%method, %remote, len, limit, "a request too long for a datagram goes by TCP");
             return Ok(Target { transport: Transport::Tcp, remote, flow: None });
         };
-        if bodies.all.is_empty() {
+        if fit.bodies.is_empty() && method != Method::Invite {
             self.long_requests.as_it_was += 1;
             tracing::warn!(%method, %remote, len, limit, why, "a request too long for a datagram goes by UDP all the same");
             return Ok(target);
         }
-        if !bodies.shorten(request, limit) {
+        if !fit.shorten(request, limit) {
             self.long_requests.refused += 1;
             let len = sent_len(request);
             tracing::warn!(%method, %remote, len, limit, why, "a request is too long for a datagram and cannot be shortened");
@@ -187,7 +192,6 @@ impl Ua {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sip::message::Method;
 
     fn peer(port: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 1], port))
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn a_peer_is_remembered_until_its_time_and_the_first_to_go_makes_room() {
         let mut peers = NoStreams::default();
-        let is_noted = |peers: &NoStreams, ms, port| peers.why(Time::from_millis(ms), peer(port)).is_some();
+        let is_noted = |peers: &NoStreams, ms, port| peers.has(Time::from_millis(ms), peer(port));
         peers.note(Time::from_millis(10), peer(1));
         assert!(is_noted(&peers, 9, 1) && !is_noted(&peers, 10, 1));
         for port in 2..=PEERS_MAX as u16 + 1 {
@@ -210,34 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_of_udp_only_stays_so_whatever_else_is_noted() {
-        let mut peers = NoStreams::default();
-        peers.insert(peer(1), NoStream::UdpOnly);
-        peers.note(Time::from_millis(5), peer(1));
-        for port in 2..=2 * PEERS_MAX as u16 {
-            peers.note(Time::from_millis(20 + u64::from(port)), peer(port));
-        }
-        assert_eq!(peers.why(Time::from_millis(1_000_000), peer(1)), Some("its trunk is UDP only"));
-        for port in 2..=2 * PEERS_MAX as u16 {
-            peers.insert(peer(port), NoStream::UdpOnly);
-        }
-        assert_eq!(peers.0.len(), PEERS_MAX, "bounded all the same");
-    }
-
-    #[test]
     fn the_first_body_that_fits_is_taken() {
         let mut request = Request::new(Method::Invite, "sip:a@example.com".parse().unwrap());
         request.body = vec![b'x'; 300];
-        let mut bodies = Bodies::new(&request.body, vec![vec![b'y'; 200], vec![b'z'; 100]]);
+        let mut fit = Fit::new(&request.body, vec![vec![b'y'; 200], vec![b'z'; 100]]);
         let bare = sent_len(&Request { body: Vec::new(), ..request.clone() });
         for (limit, used, len) in [(bare + 310, 0, 300), (bare + 210, 1, 200), (bare + 110, 2, 100)] {
-            assert!(bodies.shorten(&mut request, limit));
-            assert_eq!((bodies.used(), request.body.len()), (used, len));
+            assert!(fit.shorten(&mut request, limit));
+            assert_eq!((fit.used(), request.body.len()), (used, len));
             assert!(sent_len(&request) <= limit);
         }
-        assert!(!bodies.shorten(&mut request, bare + 50));
-        assert_eq!(bodies.used(), 2);
-        bodies.restore(&mut request);
-        assert_eq!((bodies.used(), request.body.len()), (0, 300));
+        assert!(!fit.shorten(&mut request, bare + 50));
+        assert_eq!(fit.used(), 2);
+        fit.restore(&mut request);
+        assert_eq!((fit.used(), request.body.len()), (0, 300));
     }
 }

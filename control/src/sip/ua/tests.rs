@@ -178,6 +178,7 @@ fn outgoing(bench: &Bench, method: Method) -> Outgoing {
         target: bench.target(),
         account: None,
         give_up: None,
+        udp_only: false,
     }
 }
 

@@ -45,15 +45,48 @@ fn without_tcp_the_first_body_that_fits_is_sent() {
 }
 
 #[test]
-fn a_peer_of_udp_only_is_never_tried_by_tcp() {
+fn a_request_of_udp_only_is_never_tried_by_tcp_nor_is_its_dialog_and_others_to_that_peer_are() {
     let mut bench = with_tcp();
-    bench.ua.hold_to_udp(PEER.parse().unwrap());
-    let client = send(&mut bench, &[1_500, 700]);
+    let invite = Outgoing { content: content(&[1_500, 700]), udp_only: true, ..outgoing(&bench, Method::Invite) };
+    let client = bench.ua.send_request(bench.now, invite).unwrap();
     let (transport, invite, len) = next(&mut bench);
     assert_eq!((transport, invite.body.len()), (Transport::Udp, 700));
     assert!(len <= LIMIT);
     assert_eq!(bench.event(), UaEvent::Shortened { client, body: 1 });
     assert_eq!(bench.ua.long_requests(), &LongRequests { shortened: 1, ..LongRequests::default() });
+    send(&mut bench, &[1_500, 700]);
+    assert_eq!(next(&mut bench).0, Transport::Tcp, "nothing is remembered of the peer");
+    bench.receive(&answer_with_contact(&invite, 200, "bt"));
+    let UaEvent::Answered { dialog, .. } = bench.event() else { panic!("answered") };
+    bench.sent();
+    let reinvite = bench.ua.send_in_dialog(bench.now, &dialog, Method::Invite, Headers::new(), content(&[1_500, 500]));
+    assert_eq!(next(&mut bench).0, Transport::Udp);
+    assert_eq!(bench.event(), UaEvent::Shortened { client: reinvite.unwrap(), body: 1 });
+}
+
+#[test]
+fn a_dialog_that_is_held_to_udp_is_so_until_it_ends() {
+    let mut bench = with_tcp();
+    let (_, _, dialog) = established(&mut bench);
+    bench.ua.hold_to_udp(&dialog);
+    let reinvite = bench.ua.send_in_dialog(bench.now, &dialog, Method::Invite, Headers::new(), content(&[1_500, 500]));
+    assert_eq!(next(&mut bench).0, Transport::Udp);
+    assert_eq!(bench.event(), UaEvent::Shortened { client: reinvite.unwrap(), body: 1 });
+}
+
+#[test]
+fn credentials_that_leave_no_room_for_the_shortest_are_its_end_and_not_the_challenge() {
+    let mut bench = Bench::new();
+    bench.ua.put_account(AccountId(1), account());
+    let invite =
+        Outgoing { content: content(&[850, 849]), account: Some(AccountId(1)), ..outgoing(&bench, Method::Invite) };
+    let client = bench.ua.send_request(bench.now, invite).unwrap();
+    let (_, first, _) = next(&mut bench);
+    bench.receive(&challenge(&first, "n1"));
+    assert_eq!(next(&mut bench).1.method, Method::Ack);
+    assert!(bench.sent().is_empty());
+    assert_eq!(bench.event(), UaEvent::TooLong { client, dialog: None });
+    bench.ends_empty();
 }
 
 #[test]
@@ -112,12 +145,21 @@ fn what_cannot_be_made_short_enough_is_not_sent() {
     assert_eq!(next(&mut bench).0, Transport::Tcp);
     bench.ua.handle_transport_error(bench.now, Transport::Tcp, PEER.parse().unwrap(), None);
     assert!(bench.sent().is_empty());
-    assert_eq!(bench.event(), UaEvent::TransportFailed { client, dialog: None });
+    assert_eq!(bench.event(), UaEvent::TooLong { client, dialog: None });
     bench.ends_empty();
 }
 
 #[test]
-fn a_request_without_shorter_bodies_goes_as_it_is_and_is_counted() {
+fn an_invite_without_shorter_bodies_is_not_sent_in_fragments() {
+    let mut bench = Bench::new();
+    let invite = Outgoing { content: content(&[1_500]), ..outgoing(&bench, Method::Invite) };
+    assert_eq!(bench.ua.send_request(bench.now, invite), Err(SendError::TooLong));
+    assert!(bench.sent().is_empty());
+    assert_eq!(bench.ua.long_requests(), &LongRequests { refused: 1, ..LongRequests::default() });
+}
+
+#[test]
+fn another_request_without_shorter_bodies_goes_as_it_is_and_is_counted() {
     let mut bench = Bench::new();
     let long = Outgoing { content: content(&[1_500]), ..outgoing(&bench, Method::Options) };
     bench.ua.send_request(bench.now, long).unwrap();

@@ -139,6 +139,7 @@ impl World {
             | UaEvent::Finished { client, .. }
             | UaEvent::TimedOut { client, .. }
             | UaEvent::TransportFailed { client, .. }
+            | UaEvent::TooLong { client, .. }
             | UaEvent::Unusable { client }
             | UaEvent::CrossedCancel { client } => {
                 let before = self.open[side].len();
