@@ -5,6 +5,7 @@
 //! ids, addresses and credentials are passed in. A description is read leniently, with limits, and printed strictly, with CRLF.
 
 pub mod browser;
+mod choice;
 pub mod codec;
 pub mod h264;
 pub mod negotiate;

@@ -15,6 +15,7 @@ use crate::{
         plan::{self, CallAddresses},
         timers::{CallTimer, Timer},
     },
+    sdp::MediaAgreement,
     sip::{message::Status, ua::Reply},
 };
 
@@ -72,6 +73,11 @@ impl Gateway {
             (addresses.video_rtp, addresses.browser_video) = (None, None);
         }
         if program != relay.program {
+            if let Some(agreement) = &call.agreement {
+                let choice = |medium: &MediaAgreement| medium.choice(call.incoming);
+                let video = agreement.video.as_ref().map_or_else(|| "no section that both have".to_owned(), choice);
+                tracing::info!(call = %call.id, audio = choice(&agreement.audio), video, "codecs");
+            }
             relay.generation = Generation(relay.generation.0 + 1);
             relay.program = program;
         }
