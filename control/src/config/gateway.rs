@@ -34,6 +34,7 @@ impl Config {
             trusted,
             udp_request_limit_bytes: self.count("sip_udp_request_limit_bytes"),
             stream_connect: self.millis("sip_long_request_connect_timeout_ms"),
+            stream_answer: self.millis("sip_long_request_answer_timeout_ms"),
             stream_retry: self.millis("sip_long_request_tcp_retry_ms"),
         }
     }

@@ -498,6 +498,11 @@ pub const KEYS: &[Key] = &[
         "1000",
         "ms that its connection may take before it goes by UDP after all",
     ),
+    millis(
+        "sip_long_request_answer_timeout_ms",
+        "2000",
+        "ms without any answer on that connection after which an INVITE goes by UDP after all",
+    ),
     millis("sip_long_request_tcp_retry_ms", "600000", "ms that a peer without TCP gets long requests by UDP at once"),
     key("sip_transactions_max", "16384", Kind::Number(10, 1_000_000), "transactions at once; beyond, 503"),
     key(

@@ -88,6 +88,8 @@ pub(super) struct ClientTx {
     pub(super) acks: Vec<(Option<DialogId>, Option<Transmit>)>,
     /// Where to send it by UDP after all, when the stream that its length called for fails.
     pub(super) datagram_target: Option<Target>,
+    /// When it goes there although the stream stands: something took the connection and nobody behind it answers.
+    pub(super) stream_silent_at: Option<Time>,
     /// What may be done about its length.
     pub(super) fit: Fit,
     pub(super) armed: Option<Time>,
@@ -123,6 +125,7 @@ impl Ua {
             return;
         }
         let status = response.status;
+        tx.stream_silent_at = None;
         match &mut tx.machine {
             Machine::Invite(machine) => match machine.handle_response(now, status) {
                 InviteVerdict::Deliver if status.is_provisional() => self.progress(now, id, response),
@@ -150,7 +153,7 @@ impl Ua {
             self.drop_client(id);
             return;
         }
-        let due = tx.machine.poll_timeout().into_iter().chain(tx.give_up).min();
+        let due = tx.machine.poll_timeout().into_iter().chain(tx.give_up).chain(tx.stream_silent_at).min();
         let mut armed = tx.armed;
         self.rearm(Due::Client(id), &mut armed, due);
         if let Some(tx) = self.clients.get_mut(&id) {
@@ -416,6 +419,11 @@ impl Ua {
     pub(super) fn expire_client(&mut self, now: Time, id: u64) {
         let Some(tx) = self.clients.get_mut(&id) else { return };
         tx.armed = None;
+        // A call that its owner gave up is not made a second time.
+        let is_silent = tx.stream_silent_at.take_if(|at| *at <= now).is_some();
+        if is_silent && matches!(tx.cancelling, Cancelling::No) {
+            return self.fail_transport(now, id);
+        }
         let mut timed_out = tx.give_up.is_some_and(|give_up| give_up <= now);
         let mut repeat = false;
         while let Some(expiry) = tx.machine.handle_timeout(now) {
@@ -437,7 +445,7 @@ impl Ua {
         self.settle_client(id);
     }
 
-    /// The transport gave up on a request that has heard nothing. One that was too long for a datagram goes as a datagram after all.
+    /// The transport, or the patience with it, gave up on a request that has heard nothing. One that was too long for a datagram goes as a datagram after all.
     pub(super) fn fail_transport(&mut self, now: Time, id: u64) {
         let Some(tx) = self.clients.get_mut(&id) else { return };
         let (client, dialog) = (tx.client, tx.dialog.clone());

@@ -53,6 +53,9 @@ pub struct UaConfig {
     pub udp_request_limit_bytes: usize,
     /// How long the connection for such a request may take to be made.
     pub stream_connect: Duration,
+    /// How long an INVITE may hear nothing by such a connection, on top of that, until it goes by UDP after all. A server that hears
+    /// it says 100 within 200 ms (RFC 3261 section 17.2.1).
+    pub stream_answer: Duration,
     /// How long a peer that took no such connection gets long requests by UDP at once.
     pub stream_retry: Duration,
 }
@@ -76,6 +79,7 @@ impl UaConfig {
             // RFC 3261 section 18.1.1, for a path MTU that nobody knows.
             udp_request_limit_bytes: 1_300,
             stream_connect: Duration::from_secs(1),
+            stream_answer: Duration::from_secs(2),
             stream_retry: Duration::from_secs(600),
         }
     }

@@ -229,9 +229,13 @@ impl Ua {
         let by_stream = way.transport != target.transport;
         let used = fit.used();
         let patience = by_stream.then_some(self.config.stream_connect);
+        // Only an INVITE is answered at once (RFC 3261 section 17.2.1); others are done before their own timer matters.
+        let is_invite = by_stream && request.method == Method::Invite;
+        let silent_at = is_invite.then(|| now + self.config.stream_connect + self.config.stream_answer);
         let id = self.launch_as(now, client, request, (way, patience), |tx| {
             fill(tx);
             (tx.fit, tx.datagram_target) = (fit, by_stream.then_some(target));
+            tx.stream_silent_at = silent_at;
         })?;
         if used != told {
             self.events.push_back(UaEvent::Shortened { client, body: used });
@@ -303,6 +307,7 @@ impl Ua {
             forks: Vec::new(),
             acks: Vec::new(),
             datagram_target: None,
+            stream_silent_at: None,
             fit: Fit::default(),
             armed: None,
         };

@@ -105,6 +105,47 @@ fn the_whole_goes_by_tcp_and_shortened_by_udp_when_that_is_refused() {
     assert_eq!(bench.ua.long_requests(), &expected);
 }
 
+/// Something took the connection, as firewalls do, and no SIP server is behind it.
+#[test]
+fn an_invite_by_tcp_that_nobody_answers_goes_shortened_by_udp_and_the_peer_is_remembered() {
+    let mut bench = with_tcp();
+    let client = send(&mut bench, &[1_500, 700]);
+    assert_eq!(next(&mut bench).0, Transport::Tcp);
+    bench.run_until(at(2_999));
+    assert!(bench.sent().is_empty());
+    bench.run_until(at(3_000));
+    let (transport, invite, len) = next(&mut bench);
+    assert_eq!((transport, invite.body.len()), (Transport::Udp, 700));
+    assert!(len <= LIMIT);
+    assert_eq!(bench.event(), UaEvent::Shortened { client, body: 1 });
+    bench.receive(&answer_with_contact(&invite, 200, "bt"));
+    assert!(matches!(bench.event(), UaEvent::Answered { client: of, .. } if of == client));
+    bench.sent();
+    send(&mut bench, &[1_500, 700]);
+    assert_eq!(next(&mut bench).0, Transport::Udp, "without another try");
+}
+
+#[test]
+fn any_answer_by_tcp_keeps_the_call_there() {
+    let mut bench = with_tcp();
+    send(&mut bench, &[1_500, 700]);
+    let (_, invite, _) = next(&mut bench);
+    bench.receive(&answer(&invite, 100, "", &[]));
+    bench.run_until(at(20_000));
+    assert!(bench.sent().is_empty());
+    bench.no_event();
+}
+
+#[test]
+fn a_call_that_was_given_up_is_not_made_again_by_udp() {
+    let mut bench = with_tcp();
+    let client = send(&mut bench, &[1_500, 700]);
+    next(&mut bench);
+    bench.ua.cancel(bench.now, client, Headers::new());
+    bench.run_until(at(31_000));
+    assert!(bench.sent().is_empty());
+}
+
 #[test]
 fn credentials_that_leave_no_room_shorten_the_request_that_has_them() {
     let mut bench = Bench::new();
