@@ -167,7 +167,7 @@ fn pictures_pass_without_silk_and_g722() {
 /// Check 35: two calls of one session at once; the peer ends the first, and the second goes on in sound and status.
 #[test]
 fn the_peer_ends_one_of_two_calls_and_the_other_goes_on() {
-    let words = [("RING_MS", "50"), ("TALK_MS", "6000")];
+    let words = [("RING_MS", "50"), ("TALK_MS", "9000")];
     let options = gangway_tests::sipp::Options { scenario: "uas_hangup", target: None, words: &words, calls: 2 };
     let Some(peer) = Sipp::start(&options) else { return };
     let gateway = Gateway::start(&[]);
@@ -218,7 +218,9 @@ fn a_hangup_right_after_the_call_leaves_no_orphan() {
     }
     // Whatever reached the peer has ended there: every INVITE has its BYE or its CANCEL.
     gateway.wait_idle(Deadline::seconds(12));
-    browser.assert_quiet("sdk", &["demo.json"]);
+    // The SDK closes its connection before it sends the hangup, so an answer that crosses it on the way meets a closed one.
+    let crossed = "Failed to execute 'setRemoteDescription' on 'RTCPeerConnection': The RTCPeerConnection's signalingState is 'closed'";
+    browser.assert_quiet("sdk", &["demo.json", crossed]);
 }
 
 /// Check 52: Chromium's ClientHello of two fragments through a bad network; then SRTP both ways.
