@@ -1,8 +1,8 @@
 // Drives one headless Chromium for a test in Rust (tests/src/browser.rs): a JSON command a line on stdin, a JSON answer a
 // line on stdout. Knows pages, not Gangway.
-import { createInterface } from "node:readline";
 import { readFile } from "node:fs/promises";
 import { chromium } from "playwright-core";
+import { problems, serve } from "./serve.mjs";
 
 const MIME = { html: "text/html", js: "text/javascript", css: "text/css", json: "application/json", mp4: "video/mp4", png: "image/png" };
 
@@ -175,9 +175,7 @@ const commands = {
     await pages.get(page).page.screenshot({ path: file, fullPage: true });
   },
   async problems({ page }) {
-    const entry = pages.get(page);
-    const rejections = await entry.page.evaluate(() => window.gangwayProbe.rejections).catch(() => []);
-    return [...entry.problems, ...rejections.map((text) => ({ kind: "unhandled rejection", text }))];
+    return problems(pages.get(page));
   },
   async logs({ page }) {
     return pages.get(page).logs.slice(-60);
@@ -188,13 +186,5 @@ const commands = {
   },
 };
 
-const answer = (object) => process.stdout.write(`${JSON.stringify(object)}\n`);
-answer({ ready: browser.version() });
-for await (const line of createInterface({ input: process.stdin })) {
-  const { id, command, ...rest } = JSON.parse(line);
-  commands[command](rest).then(
-    (value) => answer({ id, value: value === undefined ? null : value }),
-    (error) => answer({ id, error: String(error.message || error) }),
-  );
-}
+await serve(commands, browser.version());
 await browser.close();

@@ -1,7 +1,7 @@
 // Drives one headless Firefox for a test in Rust (tests/src/browser.rs) over WebDriver BiDi, by the commands of driver.mjs that
 // those tests use. Firefox sends no check to 127.0.0.1, so it runs where the gateway has another address.
-import { createInterface } from "node:readline";
 import puppeteer from "puppeteer-core";
+import { problems, serve } from "./serve.mjs";
 
 // Runs in every page before its own scripts: keeps the peer connections, and the rejections that nobody handled.
 function probe() {
@@ -78,22 +78,12 @@ const commands = {
     await pages.get(page).page.screenshot({ path: file, fullPage: true });
   },
   async problems({ page }) {
-    const entry = pages.get(page);
-    const rejections = await entry.page.evaluate("gangwayProbe.rejections").catch(() => []);
-    return [...entry.problems, ...rejections.map((text) => ({ kind: "unhandled rejection", text }))];
+    return problems(pages.get(page));
   },
   async logs({ page }) {
     return pages.get(page).logs.slice(-60);
   },
 };
 
-const answer = (object) => process.stdout.write(`${JSON.stringify(object)}\n`);
-answer({ ready: await browser.version() });
-for await (const line of createInterface({ input: process.stdin })) {
-  const { id, command, ...rest } = JSON.parse(line);
-  commands[command](rest).then(
-    (value) => answer({ id, value: value === undefined ? null : value }),
-    (error) => answer({ id, error: String(error.message || error) }),
-  );
-}
+await serve(commands, await browser.version());
 await browser.close();

@@ -7,7 +7,7 @@ use gangway_tests::{
 };
 use serde_json::json;
 
-use crate::scripted::{connect, fill_in, open, page, problem, ring_out};
+use crate::scripted::{connect, fill_in, open, page, problem, ring_out, talk};
 
 #[test]
 fn each_refusal_is_told_in_words() {
@@ -204,9 +204,7 @@ fn digits_typed_anywhere_are_dialled_and_keys_end_calls() {
     browser.press("phone", "Escape");
     browser.wait("phone", "return !document.querySelector('#dial').hidden;", 5);
     // A conversation is not cut off by one key: Escape leads to the button, Enter ends the call.
-    ring_out(&mut browser);
-    browser.eval("phone", "gateway.talks();", json!(null));
-    browser.wait_text("phone", "#call-status", "In call", 5);
+    talk(&mut browser);
     browser.press("phone", "Escape");
     assert_eq!(browser.eval("phone", "return document.activeElement.id;", json!(null)), "hangup");
     assert_eq!(browser.text("phone", "#call-status"), "In call");
@@ -354,9 +352,7 @@ fn devices_follow_plugging_and_the_choice_is_remembered() {
 fn a_microphone_that_goes_or_is_refused_in_a_call_is_told_and_replaced() {
     let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
-    ring_out(&mut browser);
-    browser.eval("phone", "gateway.talks();", json!(null));
-    browser.wait_text("phone", "#call-status", "In call", 5);
+    talk(&mut browser);
     let sent = "gangwayProbe.connections.at(-1).getSenders()[0].track";
     // Refused: the one that works stays, in the call and in the list.
     browser.wait("phone", "return document.querySelectorAll('#microphone option').length === 3;", 5);
@@ -402,24 +398,24 @@ list.selectedIndex = list.selectedIndex === 2 ? 1 : 2;
 list.dispatchEvent(new Event("change"));
 "#;
 
+/// Chooses another microphone and waits until the page has asked for it.
+fn ask_for_another_microphone(browser: &mut Browser) {
+    browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
+    browser.eval("phone", HELD_BACK, json!(null));
+    browser.wait("phone", "return Boolean(window.grant);", 5);
+}
+
 #[test]
 fn a_microphone_that_comes_after_the_hangup_is_released_without_a_word() {
     let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
-    let talk = |browser: &mut Browser| {
-        ring_out(browser);
-        browser.eval("phone", "gateway.talks();", json!(null));
-        browser.wait_text("phone", "#call-status", "In call", 5);
-        browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
-        browser.eval("phone", HELD_BACK, json!(null));
-        browser.wait("phone", "return Boolean(window.grant);", 5);
-    };
     let confirm = "gateway.sockets.at(-1).tell('finish', { callId: gateway.callId, status: 'FINISH' });";
     let quiet = "return document.querySelector('#problem').hidden;";
     let chosen = "return document.querySelector('#microphone').value !== '';";
     // Granted, and refused, between the hangup and the gateway's word on it; granted after that word.
     for (meanwhile, after) in [("await grant();", ""), ("deny();", ""), ("", "await grant();")] {
         talk(&mut browser);
+        ask_for_another_microphone(&mut browser);
         browser.click("phone", "#hangup");
         let closed = "return gangwayProbe.connections.at(-1).signalingState === 'closed';";
         browser.wait("phone", closed, 5);
@@ -450,12 +446,8 @@ fn a_microphone_that_comes_after_the_hangup_is_released_without_a_word() {
 fn a_microphone_that_the_call_does_not_take_is_released() {
     let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
-    ring_out(&mut browser);
-    browser.eval("phone", "gateway.talks();", json!(null));
-    browser.wait_text("phone", "#call-status", "In call", 5);
-    browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
-    browser.eval("phone", HELD_BACK, json!(null));
-    browser.wait("phone", "return Boolean(window.grant);", 5);
+    talk(&mut browser);
+    ask_for_another_microphone(&mut browser);
     let refuse = "window.sender = gangwayProbe.connections.at(-1).getSenders()[0]; window.first = sender.track;                   sender.replaceTrack = async () => { throw new DOMException('', 'InvalidModificationError'); }; await grant();";
     browser.eval("phone", refuse, json!(null));
     assert_eq!(problem(&mut browser), "The microphone cannot be used");
@@ -463,8 +455,7 @@ fn a_microphone_that_the_call_does_not_take_is_released() {
     assert_eq!(browser.eval("phone", kept, json!(null)), json!(["ended", true, "live"]));
     browser.click("phone", "#problem-close");
     browser.eval("phone", "window.grant = null;", json!(null));
-    browser.eval("phone", HELD_BACK, json!(null));
-    browser.wait("phone", "return Boolean(window.grant);", 5);
+    ask_for_another_microphone(&mut browser);
     let slow = "window.taking = false; sender.replaceTrack = () => new Promise((done) => { window.taking = true; window.taken = done; }); await grant();";
     browser.eval("phone", slow, json!(null));
     browser.wait("phone", "return window.taking;", 5);
@@ -480,12 +471,8 @@ fn a_microphone_that_the_call_does_not_take_is_released() {
 fn a_mute_holds_for_a_microphone_that_is_on_its_way() {
     let Some(mut browser) = page(None, false) else { return };
     connect(&mut browser);
-    ring_out(&mut browser);
-    browser.eval("phone", "gateway.talks();", json!(null));
-    browser.wait_text("phone", "#call-status", "In call", 5);
-    browser.wait("phone", "return document.querySelectorAll('#microphone option').length >= 3;", 5);
-    browser.eval("phone", HELD_BACK, json!(null));
-    browser.wait("phone", "return Boolean(window.grant);", 5);
+    talk(&mut browser);
+    ask_for_another_microphone(&mut browser);
     let slow = "window.sender = gangwayProbe.connections.at(-1).getSenders()[0]; window.first = sender.track; \
                 const take = sender.replaceTrack.bind(sender); \
                 sender.replaceTrack = (track) => new Promise((done) => { window.takes = async () => { await take(track); done(); }; }); await grant();";

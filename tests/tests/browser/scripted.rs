@@ -159,3 +159,10 @@ pub(crate) fn ring_out(browser: &mut Browser) {
     browser.press("phone", "Enter");
     browser.wait_text("phone", "#call-status", "Ringing", 5);
 }
+
+/// Dials and waits until the scripted gateway's other side talks.
+pub(crate) fn talk(browser: &mut Browser) {
+    ring_out(browser);
+    browser.eval("phone", "gateway.talks();", json!(null));
+    browser.wait_text("phone", "#call-status", "In call", 5);
+}

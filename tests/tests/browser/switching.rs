@@ -3,43 +3,23 @@
 
 use std::time::Duration;
 
-use gangway_tests::{
-    baresip::{self, Baresip, Video},
-    browser::Browser,
-    deadline::Deadline,
-    gateway::Gateway,
-    kamailio::{self, Kamailio},
-    sip_phone::Picture,
-};
+use gangway_tests::{baresip::Video, deadline::Deadline, sip_phone::Picture};
 use serde_json::{Value, json};
 
-use crate::vendor::{call_out, end_on_page, hear_each_other, open_page};
-
-/// Chromium's fake microphone beeps at this frequency, once a second.
-const BEEP_HZ: f64 = 400.0;
-
-/// The vendor's page in a call of sound and pictures with a phone.
-struct Scene {
-    // Ended in this order, the registrar last.
-    browser: Browser,
-    gateway: Gateway,
-    phone: Baresip,
-    _kamailio: Kamailio,
-}
+use crate::{
+    scene::{BEEP_HZ, Scene},
+    vendor::{call_out, end_on_page, hear_each_other, open_page},
+};
 
 impl Scene {
-    fn new() -> Option<Self> {
-        let kamailio = Kamailio::start(&kamailio::Options::default())?;
-        let options =
-            baresip::Options { video: Some(Video::Vp8), ..baresip::Options::new(kamailio.port(), "PCMU/8000/1") };
-        let mut phone = Baresip::start(&options)?;
-        let gateway = Gateway::start(&[]);
-        let mut browser = Browser::start()?;
-        open_page(&mut browser, &gateway, "phone-video", ("secret-1001", kamailio.port(), true));
+    /// The vendor's page in a call of sound and pictures with a phone.
+    fn phone_video() -> Option<Self> {
+        let mut scene = Scene::start(Some(Video::Vp8))?;
+        let Scene { browser, gateway, phone, kamailio } = &mut scene;
+        open_page(browser, gateway, "phone-video", ("secret-1001", kamailio.port(), true));
         browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
         browser.wait("phone", "return document.querySelectorAll('#cameraList option').length === 3;", 10);
-        call_out(&mut browser, &mut phone);
-        let mut scene = Self { browser, gateway, phone, _kamailio: kamailio };
+        call_out(browser, phone);
         scene.wait_moving();
         hear_each_other(&mut scene.browser, &scene.phone);
         Some(scene)
@@ -126,7 +106,7 @@ impl Scene {
 
 #[test]
 fn another_camera_and_another_microphone_in_the_call() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::phone_video() else { return };
     let before = scene.ssrcs();
     assert_eq!(scene.sends("video"), "fake_device_0");
     let sends = |kind: &str, label: &str| {
@@ -163,7 +143,7 @@ fn another_camera_and_another_microphone_in_the_call() {
 
 #[test]
 fn mutes_hold_and_the_statistics_grow() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::phone_video() else { return };
     scene.wait_counters();
     scene.switch("#muteVideoToggle", true);
     scene.wait_still();
@@ -186,7 +166,7 @@ fn mutes_hold_and_the_statistics_grow() {
 /// The screen on the same SSRC, and back; then sizes and frame rates that jump under the same track.
 #[test]
 fn the_screen_and_jumps_of_size_and_rate() {
-    let Some(mut scene) = Scene::new() else { return };
+    let Some(mut scene) = Scene::phone_video() else { return };
     let before = scene.ssrcs();
     scene.switch("#screenSharingToggle", true);
     let shares = "return gangwayProbe.connections.at(-1).getSenders().some(({ track }) => track && track.kind === 'video' && track.label.startsWith('screen'));";
