@@ -184,10 +184,11 @@ fn render_node(page: &mut Page, node: &NodeStats) {
     page.gauge("gangway_dtls_handshakes", "DTLS handshakes in progress", node.dtls_handshakes);
     page.gauge("gangway_dataplane_draining", "1 once no new relay is taken", u64::from(node.draining));
     type Row = (&'static str, &'static str, fn(&WorkerStats) -> u64);
-    let numbers: [Row; 3] = [
+    let numbers: [Row; 4] = [
         ("gangway_worker_relays", "relays of a worker", |worker| worker.relays),
         ("gangway_worker_received_total", "packets received", |worker| worker.received),
         ("gangway_worker_sent_total", "packets sent", |worker| worker.sent),
+        ("gangway_worker_batches_total", "rounds that brought a packet", |worker| worker.batches),
     ];
     for (name, help, value) in numbers {
         page.family(name, if name.ends_with("_total") { "counter" } else { "gauge" }, help);
@@ -195,11 +196,37 @@ fn render_node(page: &mut Page, node: &NodeStats) {
             page.sample(name, &[("worker", &worker.worker.to_string())], value(worker));
         }
     }
+    page.family("gangway_worker_busy_seconds_total", "counter", "processor time of a worker");
+    for worker in &node.workers {
+        let number = worker.worker.to_string();
+        page.sample("gangway_worker_busy_seconds_total", &[("worker", &number)], seconds(worker.busy_us));
+    }
+    render_latency(page, node);
     page.family("gangway_dataplane_drops_total", "counter", "packets that the dataplane dropped, by reason");
     for worker in &node.workers {
         page.drops(&worker.worker.to_string(), node.worker_drops(worker));
     }
     page.drops("manager", node.drops.iter().map(|(reason, value)| (reason.as_str(), *value)));
+}
+
+/// The histogram of each worker. It has no sum: the counts are of spans, not of times.
+fn render_latency(page: &mut Page, node: &NodeStats) {
+    let name = "gangway_worker_latency_seconds";
+    page.family(name, "histogram", "from the kernel's receive time to the end of sending, of packets that have one");
+    for worker in &node.workers {
+        let number = worker.worker.to_string();
+        let ends = node.latency_bounds_us.iter().map(|end| seconds(*end)).chain(["+Inf".to_owned()]);
+        let mut total = 0;
+        for (end, count) in ends.zip(&worker.latency) {
+            total += count;
+            page.sample(&format!("{name}_bucket"), &[("worker", &number), ("le", &end)], total);
+        }
+        page.sample(&format!("{name}_count"), &[("worker", &number)], total);
+    }
+}
+
+fn seconds(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }
 
 /// Prometheus text being written.
@@ -248,9 +275,12 @@ mod tests {
     fn every_counter_and_every_drop_of_the_dataplane_is_on_the_page() {
         let metrics = Metrics::default();
         metrics.sockets_slow.add(3);
-        let worker = WorkerStats { worker: 1, relays: 2, received: 7, sent: 6, drops: vec![5, 0] };
+        let (drops, latency) = (vec![5, 0], vec![1, 0, 2]);
+        let worker =
+            WorkerStats { worker: 1, relays: 2, received: 7, sent: 6, drops, batches: 3, busy_us: 2_000_250, latency };
         let drop_reasons = vec!["stun_bad_integrity".to_owned(), "no_route".to_owned()];
-        let node = NodeStats { drop_reasons, workers: vec![worker], media_ports_used: 4, ..NodeStats::default() };
+        let (workers, latency_bounds_us) = (vec![worker], vec![2, 3]);
+        let node = NodeStats { drop_reasons, workers, latency_bounds_us, media_ports_used: 4, ..NodeStats::default() };
         let counts = Counts { calls_ring: 9, ..Counts::default() };
         let numbers = Numbers { counts, sip: vec![("stray_responses", 8)], sip_long: vec![("shortened", 2)] };
         let page = metrics.render(&Snapshot { numbers, node: Some(node), ..Snapshot::default() });
@@ -261,6 +291,12 @@ mod tests {
             "gangway_dataplane_drops_total{worker=\"1\",reason=\"no_route\"} 0",
             "gangway_media_ports{state=\"used\"} 4",
             "gangway_worker_received_total{worker=\"1\"} 7",
+            "gangway_worker_batches_total{worker=\"1\"} 3",
+            "gangway_worker_busy_seconds_total{worker=\"1\"} 2.000250",
+            "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"0.000002\"} 1",
+            "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"0.000003\"} 1",
+            "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"+Inf\"} 3",
+            "gangway_worker_latency_seconds_count{worker=\"1\"} 3",
             "gangway_sip_drops_total{reason=\"stray_responses\"} 8",
             "gangway_sip_long_requests_total{way=\"shortened\"} 2",
             "gangway_dataplane_up 1",
@@ -269,7 +305,10 @@ mod tests {
         }
         for line in page.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
-            assert!(page.contains(&format!("# TYPE {name} ")), "{name} has no type");
+            let of_histogram = ["_bucket", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let has_type = |name: &str, kind: &str| page.contains(&format!("# TYPE {name} {kind}"));
+            let is_typed = has_type(name, "") || of_histogram.is_some_and(|name| has_type(name, "histogram"));
+            assert!(is_typed, "{name} has no type");
         }
     }
 }

@@ -84,8 +84,20 @@ impl RelayHandle {
 
     /// The dataplane's counters; `None` while the wall is down.
     pub async fn node_stats(&self) -> Option<NodeStats> {
+        let mut node = self.node_page(0).await?;
+        while node.more_workers {
+            let next = node.workers.last()?.worker.checked_add(1)?;
+            let page = self.node_page(next).await?;
+            // A page without workers would be asked for again for ever.
+            node.more_workers = page.more_workers && !page.workers.is_empty();
+            node.workers.extend(page.workers);
+        }
+        Some(node)
+    }
+
+    async fn node_page(&self, from_worker: u16) -> Option<NodeStats> {
         let (sender, answer) = oneshot::channel();
-        self.request(Request::Query { relay: None }, ReplyTo::Caller(sender)).ok()?;
+        self.request(Request::Query { relay: None, from_worker }, ReplyTo::Caller(sender)).ok()?;
         match tokio::time::timeout(self.timeout, answer).await {
             Ok(Ok(Ok(Reply::QueryNode(stats)))) => Some(stats),
             _ => None,

@@ -13,17 +13,19 @@ use std::{
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
     rcp::{ErrorCode, Event, RelayError, RelayProgram, RelayStats, WorkerStats},
+    time::{Time, WallTime},
 };
 
 use crate::{
     arena::Arena,
-    engine::{Batch, BufferId, Completion, Engine, Outgoing},
+    engine::{BATCH_MAX, Batch, BufferId, Completion, Engine, Outgoing},
     ice_lite::LocalCredentials,
     mailbox::{Receiver, Sender},
     relay::{
         DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayFlow, RelaySetup,
         Relays, Verdict,
     },
+    stats::LoopCounters,
     wire::{BUFFER_LEN_BYTES, DropReason, Packet},
 };
 
@@ -41,6 +43,9 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(5);
 
 /// Commands worked off in one round, so that packets are not kept waiting.
 const COMMANDS_PER_ROUND: usize = 64;
+
+/// Of so many pairs towards SIP peers one has its packets' receive times told: enough for a histogram, and too few to cost.
+const STAMPED_OF: u32 = 64;
 
 /// Packets that the relays can make by themselves while they hold one in hand.
 const GENERATED_MAX: usize = 64;
@@ -246,6 +251,13 @@ pub struct Worker<E: Engine> {
     post: Post,
     batch: Batch,
     generated: Generated,
+    /// When the round began that is under way, or the last one.
+    now: Now,
+    counters: LoopCounters,
+    /// Receive times of the packets that this round forwards from stamped ports.
+    stamps: Vec<WallTime>,
+    /// Pairs opened so far.
+    pairs: u32,
     /// Ports of each relay's legs; also the list of relays there are.
     ports: BTreeMap<RelayId, Vec<LegPorts>>,
     /// The command that is being worked off.
@@ -265,12 +277,14 @@ impl<E: Engine> Worker<E> {
     /// A worker with the browser ports of `config.mux_ports` opened by the caller on `engine`.
     #[must_use]
     pub fn new(
-        engine: E,
+        mut engine: E,
         arena: Arena,
         config: RelayConfig,
         inbox: Receiver<Command<E::Socket>>,
         outbox: Sender<Report>,
     ) -> Self {
+        config.mux_ports.iter().for_each(|port| engine.stamp(*port));
+        let now = engine.now();
         let relays = Relays::new(arena, config.clone());
         Worker {
             engine,
@@ -280,6 +294,10 @@ impl<E: Engine> Worker<E> {
             post: Post { outbox, backlog: VecDeque::new() },
             batch: Batch::new(),
             generated: Generated::new(),
+            now,
+            counters: LoopCounters::default(),
+            stamps: Vec::with_capacity(BATCH_MAX),
+            pairs: 0,
             ports: BTreeMap::new(),
             in_hand: None,
             #[cfg(test)]
@@ -304,18 +322,21 @@ impl<E: Engine> Worker<E> {
     pub fn turn(&mut self) -> bool {
         let relays = self.relays.as_mut().expect("relays are out only during recovery");
         let deadline = match (self.inbox.is_empty(), self.post.backlog.is_empty()) {
-            (false, _) => Some(self.engine.now().mono),
+            (false, _) => Some(Time::ZERO),
             (true, true) => relays.next_deadline(),
             (true, false) => {
-                let retry = self.engine.now().mono + BACKLOG_RETRY;
+                let retry = self.now.mono + BACKLOG_RETRY;
                 Some(relays.next_deadline().map_or(retry, |next| next.min(retry)))
             }
         };
         self.engine.receive(deadline, &mut self.batch);
         let now = self.engine.now();
+        self.now = now;
+        let mut is_batch = false;
         for completion in self.batch.drain() {
             match completion {
-                Completion::Received { port, from, buffer, start, len } => {
+                Completion::Received { port, from, buffer, start, len, received_at } => {
+                    is_batch = true;
                     let mut packet = Packet::new(self.engine.buffer(buffer), start, len);
                     let mut out = Beside { generated: &mut self.generated, post: &mut self.post };
                     let verdict = relays.on_datagram(now, port, from, &mut packet, &mut out);
@@ -323,7 +344,10 @@ impl<E: Engine> Worker<E> {
                     // What goes before a packet leaves before it.
                     self.generated.send(&mut self.engine, relays);
                     match verdict {
-                        Verdict::Forward { port, to } => self.engine.send(Outgoing { port, to, buffer, start, len }),
+                        Verdict::Forward { port, to } => {
+                            self.engine.send(Outgoing { port, to, buffer, start, len });
+                            self.stamps.extend(received_at.filter(|_| self.stamps.len() < BATCH_MAX));
+                        }
                         Verdict::Consumed | Verdict::Drop(_) => self.engine.recycle(buffer),
                     }
                 }
@@ -337,6 +361,11 @@ impl<E: Engine> Worker<E> {
         }
         self.read_mail(now);
         self.engine.flush();
+        self.counters.batches += u64::from(is_batch);
+        if !self.stamps.is_empty() {
+            let sent_at = self.engine.now().wall;
+            self.stamps.drain(..).for_each(|at| self.counters.latency.note(sent_at.since(at)));
+        }
         self.post.flush();
         !self.inbox.is_closed()
     }
@@ -353,6 +382,7 @@ impl<E: Engine> Worker<E> {
                     self.post.post(Report::Put { token, result });
                 }
                 Command::Remove { token, relay } => {
+                    count_lost(out.engine, relays, self.ports.get(&relay));
                     relays.remove(relay, &mut out);
                     for leg in self.ports.remove(&relay).into_iter().flatten() {
                         close(&mut self.engine, leg);
@@ -374,12 +404,17 @@ impl<E: Engine> Worker<E> {
                     self.post.post(Report::Keyframe { token, asked });
                 }
                 Command::QueryRelay { token, relay } => {
+                    count_lost(out.engine, relays, self.ports.get(&relay));
                     let stats = relays.stats(relay).map(Box::new);
                     self.post.post(Report::Relay { token, stats });
                 }
                 Command::QueryWorker { token } => {
-                    let (stats, flows) = (Box::new(relays.worker_stats()), relays.flows().collect());
-                    self.post.post(Report::Worker { token, stats, flows });
+                    for &port in &self.config.mux_ports {
+                        relays.count_lost(port, self.engine.take_lost(port));
+                    }
+                    let stats = self.counters.complete(relays.worker_stats(), self.engine.cpu_time());
+                    let flows = relays.flows().collect();
+                    self.post.post(Report::Worker { token, stats: Box::new(stats), flows });
                 }
                 #[cfg(test)]
                 Command::Crash { .. } => panic!("a test wants this worker to fail"),
@@ -440,7 +475,13 @@ impl<E: Engine> Worker<E> {
         let refuse = |error: crate::engine::OpenError| RelayError::new(ErrorCode::Full, "", error.to_string());
         let rtp = self.engine.open(rtp).map_err(refuse)?;
         match self.engine.open(rtcp) {
-            Ok(rtcp) => Ok(LegPorts { leg, rtp, rtcp }),
+            Ok(rtcp) => {
+                if self.pairs.is_multiple_of(STAMPED_OF) {
+                    self.engine.stamp(rtp);
+                }
+                self.pairs = self.pairs.wrapping_add(1);
+                Ok(LegPorts { leg, rtp, rtcp })
+            }
             Err(error) => {
                 self.engine.close(rtp);
                 Err(refuse(error))
@@ -455,6 +496,7 @@ impl<E: Engine> Worker<E> {
     fn recover(&mut self) {
         self.engine.reclaim();
         self.batch = Batch::new();
+        self.stamps.clear();
         self.generated.clear();
         let in_hand = self.in_hand.take();
         let changed = match in_hand {
@@ -519,6 +561,13 @@ impl<E: Engine> Worker<E> {
 fn pages<T>(list: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     let empty = list.is_empty().then_some(list);
     empty.into_iter().chain(list.chunks(most))
+}
+
+/// Counts what a relay's ports lost and the engine has not told yet.
+fn count_lost<E: Engine>(engine: &mut E, relays: &mut Relays, ports: Option<&Vec<LegPorts>>) {
+    for port in ports.into_iter().flatten().flat_map(|leg| [leg.rtp, leg.rtcp]) {
+        relays.count_lost(port, engine.take_lost(port));
+    }
 }
 
 fn close<E: Engine>(engine: &mut E, leg: LegPorts) {

@@ -96,6 +96,12 @@ impl WallTime {
         self.0
     }
 
+    /// How long ago `earlier` was, zero when it lies in the future: the clock may have been set.
+    #[must_use]
+    pub const fn since(self, earlier: WallTime) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
     /// The 64-bit NTP timestamp of a sender report: seconds since 1900 in the high half, their fraction in the low half.
     ///
     /// Wraps with the NTP era as RFC 3550 section 4 allows.

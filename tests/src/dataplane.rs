@@ -199,7 +199,7 @@ impl Control {
     /// Counters of the node.
     #[track_caller]
     pub fn node(&mut self) -> NodeStats {
-        match self.ask(Request::Query { relay: None }) {
+        match self.ask(Request::Query { relay: None, from_worker: 0 }) {
             Ok(Reply::QueryNode(stats)) => stats,
             other => panic!("a query was answered by {other:?}"),
         }

@@ -1,5 +1,7 @@
 //! The kernel's clocks, for the engines on the real network and the threads beside them.
 
+use std::time::Duration;
+
 use gangway_shared::time::{Time, WallTime};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -8,10 +10,19 @@ use crate::relay::Now;
 /// Reads both clocks. The monotonic one counts from boot, so that times in the arena mean the same to the next process.
 #[must_use]
 pub fn now() -> Now {
-    Now {
-        mono: Time::from_micros(micros(clock_gettime(ClockId::Monotonic))),
-        wall: WallTime::from_unix_micros(micros(clock_gettime(ClockId::Realtime))),
-    }
+    Now { mono: mono(), wall: WallTime::from_unix_micros(micros(clock_gettime(ClockId::Realtime))) }
+}
+
+/// Reads the monotonic clock alone.
+#[must_use]
+pub fn mono() -> Time {
+    Time::from_micros(micros(clock_gettime(ClockId::Monotonic)))
+}
+
+/// Processor time that the calling thread has used.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    Duration::from_micros(micros(clock_gettime(ClockId::ThreadCPUTime)))
 }
 
 fn micros(time: Timespec) -> u64 {

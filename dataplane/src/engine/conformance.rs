@@ -130,7 +130,8 @@ fn packets_are_changed_in_place_and_echoed<W: World>(mut world: W) {
     let (port, address) = world.open();
     let peer = world.socket();
     world.send(&peer, address, b"abc");
-    let [Completion::Received { port: by, from, buffer, start, len }] = rounds(&mut world, 1)[..] else {
+    let [Completion::Received { port: by, from, buffer, start, len, received_at: None }] = rounds(&mut world, 1)[..]
+    else {
         panic!("no packet")
     };
     assert_eq!((by, from, len), (port, W::address(&peer), 3));
@@ -205,6 +206,53 @@ fn datagrams_that_found_no_room_are_counted<W: World>(mut world: W) {
     assert_eq!(received + lost, 1501);
 }
 
+/// What the kernel lost before a datagram came that could tell of it.
+fn datagrams_that_found_no_room_are_told_when_asked<W: World>(mut world: W) {
+    let socket = world.narrow_socket();
+    let address = W::address(&socket);
+    let port = world.engine().open(socket).unwrap();
+    let peer = world.socket();
+    (0..1500).for_each(|_| world.send(&peer, address, b"x"));
+    let mut received = 0;
+    loop {
+        let done = rounds(&mut world, 1);
+        received += done.iter().filter(|done| matches!(done, Completion::Received { .. })).count();
+        assert!(done.iter().all(|done| matches!(done, Completion::Received { .. } | Completion::Lost { .. })));
+        done.iter().for_each(|done| recycle(&mut world, done));
+        if done.is_empty() {
+            break;
+        }
+        let told: usize =
+            done.iter().map(|done| if let Completion::Lost { count, .. } = done { *count as usize } else { 0 }).sum();
+        received += told;
+    }
+    let lost = world.engine().take_lost(port) as usize;
+    assert_eq!((received + lost, world.engine().take_lost(port)), (1500, 0));
+    assert_eq!(world.engine().take_lost(PortId(77)), 0, "a port that is not open");
+}
+
+fn a_stamped_port_tells_when_its_datagrams_came<W: World>(mut world: W) {
+    let (stamped, at) = world.open();
+    let (plain, plain_at) = world.open();
+    world.engine().stamp(stamped);
+    world.engine().stamp(PortId(77));
+    let peer = world.socket();
+    let before = world.engine().now().wall;
+    world.send(&peer, at, b"x");
+    world.send(&peer, plain_at, b"x");
+    let done = rounds(&mut world, 2);
+    let after = world.engine().now().wall;
+    assert_eq!(done.len(), 2, "{done:?}");
+    for done in &done {
+        let Completion::Received { port, received_at, .. } = *done else { panic!("{done:?}") };
+        match received_at {
+            Some(at) => assert!(port == stamped && (before..=after).contains(&at), "{before:?} {at:?} {after:?}"),
+            None => assert_eq!(port, plain),
+        }
+        recycle(&mut world, done);
+    }
+}
+
 fn failed_sends_come_back_as_completions<W: World>(mut world: W) {
     let (port, _) = world.open();
     let to = "[2001:db8::1]:9".parse().unwrap();
@@ -261,6 +309,8 @@ conformance!(
     a_flooded_port_does_not_starve_another,
     a_datagram_too_long_is_a_counted_drop,
     datagrams_that_found_no_room_are_counted,
+    datagrams_that_found_no_room_are_told_when_asked,
+    a_stamped_port_tells_when_its_datagrams_came,
     failed_sends_come_back_as_completions,
     a_wake_ends_the_wait_and_closed_ports_are_silent,
     a_panicked_workers_buffers_come_back,

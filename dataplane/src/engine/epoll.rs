@@ -10,9 +10,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
+    time::Duration,
 };
 
-use gangway_shared::time::Time;
+use gangway_shared::time::{Time, WallTime};
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
@@ -37,6 +38,13 @@ const EVENTS_MAX: usize = 256;
 /// Asks the kernel to say with each datagram how many of its socket were lost for want of room (socket(7)); the number of
 /// `asm-generic/socket.h`, which the `libc` crate has for Android only.
 const SO_RXQ_OVFL: libc::c_int = 40;
+
+/// Place of the count of lost datagrams among the numbers of `SO_MEMINFO`, and how many there are (`linux/sock_diag.h`).
+const MEMINFO_DROPS: usize = 8;
+const MEMINFO_NUMBERS: usize = 9;
+
+/// A count and a time, each behind a `cmsghdr` and padded to eight bytes.
+const CONTROL_BYTES: usize = 24 + 32;
 
 const WAKE_TOKEN: Token = Token(usize::MAX);
 
@@ -86,8 +94,11 @@ impl EpollEngine {
     /// Waits for readiness; true when a wake was among it.
     fn wait(&mut self, deadline: Option<Time>) -> bool {
         let idle = self.ready.is_empty() && self.failures.is_empty();
-        let timeout =
-            if idle { deadline.map(|at| at.since(clock::now().mono)) } else { Some(std::time::Duration::ZERO) };
+        let timeout = match deadline {
+            _ if !idle => Some(Duration::ZERO),
+            Some(Time::ZERO) => Some(Duration::ZERO),
+            deadline => deadline.map(|at| at.since(clock::mono())),
+        };
         if let Err(error) = self.poll.poll(&mut self.events, timeout) {
             debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted, "epoll_wait failed: {error}");
             return false;
@@ -124,10 +135,10 @@ impl EpollEngine {
             return true;
         }
         let mut names = [NO_NAME; CALL_MAX];
-        let mut lens = [(0, 0); CALL_MAX];
-        let mut lost = None;
-        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut lens, &mut lost);
-        let newly_lost = lost.map_or(0, |lost| lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost)));
+        let mut told = [Told::default(); CALL_MAX];
+        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut told);
+        let last = got.as_ref().ok().and_then(|got| got.checked_sub(1)).and_then(|last| told[last].lost);
+        let newly_lost = last.map_or(0, |lost| lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost)));
         let full = matches!(got, Ok(got) if got == count);
         slot.want = if full { (slot.want * 2).min(CALL_MAX) } else { (slot.want / 2).max(WANT_MIN) };
         let port = PortId(port);
@@ -136,10 +147,10 @@ impl EpollEngine {
         }
         for (at, &buffer) in buffers[..count].iter().flatten().enumerate() {
             let received = at < *got.as_ref().unwrap_or(&0);
-            let (len, flags) = lens[at];
+            let Told { len, flags, received_at, .. } = told[at];
             match decode_name(&names[at]).filter(|_| received) {
                 Some(from) if flags & libc::MSG_TRUNC == 0 => {
-                    batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len });
+                    batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len, received_at });
                 }
                 Some(_) => {
                     self.buffers.recycle(buffer);
@@ -219,6 +230,22 @@ impl Engine for EpollEngine {
 
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn cpu_time(&self) -> Duration {
+        clock::thread_cpu_time()
+    }
+
+    fn stamp(&mut self, port: PortId) {
+        if let Some(slot) = self.slots.get(port.0 as usize).and_then(Option::as_ref) {
+            stamp_arrivals(&slot.socket);
+        }
+    }
+
+    fn take_lost(&mut self, port: PortId) -> u32 {
+        let Some(slot) = self.slots.get_mut(port.0 as usize).and_then(Option::as_mut) else { return 0 };
+        let Some(lost) = lost_of(&slot.socket) else { return 0 };
+        lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost))
     }
 
     fn open(&mut self, socket: UdpSocket) -> Result<PortId, OpenError> {
@@ -373,56 +400,111 @@ fn empty_header() -> libc::mmsghdr {
     unsafe { std::mem::zeroed() }
 }
 
-/// Switches [`SO_RXQ_OVFL`] on. A kernel that does not know it forwards as well, without that counter.
-fn count_losses(socket: &UdpSocket) {
+/// Switches a boolean option of sockets on.
+fn switch_on(socket: &UdpSocket, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the pointer and length are those of `on`, which outlives the call; the kernel only reads it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_RXQ_OVFL,
+            option,
             (&raw const on).cast(),
             size_of_val(&on) as libc::socklen_t,
         )
     };
-    if result != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "datagrams that find no room are not counted");
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Switches [`SO_RXQ_OVFL`] on. A kernel that does not know it forwards as well, without that counter.
+pub(super) fn count_losses(socket: &UdpSocket) {
+    if let Err(error) = switch_on(socket, SO_RXQ_OVFL) {
+        tracing::debug!(%error, "datagrams that find no room are not counted");
     }
 }
 
-/// Room for the one control message that is asked for, laid out as the kernel writes it (`CMSG_LEN(4)`, padded).
+/// Asks for the time at which each datagram came in, by the wall clock.
+pub(super) fn stamp_arrivals(socket: &UdpSocket) {
+    if let Err(error) = switch_on(socket, libc::SO_TIMESTAMPNS) {
+        tracing::debug!(%error, "datagrams come without their receive time");
+    }
+}
+
+/// Datagrams that a socket has lost for want of room so far; wraps, and counts what [`SO_RXQ_OVFL`] counts.
+pub(super) fn lost_of(socket: &UdpSocket) -> Option<u32> {
+    let mut numbers = [0u32; MEMINFO_NUMBERS];
+    let mut len = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the pointer and length are those of `numbers`, which outlives the call; the kernel writes at most `len` bytes, and
+    // any bytes are valid integers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    let is_told = result == 0 && len as usize >= (MEMINFO_DROPS + 1) * size_of::<u32>();
+    is_told.then(|| numbers[MEMINFO_DROPS])
+}
+
+/// What the kernel tells beside a datagram.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    len: usize,
+    flags: i32,
+    /// How many datagrams the socket had lost when this one came.
+    lost: Option<u32>,
+    received_at: Option<WallTime>,
+}
+
+/// Room for the two control messages that are asked for: a count (`CMSG_SPACE(4)`) and a time (`CMSG_SPACE(16)`).
 #[derive(Clone, Copy)]
-#[repr(C)]
-struct Control {
-    header: libc::cmsghdr,
-    lost: u32,
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+impl Told {
+    /// Reads the control messages that the kernel wrote to the front of `control`.
+    fn note_control(&mut self, control: &[u8]) {
+        let head = size_of::<libc::cmsghdr>();
+        let mut rest = control;
+        while rest.len() >= head {
+            let len = usize::from_ne_bytes(rest[..8].try_into().expect("eight bytes of a longer slice"));
+            let int =
+                |at: usize| i32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes of a longer slice"));
+            let (level, kind) = (int(8), int(12));
+            let Some(data) = rest.get(head..len) else { return };
+            match (level, kind, data.len()) {
+                (libc::SOL_SOCKET, SO_RXQ_OVFL, 4) => self.lost = Some(int(head).cast_unsigned()),
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, 16) => {
+                    let number =
+                        |at: usize| u64::from_ne_bytes(data[at..at + 8].try_into().expect("half of sixteen bytes"));
+                    self.received_at = Some(WallTime::from_unix_micros(number(0) * 1_000_000 + number(8) / 1000));
+                }
+                _ => {}
+            }
+            rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
+        }
+    }
 }
 
-/// A control message that nobody has written.
-fn no_control() -> Control {
-    // SAFETY: integers only, for which all-zero bytes are a valid value; pads differ between C libraries.
-    unsafe { std::mem::zeroed() }
-}
-
-/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `lens[i]` (length and flags);
-/// `lost` is how many datagrams the socket had lost when the last of these came, if any.
+/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `told[i]`.
 fn receive_many(
     fd: RawFd,
     memory: &[*mut u8],
     names: &mut [Name; CALL_MAX],
-    lens: &mut [(usize, i32); CALL_MAX],
-    lost: &mut Option<u32>,
+    told: &mut [Told; CALL_MAX],
 ) -> io::Result<usize> {
     debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
     let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
     let mut headers = [empty_header(); CALL_MAX];
-    let mut controls = [no_control(); CALL_MAX];
+    let mut controls = [Control([0; CONTROL_BYTES]); CALL_MAX];
     for (at, &start) in memory.iter().enumerate() {
         pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
         let header = &mut headers[at].msg_hdr;
-        header.msg_control = (&raw mut controls[at]).cast();
-        header.msg_controllen = size_of::<Control>() as _;
+        header.msg_control = controls[at].0.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_BYTES as _;
         header.msg_name = (&raw mut names[at]).cast();
         header.msg_namelen = size_of::<Name>() as libc::socklen_t;
         header.msg_iov = &raw mut pieces[at];
@@ -440,13 +522,10 @@ fn receive_many(
         )
     };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    for (len, header) in lens.iter_mut().zip(&headers[..got]) {
-        *len = (header.msg_len as usize, header.msg_hdr.msg_flags);
+    for ((told, header), control) in told.iter_mut().zip(&headers[..got]).zip(&controls) {
+        *told = Told { len: header.msg_len as usize, flags: header.msg_hdr.msg_flags, ..Told::default() };
+        told.note_control(&control.0[..CONTROL_BYTES.min(header.msg_hdr.msg_controllen as _)]);
     }
-    let control = got.checked_sub(1).map(|last| controls[last]);
-    let is_count =
-        |control: &Control| (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_SOCKET, SO_RXQ_OVFL);
-    *lost = control.filter(is_count).map(|control| control.lost);
     Ok(got)
 }
 

@@ -17,9 +17,9 @@ pub mod sim;
 #[cfg(test)]
 mod conformance;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use gangway_shared::time::Time;
+use gangway_shared::time::{Time, WallTime};
 use thiserror::Error;
 
 use crate::{
@@ -71,6 +71,8 @@ pub enum Completion {
         start: usize,
         /// Length in bytes.
         len: usize,
+        /// When the kernel took it in; only on ports that were [stamped](Engine::stamp).
+        received_at: Option<WallTime>,
     },
     /// A send, or the port itself, failed. The buffer is already back in the pool.
     Failed {
@@ -165,14 +167,33 @@ pub trait Engine {
     /// Name for logs and `Hello`.
     const NAME: &'static str;
 
-    /// Monotonic and wall clock of the network this engine is on. Read once per batch.
+    /// Monotonic and wall clock of the network this engine is on. Read once per batch, and once more behind a batch in which a
+    /// [stamped](Engine::stamp) packet was sent.
     fn now(&self) -> Now;
+
+    /// Processor time that the calling thread has used.
+    fn cpu_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Takes a bound socket under a handle. Handles of closed ports are used again, oldest first.
     ///
     /// # Errors
     /// [`OpenError`]; the socket is dropped.
     fn open(&mut self, socket: Self::Socket) -> Result<PortId, OpenError>;
+
+    /// Asks for the kernel's receive time of what comes in by a port from now on (`SO_TIMESTAMPNS`). An engine or a kernel that
+    /// has none leaves [`Completion::Received`] without.
+    fn stamp(&mut self, port: PortId) {
+        let _ = port;
+    }
+
+    /// Datagrams of a port that the network had no room for and that no [`Completion::Lost`] has told yet; they are told by this
+    /// (`SO_MEMINFO`). For cold paths: it may ask the kernel.
+    fn take_lost(&mut self, port: PortId) -> u32 {
+        let _ = port;
+        0
+    }
 
     /// The open ports. For cold paths: it allocates.
     fn ports(&self) -> Vec<PortId>;
@@ -181,7 +202,8 @@ pub trait Engine {
     /// when [`Engine::flush`] was called before.
     fn close(&mut self, port: PortId) -> Option<Self::Socket>;
 
-    /// Waits until something is there, `deadline` has passed (`None`: for ever) or a wake came, then fills `batch` with what
+    /// Waits until something is there, `deadline` has passed (`None`: for ever; [`Time::ZERO`]: it does not wait, and reads no
+    /// clock to know) or a wake came, then fills `batch` with what
     /// is there, at most [`BATCH_MAX`] datagrams and losses, every ready port getting its turn.
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch);
 

@@ -4,7 +4,7 @@
 //! packet moves the network's clock, nothing sleeps.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -76,7 +76,7 @@ struct State {
 /// What waits at one address.
 #[derive(Debug, Default)]
 struct Arrivals {
-    queue: VecDeque<(SocketAddr, Vec<u8>)>,
+    queue: VecDeque<(WallTime, SocketAddr, Vec<u8>)>,
     /// Datagrams that found no room since somebody asked.
     lost: u32,
 }
@@ -86,6 +86,10 @@ struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
     bytes: Vec<u8>,
+}
+
+fn wall(mono: Time) -> WallTime {
+    WallTime::from_unix_micros(WALL_START + mono.as_micros())
 }
 
 /// An address bound on a virtual network; unbound when it is dropped.
@@ -117,7 +121,7 @@ impl Network {
     #[must_use]
     pub fn now(&self) -> Now {
         let mono = self.state().now;
-        Now { mono, wall: WallTime::from_unix_micros(WALL_START + mono.as_micros()) }
+        Now { mono, wall: wall(mono) }
     }
 
     /// Changes what happens to datagrams sent from now on.
@@ -148,10 +152,10 @@ impl Network {
         while let Some(entry) = state.on_the_way.first_entry()
             && entry.key().0 <= to
         {
-            let datagram = entry.remove();
+            let (at, datagram) = (entry.key().0, entry.remove());
             match state.arrived.get_mut(&datagram.to) {
                 Some(arrivals) if arrivals.queue.len() < QUEUE_MAX => {
-                    arrivals.queue.push_back((datagram.from, datagram.bytes));
+                    arrivals.queue.push_back((wall(at), datagram.from, datagram.bytes));
                 }
                 Some(arrivals) => arrivals.lost += 1,
                 None => {}
@@ -198,6 +202,10 @@ impl SimSocket {
     /// The oldest datagram that has arrived.
     #[must_use]
     pub fn receive(&self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.take_arrival().map(|(_, from, bytes)| (from, bytes))
+    }
+
+    fn take_arrival(&self) -> Option<(WallTime, SocketAddr, Vec<u8>)> {
         self.network.state().arrived.get_mut(&self.address)?.queue.pop_front()
     }
 
@@ -222,6 +230,7 @@ pub struct SimEngine {
     buffers: Buffers,
     slots: Vec<Option<SimSocket>>,
     free: VecDeque<u32>,
+    stamped: BTreeSet<PortId>,
     turn: usize,
     failures: Vec<Completion>,
     woken: Arc<Woken>,
@@ -245,6 +254,7 @@ impl SimEngine {
             buffers: Buffers::new(),
             slots: Vec::new(),
             free: VecDeque::new(),
+            stamped: BTreeSet::new(),
             turn: 0,
             failures: Vec::with_capacity(FAILURES_MAX),
             woken: Arc::default(),
@@ -274,8 +284,9 @@ impl SimEngine {
     /// Takes one datagram of one port; false when the port is empty.
     fn read_port(&mut self, at: usize, batch: &mut Batch) -> bool {
         let Some(socket) = &self.slots[at] else { return false };
-        let Some((from, bytes)) = socket.receive() else { return false };
+        let Some((received_at, from, bytes)) = socket.take_arrival() else { return false };
         let port = PortId(u32::try_from(at).expect("ports are counted in 32 bits"));
+        let received_at = self.stamped.contains(&port).then_some(received_at);
         match socket.take_lost() {
             0 => {}
             count => batch.push(Completion::Lost { port, count }),
@@ -287,7 +298,8 @@ impl SimEngine {
         match self.take_buffer() {
             Some(buffer) => {
                 self.buffers.bytes(buffer)[HEADROOM_BYTES..HEADROOM_BYTES + bytes.len()].copy_from_slice(&bytes);
-                batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len: bytes.len() });
+                let (start, len) = (HEADROOM_BYTES, bytes.len());
+                batch.push(Completion::Received { port, from, buffer, start, len, received_at });
             }
             None => batch.push(Completion::Failed { port, reason: DropReason::BuffersExhausted }),
         }
@@ -302,6 +314,14 @@ impl Engine for SimEngine {
 
     fn now(&self) -> Now {
         self.network.now()
+    }
+
+    fn stamp(&mut self, port: PortId) {
+        self.stamped.insert(port);
+    }
+
+    fn take_lost(&mut self, port: PortId) -> u32 {
+        self.slots.get(port.0 as usize).and_then(Option::as_ref).map_or(0, SimSocket::take_lost)
     }
 
     fn open(&mut self, socket: SimSocket) -> Result<PortId, OpenError> {
@@ -325,6 +345,7 @@ impl Engine for SimEngine {
     fn close(&mut self, port: PortId) -> Option<SimSocket> {
         let socket = self.slots.get_mut(port.0 as usize)?.take()?;
         self.free.push_back(port.0);
+        self.stamped.remove(&port);
         Some(socket)
     }
 

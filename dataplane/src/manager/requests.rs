@@ -79,7 +79,7 @@ pub(super) struct Gather {
 #[derive(Clone, Copy)]
 enum Purpose {
     List { asker: Asker, after: Option<RelayId>, limit: u16 },
-    Node { asker: Asker },
+    Node { asker: Asker, from_worker: u16 },
     Leases,
 }
 
@@ -202,7 +202,7 @@ impl Manager {
             Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
             Request::Delete { relay } => self.remove(relay, Some(asker)),
             Request::List { after, limit } => self.gather(Purpose::List { asker, after, limit }),
-            Request::Query { relay: Some(relay) } => match self.relays.get(&relay) {
+            Request::Query { relay: Some(relay), .. } => match self.relays.get(&relay) {
                 Some(record) => {
                     let worker = record.worker;
                     let token = self.remember(Pending::Relay { asker });
@@ -210,7 +210,7 @@ impl Manager {
                 }
                 None => self.refuse(asker, not_found(relay)),
             },
-            Request::Query { relay: None } => self.gather(Purpose::Node { asker }),
+            Request::Query { relay: None, from_worker } => self.gather(Purpose::Node { asker, from_worker }),
             Request::Act { relay, action_id, action } => self.act(asker, relay, action_id, &action),
             Request::Drain => {
                 self.registry.drain();
@@ -393,12 +393,17 @@ impl Manager {
                 let (relays, more) = self.registry.list(after, limit);
                 self.answer(asker, Reply::List { relays, more });
             }
-            Purpose::Node { asker } => {
+            Purpose::Node { asker, from_worker } => {
+                workers.retain(|stats| stats.worker >= from_worker);
+                let more_workers = workers.len() > NodeStats::WORKERS_PAGE;
+                workers.truncate(NodeStats::WORKERS_PAGE);
                 let ports = self.ports.counts(now);
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
                 let stats = NodeStats {
                     drop_reasons: stats::drop_reasons(),
+                    latency_bounds_us: stats::latency_bounds_us(),
                     workers,
+                    more_workers,
                     relays: self.registry.len() as u64,
                     media_ports_used: ports.used,
                     media_ports_quarantined: ports.quarantined,

@@ -39,14 +39,7 @@ impl Bench {
         let (commands, inbox) = mailbox(INBOX_MAX, engine.waker());
         let (outbox, reports) = mailbox(OUTBOX_MAX, Arc::new(NoWake));
         let arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 16 }).unwrap();
-        let config = RelayConfig {
-            worker: 0,
-            timers: RelayTimers::default(),
-            mux_ports: Vec::new(),
-            seed: 1,
-            history_bytes: 1 << 16,
-        };
-        Bench { worker: Worker::new(engine, arena, config, inbox, outbox), network, commands, reports }
+        Bench { worker: Worker::new(engine, arena, config(), inbox, outbox), network, commands, reports }
     }
 
     fn socket(&self, address: &str) -> SimSocket {
@@ -88,6 +81,10 @@ impl Bench {
         std::iter::from_fn(|| peer.receive())
             .any(|(_, heard)| heard.len() == packet.len() && heard[12..] == packet[12..])
     }
+}
+
+fn config() -> RelayConfig {
+    RelayConfig { worker: 0, timers: RelayTimers::default(), mux_ports: Vec::new(), seed: 1, history_bytes: 1 << 16 }
 }
 
 fn relay() -> RelayId {
@@ -166,6 +163,119 @@ fn datagrams_that_found_no_room_are_counted_on_the_worker_and_the_leg() {
         panic!("no statistics")
     };
     assert_eq!(stats.legs[0].drops["receive_buffer_full"], 24);
+}
+
+#[test]
+fn the_time_from_arrival_to_sending_is_counted_on_stamped_ports() {
+    let mut bench = Bench::new();
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    let other = Put { relay: RelayId::new(1, 1, 2), generation: Generation(1), program: echo(), legs: Vec::new() };
+    let (rtp, rtcp) = (bench.socket("192.0.2.1:1002"), bench.socket("192.0.2.1:1003"));
+    let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
+    bench.ask(Command::Put { token: 1, put: Put { legs, ..other } });
+    let packet = [&[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9][..], &[0xff; 160]].concat();
+    for port in [1000, 1002] {
+        peer.send_to(&packet, SocketAddr::from(([192, 0, 2, 1], port)));
+    }
+    // They arrive, and the worker comes 5 ms later.
+    let arrival = bench.network.next_arrival().unwrap();
+    bench.network.advance_to(arrival);
+    bench.network.advance_to(arrival + Duration::from_millis(5));
+    bench.worker.turn();
+    bench.commands.send(Command::QueryWorker { token: 2 }).unwrap();
+    bench.worker.turn();
+    let stats = std::iter::from_fn(|| bench.reports.receive()).find_map(|report| match report {
+        Report::Worker { token: 2, stats, .. } => Some(stats),
+        _ => None,
+    });
+    let stats = stats.expect("the worker answers");
+    let bucket = crate::stats::latency_bounds_us().iter().position(|end| *end > 5000).unwrap();
+    let expected = |at: usize| u64::from(at == bucket);
+    assert_eq!((stats.received, stats.batches), (2, 1));
+    assert!(stats.latency.iter().enumerate().all(|(at, count)| *count == expected(at)), "{:?}", stats.latency);
+}
+
+/// Counts how often the clock is read.
+struct Watched {
+    engine: SimEngine,
+    reads: std::cell::Cell<u32>,
+}
+
+impl Engine for Watched {
+    type Socket = SimSocket;
+
+    const NAME: &'static str = "watched";
+
+    fn now(&self) -> Now {
+        self.reads.set(self.reads.get() + 1);
+        self.engine.now()
+    }
+
+    fn stamp(&mut self, port: PortId) {
+        self.engine.stamp(port);
+    }
+
+    fn open(&mut self, socket: SimSocket) -> Result<PortId, crate::engine::OpenError> {
+        self.engine.open(socket)
+    }
+
+    fn ports(&self) -> Vec<PortId> {
+        self.engine.ports()
+    }
+
+    fn close(&mut self, port: PortId) -> Option<SimSocket> {
+        self.engine.close(port)
+    }
+
+    fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
+        self.engine.receive(deadline, batch);
+    }
+
+    fn buffers(&mut self) -> &mut crate::engine::Buffers {
+        self.engine.buffers()
+    }
+
+    fn flush(&mut self) {
+        self.engine.flush();
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.engine.waker()
+    }
+}
+
+#[test]
+fn the_clock_is_read_once_a_batch_and_once_more_where_latency_is_measured() {
+    let network = Network::new(7, Conditions::CLEAN);
+    let engine = Watched { engine: SimEngine::new(network.clone()), reads: std::cell::Cell::new(0) };
+    let (commands, inbox) = mailbox(INBOX_MAX, engine.waker());
+    let (outbox, reports) = mailbox(1, Arc::new(NoWake));
+    let arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 16 }).unwrap();
+    let mut worker = Worker::new(engine, arena, config(), inbox, outbox);
+    let peer = network.bind("192.0.2.9:4000".parse().unwrap()).unwrap();
+    for number in 0..2 {
+        let [rtp, rtcp] =
+            [1000 + 2 * number, 1001 + 2 * number].map(|port| network.bind(([192, 0, 2, 1], port).into()).unwrap());
+        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
+        let put = Put { relay: RelayId::new(1, 1, number.into()), generation: Generation(1), program: echo(), legs };
+        commands.send(Command::Put { token: 0, put }).unwrap();
+    }
+    worker.turn();
+    // The first pair is stamped, the second is not. The manager reads no mail meanwhile.
+    for (port, reads) in [(1000, 2), (1002, 1)] {
+        for sequence in 0..50 {
+            let packet = [&[0x80, 0, 0, sequence, 0, 0, 0, sequence, 0, 0, 0, 9][..], &[0xff; 160]].concat();
+            peer.send_to(&packet, SocketAddr::from(([192, 0, 2, 1], port)));
+        }
+        network.advance_to(network.now().mono + Duration::from_millis(5));
+        worker.engine.reads.set(0);
+        commands.send(Command::QueryWorker { token: 0 }).unwrap();
+        worker.turn();
+        assert_eq!(worker.engine.reads.get(), reads, "for 50 packets to port {port} and a question");
+    }
+    assert_eq!(worker.counters.batches, 2);
+    drop(reports);
 }
 
 #[test]

@@ -174,8 +174,9 @@ fn requests_keep_their_text() {
     request("put_fill", Request::Put { relay: relay(), generation: Generation(4), program: filled });
     request("delete", Request::Delete { relay: relay() });
     request("list", Request::List { after: Some(relay()), limit: 100 });
-    request("query_relay", Request::Query { relay: Some(relay()) });
-    request("query_node", Request::Query { relay: None });
+    request("query_relay", Request::Query { relay: Some(relay()), from_worker: 0 });
+    request("query_node", Request::Query { relay: None, from_worker: 0 });
+    request("query_node_page", Request::Query { relay: None, from_worker: 16 });
     let digits = DtmfDigits("12#".into());
     let dtmf = ActAction::Dtmf { leg: LegId(1), digits, duration_ms: 100 };
     request("act_dtmf", Request::Act { relay: relay(), action_id: 8, action: dtmf });
@@ -222,9 +223,11 @@ fn replies_keep_their_text() {
     let mut resent = stats;
     resent.legs[0].sent.resent = 6;
     reply("query_relay_resent", Reply::QueryRelay(resent));
-    let worker = WorkerStats { worker: 0, relays: 1, received: 2, sent: 3, drops: vec![0, 4] };
+    let (drops, latency) = (vec![0, 4], vec![1, 0, 2]);
+    let worker = WorkerStats { worker: 0, relays: 1, received: 2, sent: 3, drops, batches: 1, busy_us: 250, latency };
     let node = NodeStats {
         drop_reasons: vec!["no_route".to_owned(), "no_keys".to_owned()],
+        latency_bounds_us: vec![2, 3],
         workers: vec![worker],
         relays: 1,
         media_ports_total: 998,
@@ -232,7 +235,8 @@ fn replies_keep_their_text() {
     };
     let worker = &node.workers[0];
     assert_eq!(node.worker_drops(worker).collect::<Vec<_>>(), [("no_route", 0), ("no_keys", 4)]);
-    reply("query_node", Reply::QueryNode(node));
+    reply("query_node", Reply::QueryNode(node.clone()));
+    reply("query_node_page", Reply::QueryNode(NodeStats { more_workers: true, ..node }));
     reply("act", Reply::Act);
     reply("drain", Reply::Drain);
     reply("ping", Reply::Ping);

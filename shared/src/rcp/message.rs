@@ -123,6 +123,9 @@ pub enum Request {
         /// The relay; absent: the node.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         relay: Option<RelayId>,
+        /// Of the node: workers from this one on.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        from_worker: u16,
     },
     /// Does something once; reported by `ActDone`.
     Act {
@@ -142,6 +145,11 @@ pub enum Request {
 impl Request {
     /// Largest page of a `List`: it fits a frame with room to spare.
     pub const LIST_LIMIT_MAX: u16 = 512;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// One-off actions on a relay.

@@ -72,9 +72,19 @@ pub struct WorkerStats {
     pub received: u64,
     /// Packets sent.
     pub sent: u64,
-    /// Dropped packets, one number for each of [`NodeStats::drop_reasons`] and in its order: named here too, the answer of a
-    /// machine with many cores would not fit a frame.
+    /// Dropped packets, one number for each of [`NodeStats::drop_reasons`] and in its order: named here too, they would take most
+    /// of the frame.
     pub drops: Vec<u64>,
+    /// Rounds of its loop that brought a packet: `received` of so many is how many come at a time.
+    #[serde(default)]
+    pub batches: u64,
+    /// Processor time that it used, in microseconds.
+    #[serde(default)]
+    pub busy_us: u64,
+    /// From the kernel's receive time to the end of sending, of forwarded packets from the ports towards browsers and from one SIP
+    /// leg of 64: one number for each span that [`NodeStats::latency_bounds_us`] ends, and one for what takes longer.
+    #[serde(default)]
+    pub latency: Vec<u64>,
 }
 
 /// The whole dataplane.
@@ -83,8 +93,15 @@ pub struct NodeStats {
     /// Why workers drop packets: every reason there is, so that a graph of each starts at 0.
     #[serde(default)]
     pub drop_reasons: Vec<String>,
-    /// Workers by number.
+    /// What ends each span of [`WorkerStats::latency`] but the last, in microseconds: a span holds what is below its end and not
+    /// below that of the one before.
+    #[serde(default)]
+    pub latency_bounds_us: Vec<u64>,
+    /// Workers by number, from the one that was asked for on; at most [`NodeStats::WORKERS_PAGE`].
     pub workers: Vec<WorkerStats>,
+    /// True when there are workers behind the last of these.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_workers: bool,
     /// Relays in force.
     pub relays: u64,
     /// Media ports in use towards SIP peers.
@@ -103,6 +120,9 @@ pub struct NodeStats {
 }
 
 impl NodeStats {
+    /// Workers of one answer at most: with all their counters they fit a frame.
+    pub const WORKERS_PAGE: usize = 16;
+
     /// Drops of one of its workers by reason.
     pub fn worker_drops<'a>(&'a self, worker: &'a WorkerStats) -> impl Iterator<Item = (&'a str, u64)> {
         self.drop_reasons.iter().map(String::as_str).zip(worker.drops.iter().copied())

@@ -77,7 +77,7 @@ fn talk_through(workers: u16, browser_ip: IpAddr, peer_ip: IpAddr) {
         let heard = browser.listen();
         assert_eq!((heard.pt, heard.ssrc, heard.payload), (8, 72, said(8, number).payload));
     }
-    let Ok(Reply::QueryRelay(stats)) = control.ask(Request::Query { relay: Some(id(1)) }) else {
+    let Ok(Reply::QueryRelay(stats)) = control.ask(Request::Query { relay: Some(id(1)), from_worker: 0 }) else {
         panic!("no statistics")
     };
     assert_eq!((stats.legs[0].received.packets, stats.legs[1].sent.packets), (50, 50));

@@ -134,7 +134,10 @@ fn refusals_name_the_field_and_leave_nothing_allocated() {
     assert_eq!((error.code, error.field.as_str()), (ErrorCode::NoAddress, "program.legs[0].remote"));
     let node = control.node();
     assert_eq!((node.relays, node.media_ports_used), (0, 0));
-    assert_eq!(control.ask(Request::Query { relay: Some(id(1)) }).unwrap_err().code, ErrorCode::NotFound);
+    assert_eq!(
+        control.ask(Request::Query { relay: Some(id(1)), from_worker: 0 }).unwrap_err().code,
+        ErrorCode::NotFound
+    );
 }
 
 #[test]
