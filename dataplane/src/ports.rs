@@ -237,14 +237,14 @@ impl Ports {
             return None;
         }
         (0..TRIES_MAX).find_map(|_| {
-            let first = self.bind_media(SocketAddr::new(local.bind, 0)).ok()?;
-            let port = first.local_addr().ok()?.port();
-            if self.resting.iter().any(|(_, lease)| lease.rtp == port & !1) || port == u16::MAX {
+            // The kernel only says which are free. A port that is not bound by its number is lost when the socket, after it was
+            // connected, is to hear everybody again.
+            let port = bind(SocketAddr::new(local.bind, 0)).ok()?.local_addr().ok()?.as_socket()?.port() & !1;
+            if self.resting.iter().any(|(_, lease)| lease.rtp == port) {
                 return None;
             }
-            let second = self.bind_media(SocketAddr::new(local.bind, port ^ 1)).ok()?;
-            let (rtp, rtcp) = if port % 2 == 0 { (first, second) } else { (second, first) };
-            Some((rtp, rtcp, port & !1))
+            let (rtp, rtcp) = self.bind_pair(local.bind, port).ok()?;
+            Some((rtp, rtcp, port))
         })
     }
 
@@ -362,6 +362,17 @@ mod tests {
             assert_eq!((rtp.port() % 2, rtcp.port()), (0, rtp.port() + 1));
             assert_eq!(pair.rtp_address, SocketAddr::new(LOOPBACK.advertised, rtp.port()));
             assert_eq!(pair.rtcp_address.port(), rtcp.port());
+        }
+    }
+
+    #[test]
+    fn a_pair_stays_bound_when_it_was_connected() {
+        for mut ports in [ports(20, 1), Ports::new(vec![LOOPBACK], MediaRange::Auto, 1, Duration::ZERO)] {
+            let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
+            let before = pair.rtp.local_addr().unwrap();
+            pair.rtp.connect("127.0.0.1:9").unwrap();
+            rustix::net::connect_unspec(&pair.rtp).unwrap();
+            assert_eq!(pair.rtp.local_addr().unwrap(), before);
         }
     }
 

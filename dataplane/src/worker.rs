@@ -50,6 +50,9 @@ const STAMPED_OF: u32 = 64;
 /// Packets that the relays can make by themselves while they hold one in hand.
 const GENERATED_MAX: usize = 64;
 
+/// Changes of whom a port hears that one packet can cause.
+const HEARD_MAX: usize = 4;
+
 /// What the manager wants of a worker.
 #[derive(Debug)]
 pub enum Command<S> {
@@ -343,6 +346,9 @@ impl<E: Engine> Worker<E> {
                     let (start, len) = (packet.start(), packet.len());
                     // What goes before a packet leaves before it.
                     self.generated.send(&mut self.engine, relays);
+                    for (port, peer) in self.generated.heard.drain(..) {
+                        self.engine.connect(port, peer);
+                    }
                     match verdict {
                         Verdict::Forward { port, to } => {
                             self.engine.send(Outgoing { port, to, buffer, start, len });
@@ -613,15 +619,22 @@ impl Post {
 struct Generated {
     room: Vec<[u8; BUFFER_LEN_BYTES]>,
     waiting: Vec<(PortId, SocketAddr, usize)>,
+    /// Whom ports hear from now on.
+    heard: Vec<(PortId, Option<SocketAddr>)>,
 }
 
 impl Generated {
     fn new() -> Self {
-        Generated { room: vec![[0; BUFFER_LEN_BYTES]; GENERATED_MAX], waiting: Vec::with_capacity(GENERATED_MAX) }
+        Generated {
+            room: vec![[0; BUFFER_LEN_BYTES]; GENERATED_MAX],
+            waiting: Vec::with_capacity(GENERATED_MAX),
+            heard: Vec::with_capacity(HEARD_MAX),
+        }
     }
 
     fn clear(&mut self) {
         self.waiting.clear();
+        self.heard.clear();
     }
 
     fn send<E: Engine>(&mut self, engine: &mut E, relays: &mut Relays) {
@@ -664,6 +677,10 @@ impl Output for Beside<'_> {
     fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
         self.post.post(Report::DtlsPath { leg, port, from });
     }
+
+    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        self.generated.heard.push((port, peer));
+    }
 }
 
 /// Output of the relays while no packet is in hand.
@@ -692,6 +709,10 @@ impl<E: Engine> Output for Free<'_, E> {
 
     fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
         self.post.post(Report::DtlsPath { leg, port, from });
+    }
+
+    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        self.engine.connect(port, peer);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every engine must do, run against each of them.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use super::{
     BATCH_MAX, Batch, Completion, Engine, Outgoing,
     epoll::EpollEngine,
     sim::{Conditions, Network, SimEngine, SimSocket},
+    socket::bind_by_number,
 };
 use crate::{relay::PortId, wire::DropReason};
 
@@ -24,9 +25,14 @@ trait World {
     fn narrow_socket(&mut self) -> <Self::Engine as Engine>::Socket {
         self.socket()
     }
+    /// One on an address that was another's before.
+    fn socket_at(&mut self, address: SocketAddr) -> <Self::Engine as Engine>::Socket;
     fn address(socket: &<Self::Engine as Engine>::Socket) -> SocketAddr;
     fn send(&mut self, from: &<Self::Engine as Engine>::Socket, to: SocketAddr, bytes: &[u8]);
     fn receive(&mut self, at: &<Self::Engine as Engine>::Socket) -> Option<(SocketAddr, Vec<u8>)>;
+
+    /// Lets what was sent arrive, on networks whose time is ours.
+    fn pass(&mut self, _now: Time) {}
 
     fn open(&mut self) -> (PortId, SocketAddr) {
         let socket = self.socket();
@@ -39,17 +45,21 @@ trait World {
     }
 }
 
-struct Kernel(EpollEngine);
+struct Kernel<E>(E);
 
-impl World for Kernel {
-    type Engine = EpollEngine;
+impl<E: Engine<Socket = UdpSocket>> World for Kernel<E> {
+    type Engine = E;
 
-    fn engine(&mut self) -> &mut EpollEngine {
+    fn engine(&mut self) -> &mut E {
         &mut self.0
     }
 
     fn socket(&mut self) -> UdpSocket {
-        UdpSocket::bind("127.0.0.1:0").unwrap()
+        bind_by_number(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    fn socket_at(&mut self, address: SocketAddr) -> UdpSocket {
+        UdpSocket::bind(address).unwrap()
     }
 
     fn narrow_socket(&mut self) -> UdpSocket {
@@ -88,6 +98,10 @@ impl World for Simulated {
         self.1.bind(SocketAddr::from(([192, 0, 2, 1], self.2))).unwrap()
     }
 
+    fn socket_at(&mut self, address: SocketAddr) -> SimSocket {
+        self.1.bind(address).unwrap()
+    }
+
     fn address(socket: &SimSocket) -> SocketAddr {
         socket.local_addr()
     }
@@ -96,13 +110,17 @@ impl World for Simulated {
         from.send_to(bytes, to);
     }
 
+    fn pass(&mut self, now: Time) {
+        self.1.advance_to(now + Duration::from_millis(1));
+    }
+
     fn receive(&mut self, at: &SimSocket) -> Option<(SocketAddr, Vec<u8>)> {
         self.1.advance_to(self.1.now().mono + Duration::from_secs(2));
         at.receive()
     }
 }
 
-fn kernel() -> Kernel {
+fn epoll() -> Kernel<EpollEngine> {
     Kernel(EpollEngine::new().unwrap())
 }
 
@@ -293,10 +311,128 @@ fn a_panicked_workers_buffers_come_back<W: World>(mut world: W) {
     assert!(matches!(rounds(&mut world, 1)[..], [Completion::Received { len: 5, .. }]));
 }
 
+/// What came in the rounds until the engine's wait ran out, by sender; anything but datagrams is left out.
+fn heard<W: World>(world: &mut W, wanted: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut batch = Batch::new();
+    loop {
+        let wait = Duration::from_millis(if all.len() < wanted { 2000 } else { 10 });
+        let soon = Some(world.engine().now().mono + wait);
+        world.engine().receive(soon, &mut batch);
+        if batch.is_empty() {
+            return all;
+        }
+        for done in batch.drain() {
+            if let Completion::Received { from, buffer, start, len, .. } = done {
+                all.push((from, world.engine().buffer(buffer)[start..start + len].to_vec()));
+                world.engine().recycle(buffer);
+            }
+        }
+    }
+}
+
+fn send<W: World>(world: &mut W, port: PortId, to: SocketAddr, bytes: &[u8]) {
+    let buffer = world.engine().take_buffer().unwrap();
+    world.engine().buffer(buffer)[100..100 + bytes.len()].copy_from_slice(bytes);
+    world.engine().send(Outgoing { port, to, buffer, start: 100, len: bytes.len() });
+    world.engine().flush();
+}
+
+fn a_connected_port_hears_its_peer_alone_and_what_waits_keeps_its_sender<W: World>(mut world: W) {
+    for waits in [true, false] {
+        let (port, address) = world.open();
+        let (peer, stranger) = (world.socket(), world.socket());
+        let (peer_at, stranger_at) = (W::address(&peer), W::address(&stranger));
+        if waits {
+            assert_eq!(heard(&mut world, 0), []);
+        }
+        world.send(&stranger, address, b"before");
+        world.send(&peer, address, b"first");
+        let now = world.engine().now().mono;
+        world.pass(now);
+        world.engine().connect(port, Some(peer_at));
+        world.send(&stranger, address, b"never");
+        world.send(&peer, address, b"second");
+        let expected: [(SocketAddr, Vec<u8>); 3] =
+            [(stranger_at, b"before".into()), (peer_at, b"first".into()), (peer_at, b"second".into())];
+        assert_eq!(heard(&mut world, 3), expected);
+        world.send(&stranger, address, b"never");
+        world.send(&peer, address, b"third");
+        assert_eq!(heard(&mut world, 1), [(peer_at, b"third".to_vec())]);
+        // Both are still reached.
+        send(&mut world, port, peer_at, b"to the peer");
+        send(&mut world, port, stranger_at, b"to another");
+        assert!(heard(&mut world, 0).is_empty());
+        assert_eq!(world.receive(&peer), Some((address, b"to the peer".to_vec())));
+        assert_eq!(world.receive(&stranger), Some((address, b"to another".to_vec())));
+        world.engine().connect(port, None);
+        world.send(&stranger, address, b"again");
+        assert_eq!(heard(&mut world, 1), [(stranger_at, b"again".to_vec())]);
+        world.engine().close(port).unwrap();
+    }
+}
+
+fn no_packet_is_lost_while_a_port_changes_whom_it_hears<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    let peers = [world.socket(), world.socket()];
+    let mut sent = [0u16; 2];
+    let mut all = [Vec::new(), Vec::new()];
+    // Whoever is to be heard alone is the one that sends; bursts wait in the port while it changes.
+    for step in 0..120usize {
+        let talks = step / 30 % 2;
+        for _ in 0..step % 7 {
+            world.send(&peers[talks], address, &sent[talks].to_be_bytes());
+            sent[talks] += 1;
+        }
+        let now = world.engine().now().mono;
+        world.pass(now);
+        match step % 5 {
+            0 | 3 => world.engine().connect(port, Some(W::address(&peers[talks]))),
+            2 => world.engine().connect(port, None),
+            _ => {}
+        }
+        if step % 3 == 0 || step % 30 == 29 {
+            for (from, bytes) in heard(&mut world, 0) {
+                let of = peers.iter().position(|peer| W::address(peer) == from).expect("one of the two");
+                all[of].push(u16::from_be_bytes(bytes.try_into().unwrap()));
+            }
+            if step % 30 == 29 {
+                world.engine().connect(port, None);
+            }
+        }
+    }
+    for (all, sent) in all.iter().zip(sent) {
+        assert_eq!(*all, (0..sent).collect::<Vec<_>>());
+    }
+}
+
+fn a_peer_that_was_not_there_yet_is_reached_by_the_first_packet_after<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    let gone = world.socket();
+    let at = W::address(&gone);
+    drop(gone);
+    world.engine().connect(port, Some(at));
+    for _ in 0..3 {
+        send(&mut world, port, at, b"nobody is there");
+        heard(&mut world, 0);
+        send(&mut world, port, at, b"nobody is there");
+        let peer = world.socket_at(at);
+        send(&mut world, port, at, b"here");
+        let now = Some(world.engine().now().mono);
+        let mut batch = Batch::new();
+        world.engine().receive(now, &mut batch);
+        batch.drain().for_each(|done| assert!(matches!(done, Completion::Failed { .. }), "{done:?}"));
+        let arrived = std::iter::from_fn(|| world.receive(&peer)).find(|(_, bytes)| bytes == b"here");
+        assert_eq!(arrived, Some((address, b"here".to_vec())));
+        world.send(&peer, address, b"there");
+        assert_eq!(heard(&mut world, 1), [(at, b"there".to_vec())]);
+    }
+}
+
 macro_rules! conformance {
     ($($behaviour:ident),+ $(,)?) => {
-        mod on_the_kernel {
-            $(#[test] fn $behaviour() { super::$behaviour(super::kernel()); })+
+        mod epoll {
+            $(#[test] fn $behaviour() { super::$behaviour(super::epoll()); })+
         }
         mod simulated {
             $(#[test] fn $behaviour() { super::$behaviour(super::simulated()); })+
@@ -314,7 +450,21 @@ conformance!(
     failed_sends_come_back_as_completions,
     a_wake_ends_the_wait_and_closed_ports_are_silent,
     a_panicked_workers_buffers_come_back,
+    a_connected_port_hears_its_peer_alone_and_what_waits_keeps_its_sender,
+    no_packet_is_lost_while_a_port_changes_whom_it_hears,
+    a_peer_that_was_not_there_yet_is_reached_by_the_first_packet_after,
 );
+
+#[test]
+fn a_socket_that_comes_connected_hears_everybody() {
+    let mut world = epoll();
+    let (socket, peer, stranger) = (world.socket(), world.socket(), world.socket());
+    socket.connect(peer.local_addr().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    world.engine().open(socket).unwrap();
+    world.send(&stranger, address, b"heard");
+    assert_eq!(heard(&mut world, 1).len(), 1);
+}
 
 #[test]
 fn a_seed_replays_its_losses() {

@@ -7,18 +7,22 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
     time::Duration,
 };
 
-use gangway_shared::time::{Time, WallTime};
+use gangway_shared::time::Time;
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
     BATCH_MAX, BUFFERS, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake, clock,
     pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES},
+    socket::{
+        CONTROL_BYTES, Control, NO_NAME, Name, Told, connect, count_losses, decode_name, encode_name, error_class,
+        lost_of, may_connect, stamp_arrivals,
+    },
 };
 use crate::{
     relay::{Now, PortId},
@@ -34,17 +38,6 @@ const WANT_MIN: usize = 2;
 
 /// Readiness events taken from the kernel in one wait.
 const EVENTS_MAX: usize = 256;
-
-/// Asks the kernel to say with each datagram how many of its socket were lost for want of room (socket(7)); the number of
-/// `asm-generic/socket.h`, which the `libc` crate has for Android only.
-const SO_RXQ_OVFL: libc::c_int = 40;
-
-/// Place of the count of lost datagrams among the numbers of `SO_MEMINFO`, and how many there are (`linux/sock_diag.h`).
-const MEMINFO_DROPS: usize = 8;
-const MEMINFO_NUMBERS: usize = 9;
-
-/// A count and a time, each behind a `cmsghdr` and padded to eight bytes.
-const CONTROL_BYTES: usize = 24 + 32;
 
 const WAKE_TOKEN: Token = Token(usize::MAX);
 
@@ -66,6 +59,9 @@ struct Slot {
     is_ipv4: bool,
     is_ready: bool,
     want: usize,
+    may_connect: bool,
+    /// Whom alone the socket hears.
+    peer: Option<SocketAddr>,
     /// What the kernel last said of lost datagrams; wraps.
     lost: u32,
 }
@@ -180,11 +176,11 @@ impl EpollEngine {
     /// Sends `run`, indices into the queue that share a port.
     fn send_run(&mut self, run: &[u16]) {
         let port = self.buffers.queue()[usize::from(run[0])].port;
-        let Some((fd, is_ipv4)) = self
+        let Some((fd, is_ipv4, peer)) = self
             .slots
             .get(port.0 as usize)
             .and_then(Option::as_ref)
-            .map(|slot| (slot.socket.as_raw_fd(), slot.is_ipv4))
+            .map(|slot| (slot.socket.as_raw_fd(), slot.is_ipv4, slot.peer))
         else {
             run.iter().for_each(|_| self.fail(port, DropReason::PortUnknown));
             return;
@@ -201,22 +197,30 @@ impl EpollEngine {
             }
             let bytes = &mut self.buffers.bytes(packet.buffer)[packet.start..packet.start + packet.len];
             memory[count] = (bytes.as_mut_ptr(), bytes.len());
-            name_lens[count] = encode_name(packet.to, &mut names[count]);
+            // Without a name the kernel takes the way it found when the socket was connected.
+            if peer != Some(packet.to) {
+                name_lens[count] = encode_name(packet.to, &mut names[count]);
+            }
             count += 1;
         }
         let mut sent = 0;
+        let mut is_refused = false;
         while sent < count {
             match send_many(fd, &memory[sent..count], &mut names[sent..count], &name_lens[sent..count]) {
                 Ok(0) => break,
-                Ok(more) => sent += more,
+                Ok(more) => (sent, is_refused) = (sent + more, false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     (sent..count).for_each(|_| self.fail(port, DropReason::SendWouldBlock));
                     return;
                 }
+                // A connected socket says so of a packet before this one, which has not left yet.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) && peer.is_some() && !is_refused => {
+                    is_refused = true;
+                }
                 Err(error) => {
                     self.fail(port, error_class(&error));
-                    sent += 1;
+                    (sent, is_refused) = (sent + 1, false);
                 }
             }
         }
@@ -249,9 +253,13 @@ impl Engine for EpollEngine {
     }
 
     fn open(&mut self, socket: UdpSocket) -> Result<PortId, OpenError> {
-        let is_ipv4 = socket.local_addr()?.is_ipv4();
+        let local = socket.local_addr()?;
         socket.set_nonblocking(true)?;
+        if socket.peer_addr().is_ok() {
+            connect(socket.as_raw_fd(), None)?;
+        }
         count_losses(&socket);
+        let lost = lost_of(&socket).unwrap_or(0);
         let port = self.free.pop_front().ok_or(OpenError::Full)?;
         let registered =
             self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(port as usize), Interest::READABLE);
@@ -259,7 +267,15 @@ impl Engine for EpollEngine {
             self.free.push_front(port);
             return Err(error.into());
         }
-        self.slots[port as usize] = Some(Slot { socket, is_ipv4, is_ready: false, want: WANT_MIN, lost: 0 });
+        self.slots[port as usize] = Some(Slot {
+            socket,
+            is_ipv4: local.is_ipv4(),
+            is_ready: false,
+            want: WANT_MIN,
+            may_connect: may_connect(local),
+            peer: None,
+            lost,
+        });
         Ok(PortId(port))
     }
 
@@ -278,6 +294,19 @@ impl Engine for EpollEngine {
         }
         self.free.push_back(port.0);
         Some(slot.socket)
+    }
+
+    fn connect(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        let Some(slot) = self.slots.get_mut(port.0 as usize).and_then(Option::as_mut) else { return };
+        let fits = slot.may_connect && peer.is_none_or(|peer| peer.is_ipv4() == slot.is_ipv4);
+        if !fits || slot.peer == peer {
+            return;
+        }
+        match connect(slot.socket.as_raw_fd(), peer) {
+            Ok(()) => slot.peer = peer,
+            // It hears whom it heard before; the relay judges all of them.
+            Err(error) => tracing::debug!(?peer, %error, "a port could not be connected"),
+        }
     }
 
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
@@ -338,155 +367,10 @@ impl Engine for EpollEngine {
     }
 }
 
-/// The errors of one packet or one peer, told apart as far as they are counted apart.
-fn error_class(error: &io::Error) -> DropReason {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => DropReason::SendRefused,
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN) => DropReason::SendUnreachable,
-        Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::SendWouldBlock,
-        Some(libc::EMSGSIZE) => DropReason::PacketTooLarge,
-        _ => DropReason::SendFailed,
-    }
-}
-
-/// Room for the address of either family: `sockaddr_in` lies in the first 16 bytes of a `sockaddr_in6`.
-type Name = libc::sockaddr_in6;
-
-const NO_NAME: Name = Name {
-    sin6_family: 0,
-    sin6_port: 0,
-    sin6_flowinfo: 0,
-    sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
-    sin6_scope_id: 0,
-};
-
-/// Reads the address that the kernel wrote. `sin_port` and `sin6_port` share their place; `sin_addr` is where
-/// `sin6_flowinfo` is.
-fn decode_name(name: &Name) -> Option<SocketAddr> {
-    let port = u16::from_be(name.sin6_port);
-    match i32::from(name.sin6_family) {
-        libc::AF_INET => Some((IpAddr::V4(Ipv4Addr::from(name.sin6_flowinfo.to_ne_bytes())), port).into()),
-        libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            Some(SocketAddrV6::new(ip, port, name.sin6_flowinfo, name.sin6_scope_id).into())
-        }
-        _ => None,
-    }
-}
-
-/// Writes an address for the kernel and returns its length.
-fn encode_name(to: SocketAddr, name: &mut Name) -> libc::socklen_t {
-    name.sin6_port = to.port().to_be();
-    let len = match to {
-        SocketAddr::V4(to) => {
-            name.sin6_family = libc::AF_INET as libc::sa_family_t;
-            name.sin6_flowinfo = u32::from_ne_bytes(to.ip().octets());
-            size_of::<libc::sockaddr_in>()
-        }
-        SocketAddr::V6(to) => {
-            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-            name.sin6_flowinfo = to.flowinfo();
-            name.sin6_addr.s6_addr = to.ip().octets();
-            name.sin6_scope_id = to.scope_id();
-            size_of::<libc::sockaddr_in6>()
-        }
-    };
-    len as libc::socklen_t
-}
-
 /// An empty message header; pads differ between C libraries, so it cannot be written as a literal.
 fn empty_header() -> libc::mmsghdr {
     // SAFETY: `mmsghdr` is plain data of integers and raw pointers, for which all-zero bytes are a valid value.
     unsafe { std::mem::zeroed() }
-}
-
-/// Switches a boolean option of sockets on.
-fn switch_on(socket: &UdpSocket, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer and length are those of `on`, which outlives the call; the kernel only reads it.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Switches [`SO_RXQ_OVFL`] on. A kernel that does not know it forwards as well, without that counter.
-pub(super) fn count_losses(socket: &UdpSocket) {
-    if let Err(error) = switch_on(socket, SO_RXQ_OVFL) {
-        tracing::debug!(%error, "datagrams that find no room are not counted");
-    }
-}
-
-/// Asks for the time at which each datagram came in, by the wall clock.
-pub(super) fn stamp_arrivals(socket: &UdpSocket) {
-    if let Err(error) = switch_on(socket, libc::SO_TIMESTAMPNS) {
-        tracing::debug!(%error, "datagrams come without their receive time");
-    }
-}
-
-/// Datagrams that a socket has lost for want of room so far; wraps, and counts what [`SO_RXQ_OVFL`] counts.
-pub(super) fn lost_of(socket: &UdpSocket) -> Option<u32> {
-    let mut numbers = [0u32; MEMINFO_NUMBERS];
-    let mut len = size_of_val(&numbers) as libc::socklen_t;
-    // SAFETY: the pointer and length are those of `numbers`, which outlives the call; the kernel writes at most `len` bytes, and
-    // any bytes are valid integers.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            numbers.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    let is_told = result == 0 && len as usize >= (MEMINFO_DROPS + 1) * size_of::<u32>();
-    is_told.then(|| numbers[MEMINFO_DROPS])
-}
-
-/// What the kernel tells beside a datagram.
-#[derive(Clone, Copy, Default)]
-struct Told {
-    len: usize,
-    flags: i32,
-    /// How many datagrams the socket had lost when this one came.
-    lost: Option<u32>,
-    received_at: Option<WallTime>,
-}
-
-/// Room for the two control messages that are asked for: a count (`CMSG_SPACE(4)`) and a time (`CMSG_SPACE(16)`).
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
-impl Told {
-    /// Reads the control messages that the kernel wrote to the front of `control`.
-    fn note_control(&mut self, control: &[u8]) {
-        let head = size_of::<libc::cmsghdr>();
-        let mut rest = control;
-        while rest.len() >= head {
-            let len = usize::from_ne_bytes(rest[..8].try_into().expect("eight bytes of a longer slice"));
-            let int =
-                |at: usize| i32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes of a longer slice"));
-            let (level, kind) = (int(8), int(12));
-            let Some(data) = rest.get(head..len) else { return };
-            match (level, kind, data.len()) {
-                (libc::SOL_SOCKET, SO_RXQ_OVFL, 4) => self.lost = Some(int(head).cast_unsigned()),
-                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, 16) => {
-                    let number =
-                        |at: usize| u64::from_ne_bytes(data[at..at + 8].try_into().expect("half of sixteen bytes"));
-                    self.received_at = Some(WallTime::from_unix_micros(number(0) * 1_000_000 + number(8) / 1000));
-                }
-                _ => {}
-            }
-            rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
-        }
-    }
 }
 
 /// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `told[i]`.
@@ -541,8 +425,10 @@ fn send_many(
     for (at, &(start, len)) in memory.iter().enumerate() {
         pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: len };
         let header = &mut headers[at].msg_hdr;
-        header.msg_name = (&raw mut names[at]).cast();
-        header.msg_namelen = name_lens[at];
+        if name_lens[at] > 0 {
+            header.msg_name = (&raw mut names[at]).cast();
+            header.msg_namelen = name_lens[at];
+        }
         header.msg_iov = &raw mut pieces[at];
         header.msg_iovlen = 1;
     }

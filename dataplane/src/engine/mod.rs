@@ -13,6 +13,7 @@ pub mod epoll;
 pub mod pool;
 pub mod signals;
 pub mod sim;
+mod socket;
 
 #[cfg(test)]
 mod conformance;
@@ -201,6 +202,12 @@ pub trait Engine {
     /// Gives the socket of a port back; `None` when no such port is open. Packets queued by [`Engine::send`] on it still leave
     /// when [`Engine::flush`] was called before.
     fn close(&mut self, port: PortId) -> Option<Self::Socket>;
+
+    /// Makes a port hear `peer` alone, which is cheaper, or everybody again (connect(2)). What waits in the port already comes with
+    /// its own sender, whoever that is. A port that is bound to all addresses of the machine, or of another family than `peer`,
+    /// stays as it is: the kernel would bind it to one address. The socket must have been bound to a port by its number: one that the
+    /// kernel chose at bind(2) is lost when the port hears everybody again.
+    fn connect(&mut self, port: PortId, peer: Option<SocketAddr>);
 
     /// Waits until something is there, `deadline` has passed (`None`: for ever; [`Time::ZERO`]: it does not wait, and reads no
     /// clock to know) or a wake came, then fills `batch` with what

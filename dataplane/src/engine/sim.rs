@@ -79,6 +79,8 @@ struct Arrivals {
     queue: VecDeque<(WallTime, SocketAddr, Vec<u8>)>,
     /// Datagrams that found no room since somebody asked.
     lost: u32,
+    /// Nobody else is heard.
+    peer: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -154,6 +156,7 @@ impl Network {
         {
             let (at, datagram) = (entry.key().0, entry.remove());
             match state.arrived.get_mut(&datagram.to) {
+                Some(arrivals) if arrivals.peer.is_some_and(|peer| peer != datagram.from) => {}
                 Some(arrivals) if arrivals.queue.len() < QUEUE_MAX => {
                     arrivals.queue.push_back((wall(at), datagram.from, datagram.bytes));
                 }
@@ -207,6 +210,12 @@ impl SimSocket {
 
     fn take_arrival(&self) -> Option<(WallTime, SocketAddr, Vec<u8>)> {
         self.network.state().arrived.get_mut(&self.address)?.queue.pop_front()
+    }
+
+    fn connect(&self, peer: Option<SocketAddr>) {
+        if let Some(arrivals) = self.network.state().arrived.get_mut(&self.address) {
+            arrivals.peer = peer;
+        }
     }
 
     fn take_lost(&self) -> u32 {
@@ -347,6 +356,12 @@ impl Engine for SimEngine {
         self.free.push_back(port.0);
         self.stamped.remove(&port);
         Some(socket)
+    }
+
+    fn connect(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        if let Some(Some(socket)) = self.slots.get(port.0 as usize) {
+            socket.connect(peer);
+        }
     }
 
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {

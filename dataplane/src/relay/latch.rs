@@ -180,6 +180,11 @@ impl Latch {
         }
     }
 
+    /// Whether no other source could be latched while this one is heard: it is where signalling says, or it authenticated.
+    pub(super) fn is_certain(&self) -> bool {
+        self.is_locked == 1 && self.locked_fit == EXACT
+    }
+
     /// Where packets to the peer go: the latched source, before one is latched where signalling says; nowhere while signalling
     /// holds it (`0.0.0.0`).
     pub(super) fn target(&self) -> Addr {

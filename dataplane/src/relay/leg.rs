@@ -46,6 +46,8 @@ pub(super) struct Derived {
     pub route_count: usize,
     /// When packets came, for peers that want to know.
     pub arrivals: Option<ArrivalLog>,
+    /// Whom alone the RTP port hears.
+    pub heard_alone: Addr,
 }
 
 impl LegRecord {
@@ -406,6 +408,9 @@ impl Relays {
             let (relay, leg) = self.name_of(slot);
             out.event(Event::SourceLatched { relay, leg, remote: from });
         }
+        if !is_rtcp_port {
+            self.settle_port(slot, out);
+        }
     }
 
     fn latch(
@@ -429,6 +434,7 @@ impl Relays {
             let (relay, leg) = self.name_of(slot);
             out.event(Event::SourceLatched { relay, leg, remote: from });
         }
+        self.settle_port(slot, out);
         Ok(admitted)
     }
 
@@ -601,7 +607,8 @@ impl Relays {
     /// Sets the leg's timer anew after something it depends on changed.
     pub(super) fn schedule(&mut self, slot: u32) {
         let arrivals = self.derived[slot as usize].arrivals.as_ref().and_then(ArrivalLog::due);
-        let due = [self.keyframes_due(slot), self.fills_due(slot), self.arena.leg(slot).deadline(), arrivals];
+        let own = self.arena.leg(slot).deadline();
+        let due = [self.keyframes_due(slot), self.fills_due(slot), own, arrivals, self.alone_until(slot)];
         let soonest = due.into_iter().flatten().min();
         self.deadlines.set(slot, soonest);
     }
@@ -633,6 +640,7 @@ impl Relays {
         self.expire_keyframes(now, slot, out);
         self.expire_fills(now, slot, out);
         self.expire_congestion(now, slot, out);
+        self.expire_alone(now, slot, out);
         self.schedule(slot);
     }
 

@@ -3,6 +3,7 @@
 //! What must survive is in the arena's records; what is here beside them (tables, session keys, timers) is derived and rebuilt.
 //! [`Relays::on_datagram`] is the walk of a packet; the modules below each know one of its stations.
 
+mod alone;
 mod congestion;
 mod feedback;
 mod fill;
@@ -92,6 +93,9 @@ pub trait Output {
     /// The leg has its first authenticated check from this address (or the first after its fingerprints changed): a handshake may
     /// be made for it.
     fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr);
+
+    /// Nobody but `peer` is believed on this port from now on, so nobody else needs to be heard; `None`: everybody is to be heard.
+    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>);
 }
 
 /// Every timer of the relay core; each is a setting.
@@ -262,6 +266,7 @@ impl Relays {
             if Time::from_micros(relays.arena.leg(slot).report_at) < now.mono {
                 relays.next_report(now, slot);
             }
+            relays.open_port(slot, out);
             relays.schedule(slot);
         }
         relays

@@ -329,9 +329,9 @@ impl Relays {
             (LegKind::IceDtls(ice), LegLocal::IceDtls { credentials }) => {
                 self.set_ice(now, slot, ice, credentials, out);
             }
-            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(now, slot, rtp, (*port, *rtcp)),
+            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(now, slot, rtp, (*port, *rtcp), out),
             (LegKind::Srtp(srtp), LegLocal::Rtp { rtp: port, rtcp }) => {
-                self.set_rtp(now, slot, &srtp.rtp, (*port, *rtcp));
+                self.set_rtp(now, slot, &srtp.rtp, (*port, *rtcp), out);
                 self.set_sdes(now, slot, keys);
             }
             _ => unreachable!("check_local compared the kinds"),
@@ -366,8 +366,11 @@ impl Relays {
         self.judge_held(now, slot, out);
     }
 
-    fn set_rtp(&mut self, now: Now, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId)) {
+    fn set_rtp(&mut self, now: Now, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId), out: &mut impl Output) {
         let leg = self.arena.leg_mut(slot);
+        if leg.rtp_port != port.0 + 1 {
+            self.derived[slot as usize].heard_alone = Addr::NONE;
+        }
         for old in [leg.rtp_port, leg.rtcp_port].into_iter().filter_map(|port| port.checked_sub(1)) {
             self.ports.clear(PortId(old), slot);
         }
@@ -390,6 +393,7 @@ impl Relays {
             }
             self.begin_pictures(slot);
         }
+        self.settle_port(slot, out);
     }
 
     /// Another receiver is behind the leg: it has seen none of the pictures that its routes sent.

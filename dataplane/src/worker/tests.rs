@@ -228,6 +228,10 @@ impl Engine for Watched {
         self.engine.close(port)
     }
 
+    fn connect(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        self.engine.connect(port, peer);
+    }
+
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
         self.engine.receive(deadline, batch);
     }

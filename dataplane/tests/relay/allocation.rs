@@ -153,6 +153,8 @@ impl Output for Counted {
     }
 
     fn dtls_path(&mut self, _: LegHandle, _: PortId, _: SocketAddr) {}
+
+    fn hear(&mut self, _: PortId, _: Option<SocketAddr>) {}
 }
 
 #[test]

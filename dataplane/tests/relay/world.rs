@@ -41,6 +41,8 @@ pub(crate) struct Recorder {
     pub(crate) events: Vec<Event>,
     pub(crate) dtls: Vec<(LegHandle, SocketAddr, Vec<u8>)>,
     pub(crate) dtls_paths: Vec<(LegHandle, SocketAddr)>,
+    /// Whom ports hear alone, as it was told.
+    pub(crate) hears: Vec<(PortId, Option<SocketAddr>)>,
     /// Set to make every buffer and queue run out.
     pub(crate) is_full: bool,
     /// Set to crash the worker at the next DTLS datagram.
@@ -79,6 +81,10 @@ impl Output for Recorder {
 
     fn dtls_path(&mut self, leg: LegHandle, _: PortId, from: SocketAddr) {
         self.dtls_paths.push((leg, from));
+    }
+
+    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>) {
+        self.hears.push((port, peer));
     }
 }
 

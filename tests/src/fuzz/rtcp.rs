@@ -98,6 +98,8 @@ impl Output for Sent {
     }
 
     fn dtls_path(&mut self, _: LegHandle, _: PortId, _: SocketAddr) {}
+
+    fn hear(&mut self, _: PortId, _: Option<SocketAddr>) {}
 }
 
 fn peer(leg: u8, port: u16) -> SocketAddr {
