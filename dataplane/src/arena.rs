@@ -5,9 +5,13 @@
 //! no `SocketAddr`, no key schedule. What is derived (free lists here, tables and session keys in `relay`) is rebuilt.
 //!
 //! ```text
-//! | header | relays ... | legs ... | routes ... |    each section starts on a page
+//! | header | relays ... | legs ... | routes ... | parameter sets, one a route | received, retired, sent streams: columns, as many a leg |
 //! ```
+//!
+//! Each section starts on a page. A page that nobody touches has no memory behind it, so records are taken from the front, what only
+//! some need lies in sections of its own, and nothing is cleared that was never used.
 
+mod columns;
 mod records;
 
 use std::{
@@ -23,17 +27,18 @@ use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
 };
 
+pub use columns::{Column, ColumnMut, Columns};
 pub use records::{
     Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX,
     OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry, PictureState,
     RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry, RxSlot,
-    SourceMap, kind,
+    SourceMap, Traffic, kind,
 };
 
 /// "GANGWAY" and a zero: this memory is an arena.
 const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
 /// Counts up when the meaning of a record changes without its size.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 /// Sections start on pages.
 const PAGE: usize = 4096;
 
@@ -64,8 +69,10 @@ pub struct LegHandle {
 pub struct Header {
     magic: u64,
     version: u32,
-    record_sizes: [u32; 3],
+    record_sizes: [u32; 7],
     limits: RelayLimits,
+    /// Records that were ever in use: those behind are zero, and nobody looks at them.
+    reached: RelayLimits,
     /// Leg record plus one whose packet is being walked: who was in hand at a crash.
     pub in_hand: u32,
 }
@@ -111,6 +118,38 @@ pub struct Sections<'a> {
     pub legs: &'a mut [LegRecord],
     /// Route records by slot.
     pub routes: &'a mut [RouteRecord],
+    /// Parameter sets by route slot.
+    pub parameters: &'a mut [ParameterSets],
+    /// Sources received, by leg slot and place.
+    pub rx: Columns<'a, RxSlot>,
+    /// Sources whose places others have now.
+    pub retired: Columns<'a, RetiredSource>,
+    /// SSRCs sent.
+    pub out: Columns<'a, OutStream>,
+}
+
+/// A leg with its streams, to be changed.
+#[derive(Debug)]
+pub struct WholeLeg<'a> {
+    /// Its record.
+    pub record: &'a mut LegRecord,
+    /// Sources received.
+    pub rx: ColumnMut<'a, RxSlot>,
+    /// Sources whose places others have now.
+    pub retired: ColumnMut<'a, RetiredSource>,
+    /// SSRCs sent.
+    pub out: ColumnMut<'a, OutStream>,
+}
+
+/// Every section to look at.
+struct View<'a> {
+    relays: &'a [RelayRecord],
+    legs: &'a [LegRecord],
+    routes: &'a [RouteRecord],
+    parameters: &'a [ParameterSets],
+    rx: &'a [RxSlot],
+    retired: &'a [RetiredSource],
+    out: &'a [OutStream],
 }
 
 /// Why a file is no arena of this program.
@@ -153,6 +192,10 @@ struct Layout {
     relays: usize,
     legs: usize,
     routes: usize,
+    parameters: usize,
+    rx: usize,
+    retired: usize,
+    out: usize,
     end: usize,
 }
 
@@ -162,12 +205,24 @@ impl Layout {
         let relays = PAGE;
         let legs = after(relays, limits.relays, size_of::<RelayRecord>());
         let routes = after(legs, limits.legs, size_of::<LegRecord>());
-        Layout { limits, relays, legs, routes, end: after(routes, limits.routes, size_of::<RouteRecord>()) }
+        let parameters = after(routes, limits.routes, size_of::<RouteRecord>());
+        let rx = after(parameters, limits.routes, size_of::<ParameterSets>());
+        let retired = after(rx, limits.legs, RX_STREAMS_MAX * size_of::<RxSlot>());
+        let out = after(retired, limits.legs, RETIRED_STREAMS_MAX * size_of::<RetiredSource>());
+        let end = after(out, limits.legs, OUT_STREAMS_MAX * size_of::<OutStream>());
+        Layout { limits, relays, legs, routes, parameters, rx, retired, out, end }
     }
 }
 
-const RECORD_SIZES: [u32; 3] =
-    [size_of::<RelayRecord>() as u32, size_of::<LegRecord>() as u32, size_of::<RouteRecord>() as u32];
+const RECORD_SIZES: [u32; 7] = [
+    size_of::<RelayRecord>() as u32,
+    size_of::<LegRecord>() as u32,
+    size_of::<RouteRecord>() as u32,
+    size_of::<ParameterSets>() as u32,
+    size_of::<RxSlot>() as u32,
+    size_of::<RetiredSource>() as u32,
+    size_of::<OutStream>() as u32,
+];
 
 impl Arena {
     /// Makes an empty arena of this size. It is kept out of core dumps: it holds keys.
@@ -182,8 +237,14 @@ impl Arena {
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let mut memory = Mapping::new(&fd, len)?;
         memory.divide(limits);
-        *memory.header() =
-            Header { magic: MAGIC, version: LAYOUT_VERSION, record_sizes: RECORD_SIZES, limits, in_hand: 0 };
+        *memory.header() = Header {
+            magic: MAGIC,
+            version: LAYOUT_VERSION,
+            record_sizes: RECORD_SIZES,
+            limits,
+            reached: RelayLimits { relays: 0, legs: 0, routes: 0 },
+            in_hand: 0,
+        };
         Ok(Arena::over(memory, fd, limits))
     }
 
@@ -232,14 +293,31 @@ impl Arena {
         Arena { memory, fd, limits, free_relays, free_legs, free_routes }
     }
 
-    /// Derives the free lists from the records.
+    /// Derives the free lists from the records that were ever in use.
     pub fn rebuild(&mut self) {
-        fn free<R: Record>(records: &mut [R]) -> Vec<u32> {
-            (0..records.len()).rev().filter(|slot| records[*slot].head().used == 0).map(|slot| slot as u32).collect()
+        fn free<R: Record>(records: &mut [R], reached: u32) -> Vec<u32> {
+            let all = 0..records.len() as u32;
+            all.rev().filter(|slot| *slot >= reached || records[*slot as usize].head().used == 0).collect()
         }
         let sections = self.sections();
-        let lists = (free(sections.relays), free(sections.legs), free(sections.routes));
-        (self.free_relays, self.free_legs, self.free_routes) = lists;
+        let reached = sections.header.reached;
+        let relays = free(sections.relays, reached.relays);
+        let legs = free(sections.legs, reached.legs);
+        let routes = free(sections.routes, reached.routes);
+        (self.free_relays, self.free_legs, self.free_routes) = (relays, legs, routes);
+    }
+
+    /// Records that were ever in use, from the front; none behind them is.
+    #[must_use]
+    pub fn reached(&self) -> RelayLimits {
+        let RelayLimits { relays, legs, routes } = self.memory.header_view().reached;
+        let limits = self.limits;
+        // What another process wrote is no reason to look beyond the end.
+        RelayLimits {
+            relays: relays.min(limits.relays),
+            legs: legs.min(limits.legs),
+            routes: routes.min(limits.routes),
+        }
     }
 
     /// Its size in records.
@@ -266,19 +344,57 @@ impl Arena {
     /// When there is no such slot, as the other accessors: slots come from records and handles of this arena.
     #[must_use]
     pub fn relay(&self, slot: u32) -> &RelayRecord {
-        &self.memory.view().0[slot as usize]
+        &self.memory.view().relays[slot as usize]
     }
 
     /// The leg record of a slot.
     #[must_use]
     pub fn leg(&self, slot: u32) -> &LegRecord {
-        &self.memory.view().1[slot as usize]
+        &self.memory.view().legs[slot as usize]
     }
 
     /// The route record of a slot.
     #[must_use]
     pub fn route(&self, slot: u32) -> &RouteRecord {
-        &self.memory.view().2[slot as usize]
+        &self.memory.view().routes[slot as usize]
+    }
+
+    /// The parameter sets of a route.
+    #[must_use]
+    pub fn parameters(&self, route: u32) -> &ParameterSets {
+        &self.memory.view().parameters[route as usize]
+    }
+
+    /// The sources that a leg receives.
+    #[must_use]
+    pub fn rx(&self, leg: u32) -> Column<'_, RxSlot> {
+        let view = self.memory.view();
+        Column::new(view.rx, self.limits.legs, leg, view.legs[leg as usize].rx_len.min(RX_STREAMS_MAX as u8))
+    }
+
+    /// The sources of a leg whose places others have now.
+    #[must_use]
+    pub fn retired(&self, leg: u32) -> Column<'_, RetiredSource> {
+        let view = self.memory.view();
+        let len = view.legs[leg as usize].retired_len.min(RETIRED_STREAMS_MAX as u8);
+        Column::new(view.retired, self.limits.legs, leg, len)
+    }
+
+    /// The SSRCs that a leg sends.
+    #[must_use]
+    pub fn out(&self, leg: u32) -> Column<'_, OutStream> {
+        let view = self.memory.view();
+        Column::new(view.out, self.limits.legs, leg, view.legs[leg as usize].out_len.min(OUT_STREAMS_MAX as u8))
+    }
+
+    /// A leg with its streams, to be changed.
+    pub fn whole_leg(&mut self, slot: u32) -> WholeLeg<'_> {
+        let Sections { legs, rx, retired, out, .. } = self.sections();
+        let record = &mut legs[slot as usize];
+        let rx = rx.into_leg(slot, record.rx_len.min(RX_STREAMS_MAX as u8));
+        let retired = retired.into_leg(slot, record.retired_len.min(RETIRED_STREAMS_MAX as u8));
+        let out = out.into_leg(slot, record.out_len.min(OUT_STREAMS_MAX as u8));
+        WholeLeg { record, rx, retired, out }
     }
 
     /// The relay record of a slot, to be changed.
@@ -299,7 +415,7 @@ impl Arena {
     /// The slot of a leg that still exists.
     #[must_use]
     pub fn resolve(&self, leg: LegHandle) -> Option<u32> {
-        let record = self.memory.view().1.get(leg.slot as usize)?;
+        let record = self.memory.view().legs.get(leg.slot as usize)?;
         (record.head.used == 1 && record.head.generation == leg.generation).then_some(leg.slot)
     }
 
@@ -312,6 +428,8 @@ impl Arena {
     /// Takes a free relay record, all zero but for its head.
     pub fn take_relay(&mut self) -> Option<u32> {
         let slot = self.free_relays.pop()?;
+        let reached = &mut self.memory.header().reached;
+        reached.relays = reached.relays.max(slot + 1);
         renew(self.relay_mut(slot));
         Some(slot)
     }
@@ -319,6 +437,8 @@ impl Arena {
     /// Takes a free leg record.
     pub fn take_leg(&mut self) -> Option<u32> {
         let slot = self.free_legs.pop()?;
+        let reached = &mut self.memory.header().reached;
+        reached.legs = reached.legs.max(slot + 1);
         renew(self.leg_mut(slot));
         Some(slot)
     }
@@ -326,6 +446,8 @@ impl Arena {
     /// Takes a free route record.
     pub fn take_route(&mut self) -> Option<u32> {
         let slot = self.free_routes.pop()?;
+        let reached = &mut self.memory.header().reached;
+        reached.routes = reached.routes.max(slot + 1);
         renew(self.route_mut(slot));
         Some(slot)
     }
@@ -336,14 +458,22 @@ impl Arena {
         self.free_relays.push(slot);
     }
 
-    /// Gives a leg record back; its keys are overwritten.
+    /// Gives a leg record back; its keys are overwritten. Its streams go first: while one of them is left the record is in use.
     pub fn free_leg(&mut self, slot: u32) {
+        let mut leg = self.whole_leg(slot);
+        leg.rx.iter_mut().for_each(|stream| *stream = RxSlot::default());
+        leg.retired.iter_mut().for_each(|source| *source = RetiredSource::default());
+        leg.out.iter_mut().for_each(|stream| *stream = OutStream::default());
         wipe(self.leg_mut(slot));
         self.free_legs.push(slot);
     }
 
     /// Gives a route record back.
     pub fn free_route(&mut self, slot: u32) {
+        let sections = self.sections();
+        if sections.routes[slot as usize].has_parameters == 1 {
+            sections.parameters[slot as usize] = ParameterSets::default();
+        }
         wipe(self.route_mut(slot));
         self.free_routes.push(slot);
     }
@@ -403,8 +533,15 @@ impl Mapping {
         unsafe { self.start.cast::<Header>().as_mut() }
     }
 
+    fn header_view(&self) -> &Header {
+        // SAFETY: as `header`; `&self` allows no reference that could change it.
+        unsafe { self.start.cast::<Header>().as_ref() }
+    }
+
     fn sections(&mut self) -> Sections<'_> {
-        let Layout { limits, relays, legs, routes, .. } = self.layout;
+        let Layout { limits, relays, legs, routes, parameters, rx, retired, out, .. } = self.layout;
+        let [relay_count, leg_count, route_count] =
+            [limits.relays, limits.legs, limits.routes].map(|count| count as usize);
         // SAFETY: `Layout` puts the sections one behind the other, each on a page boundary and thus aligned; `divide` checked that
         // they end with the mapping, and before it there are none; any bytes are valid records; `&mut self` makes these the
         // only references.
@@ -412,23 +549,36 @@ impl Mapping {
             let at = |offset: usize| self.start.as_ptr().add(offset);
             Sections {
                 header: self.start.cast::<Header>().as_mut(),
-                relays: slice::from_raw_parts_mut(at(relays).cast(), limits.relays as usize),
-                legs: slice::from_raw_parts_mut(at(legs).cast(), limits.legs as usize),
-                routes: slice::from_raw_parts_mut(at(routes).cast(), limits.routes as usize),
+                relays: slice::from_raw_parts_mut(at(relays).cast(), relay_count),
+                legs: slice::from_raw_parts_mut(at(legs).cast(), leg_count),
+                routes: slice::from_raw_parts_mut(at(routes).cast(), route_count),
+                parameters: slice::from_raw_parts_mut(at(parameters).cast(), route_count),
+                rx: Columns::new(slice::from_raw_parts_mut(at(rx).cast(), RX_STREAMS_MAX * leg_count), limits.legs),
+                retired: Columns::new(
+                    slice::from_raw_parts_mut(at(retired).cast(), RETIRED_STREAMS_MAX * leg_count),
+                    limits.legs,
+                ),
+                out: Columns::new(slice::from_raw_parts_mut(at(out).cast(), OUT_STREAMS_MAX * leg_count), limits.legs),
             }
         }
     }
 
-    fn view(&self) -> (&[RelayRecord], &[LegRecord], &[RouteRecord]) {
-        let Layout { limits, relays, legs, routes, .. } = self.layout;
+    fn view(&self) -> View<'_> {
+        let Layout { limits, relays, legs, routes, parameters, rx, retired, out, .. } = self.layout;
+        let [relay_count, leg_count, route_count] =
+            [limits.relays, limits.legs, limits.routes].map(|count| count as usize);
         // SAFETY: as `sections`; `&self` allows no reference that could change them.
         unsafe {
             let at = |offset: usize| self.start.as_ptr().add(offset).cast_const();
-            (
-                slice::from_raw_parts(at(relays).cast(), limits.relays as usize),
-                slice::from_raw_parts(at(legs).cast(), limits.legs as usize),
-                slice::from_raw_parts(at(routes).cast(), limits.routes as usize),
-            )
+            View {
+                relays: slice::from_raw_parts(at(relays).cast(), relay_count),
+                legs: slice::from_raw_parts(at(legs).cast(), leg_count),
+                routes: slice::from_raw_parts(at(routes).cast(), route_count),
+                parameters: slice::from_raw_parts(at(parameters).cast(), route_count),
+                rx: slice::from_raw_parts(at(rx).cast(), RX_STREAMS_MAX * leg_count),
+                retired: slice::from_raw_parts(at(retired).cast(), RETIRED_STREAMS_MAX * leg_count),
+                out: slice::from_raw_parts(at(out).cast(), OUT_STREAMS_MAX * leg_count),
+            }
         }
     }
 }
@@ -442,6 +592,8 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     const LIMITS: RelayLimits = RelayLimits { relays: 2, legs: 3, routes: 4 };
@@ -474,6 +626,87 @@ mod tests {
         assert_eq!(arena.resolve(old), None);
         assert_eq!(arena.resolve(arena.handle(slot)), Some(slot));
         assert_eq!(arena.resolve(LegHandle { slot: 99, generation: 1 }), None);
+    }
+
+    #[test]
+    fn what_every_packet_touches_lies_in_two_cache_lines_of_each_record() {
+        const LINES: usize = 128;
+        assert_eq!(
+            [align_of::<LegRecord>(), align_of::<RouteRecord>(), align_of::<RxSlot>(), align_of::<OutStream>()],
+            [64; 4]
+        );
+        macro_rules! ends {
+            ($record:ty: $($field:ident).+ of $kind:ty) => {
+                (stringify!($record.$($field).+), offset_of!($record, $($field).+) + size_of::<$kind>())
+            };
+        }
+        let hot = [
+            ends!(LegRecord: nominated of u32),
+            ends!(LegRecord: may_rearm of u8),
+            ends!(LegRecord: is_silence_told of u8),
+            ends!(LegRecord: media_at of u64),
+            ends!(LegRecord: traffic of Traffic),
+            ends!(LegRecord: rtp_latch.latched of Addr),
+            ends!(LegRecord: rtp_latch.is_held of u8),
+            ends!(LegRecord: rtp_latch.heard_at of u64),
+            ends!(RouteRecord: is_kept of u8),
+            ends!(RouteRecord: source of SourceMap),
+            ends!(RouteRecord: fill of FillState),
+            ends!(RouteRecord: source_rtx_count of u8),
+            ("the first payload type", offset_of!(RouteRecord, payloads) + size_of::<PayloadEntry>()),
+            ends!(RxSlot: stream of crate::srtp::RxStream),
+            ends!(RxSlot: heard_at of u64),
+            ends!(RxSlot: reception.clock of u32),
+            ends!(RxSlot: reception.reordered of u64),
+            ends!(OutStream: tx of crate::srtp::TxStream),
+            ends!(OutStream: octets of u64),
+            ends!(OutStream: lead of u32),
+        ];
+        for (field, end) in hot {
+            assert!(end <= LINES, "{field} ends at byte {end}");
+        }
+        assert_eq!(size_of::<Addr>(), 18, "addresses are packed closely");
+    }
+
+    #[test]
+    fn memory_is_looked_at_as_far_as_it_was_used() {
+        let limits = RelayLimits { relays: 4096, legs: 16_384, routes: 24_576 };
+        let resident = |arena: &Arena| {
+            let mut pages = vec![0u8; arena.memory.len.div_ceil(PAGE)];
+            // SAFETY: the range is the mapping, and `pages` has a byte for each of its pages.
+            let done =
+                unsafe { libc::mincore(arena.memory.start.as_ptr().cast(), arena.memory.len, pages.as_mut_ptr()) };
+            assert_eq!(done, 0);
+            pages.iter().filter(|page| **page & 1 == 1).count()
+        };
+        let mut arena = Arena::create(limits).unwrap();
+        let (relay, leg, route) = (arena.take_relay().unwrap(), arena.take_leg().unwrap(), arena.take_route().unwrap());
+        let before = resident(&arena);
+        assert!(before < 10, "{before} pages for one record of each kind");
+        assert_eq!(arena.reached(), RelayLimits { relays: 1, legs: 1, routes: 1 });
+        let mut arena = Arena::map(arena.into_fd()).unwrap();
+        arena.rebuild();
+        assert_eq!(resident(&arena), before);
+        arena.free_relay(relay);
+        arena.free_leg(leg);
+        arena.free_route(route);
+        assert_eq!((resident(&arena), arena.free()), (before, limits));
+    }
+
+    #[test]
+    fn streams_go_with_their_leg_and_its_record_is_lost_last() {
+        let mut arena = Arena::create(LIMITS).unwrap();
+        let slot = arena.take_leg().unwrap();
+        let mut leg = arena.whole_leg(slot);
+        let (place, len) = leg.rx.extend().unwrap();
+        leg.rx[place].heard_at = 7;
+        leg.record.rx_len = len;
+        let (place, len) = leg.out.extend().unwrap();
+        leg.out[place].packets = 7;
+        leg.record.out_len = len;
+        assert_eq!((arena.rx(slot).len(), arena.out(slot)[0].packets), (1, 7));
+        arena.free_leg(slot);
+        assert_eq!((arena.rx(slot).len(), arena.rx(slot)[0].heard_at, arena.out(slot)[0].packets), (0, 0, 0));
     }
 
     #[test]

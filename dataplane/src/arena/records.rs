@@ -125,34 +125,34 @@ pub struct Reception {
     pub received: u64,
     /// Highest sequence number plus 2^16 times its cycles, plus one; 0 before the first packet.
     pub highest: u64,
-    /// First sequence number in the same count.
+    /// Sixteen times the jitter in units of the clock.
+    pub jitter_x16: u64,
+    /// Arrival of the last packet.
+    pub arrived_at: u64,
+    /// RTP timestamp of the last packet.
+    pub timestamp: u32,
+    /// RTP clock of the last packet.
+    pub clock: u32,
+    /// Packets behind the highest.
+    pub reordered: u64,
+    /// The packets that were least delayed on their way, of the present and of the former span of time.
+    pub earliest: [Earliest; 2],
+    /// First sequence number in the count of `highest`.
     pub base: u64,
     /// Packets expected at the last report.
     pub expected_reported: u64,
     /// Packets received at the last report.
     pub received_reported: u64,
-    /// Packets behind the highest.
-    pub reordered: u64,
     /// Expected before the base was set anew.
     pub expected_before: u64,
-    /// Sixteen times the jitter in units of the clock.
-    pub jitter_x16: u64,
-    /// Arrival of the last packet.
-    pub arrived_at: u64,
     /// When the last sender report came.
     pub sr_at: u64,
     /// NTP timestamp of that report; 0 before one.
     pub sr_ntp: u64,
     /// RTP timestamp of that report.
     pub sr_rtp: u32,
-    /// RTP timestamp of the last packet.
-    pub timestamp: u32,
-    /// RTP clock of the last packet.
-    pub clock: u32,
     /// Unused.
     pub reserved: u32,
-    /// The packets that were least delayed on their way, of the present and of the former span of time.
-    pub earliest: [Earliest; 2],
 }
 
 /// The least delayed packet of a span of time: what the source's clock shows, without the jitter of the path.
@@ -171,7 +171,7 @@ pub struct Earliest {
 
 /// A source that a leg receives.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct RxSlot {
     /// 1 while in use.
     pub used: u32,
@@ -181,10 +181,10 @@ pub struct RxSlot {
     pub stream: RxStream,
     /// When its last packet was accepted, RTP or RTCP.
     pub heard_at: u64,
-    /// FIR commands that it was sent.
-    pub commands: u64,
     /// Statistics.
     pub reception: Reception,
+    /// FIR commands that it was sent.
+    pub commands: u64,
 }
 
 /// A source that gave its place in `rx` to another.
@@ -201,7 +201,7 @@ pub struct RetiredSource {
 
 /// An SSRC that a leg sends. It stays when its route goes, so that the same SSRC under the same key never starts again.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct OutStream {
     /// 1 while in use.
     pub used: u32,
@@ -209,30 +209,30 @@ pub struct OutStream {
     pub route: u32,
     /// SRTP state; on plain legs the SSRC alone.
     pub tx: TxStream,
-    /// SRTP state under the key before, for when that comes back.
-    pub former_tx: TxStream,
     /// Packets sent.
     pub packets: u64,
     /// Payload bytes sent.
     pub octets: u64,
-    /// Packets sent at the last report.
-    pub packets_reported: u64,
     /// When the newest packet was sent, plus one; 0 before the first.
     pub sent_at: u64,
     /// Highest sequence number sent.
     pub sequence: u32,
     /// Timestamp of the newest packet.
     pub timestamp: u32,
-    /// What the peer said it lost of it.
-    pub peer_lost: i32,
-    /// Jitter that the peer saw, in units of the clock.
-    pub peer_jitter: u32,
     /// Its clock.
     pub clock: u32,
     /// Clock ticks that the newest packet lasts when the relay made it, else 0: what follows it begins behind it.
     pub lasts: u32,
     /// Clock ticks by which its timestamps run ahead of time for that reason.
     pub lead: u32,
+    /// Jitter that the peer saw, in units of the clock.
+    pub peer_jitter: u32,
+    /// Packets sent at the last report.
+    pub packets_reported: u64,
+    /// SRTP state under the key before, for when that comes back.
+    pub former_tx: TxStream,
+    /// What the peer said it lost of it.
+    pub peer_lost: i32,
     /// Route record plus one whose lost packets it sends again (RFC 4588); `route` is none then.
     pub repairs: u32,
 }
@@ -378,10 +378,6 @@ pub struct FillState {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Latch {
-    /// Where signalling says the peer is.
-    pub declared: Addr,
-    /// The best source seen while learning.
-    pub candidate: Addr,
     /// Where the peer is; kept while learning anew.
     pub latched: Addr,
     /// 1 while only `latched` is believed.
@@ -390,32 +386,44 @@ pub struct Latch {
     pub fit: u8,
     /// How well `latched` fitted when it was locked, in the same measure.
     pub locked_fit: u8,
+    /// 1 while signalling names an address to which nothing is sent (`0.0.0.0`, the hold of old).
+    pub is_held: u8,
     /// Packets forwarded in this epoch before it was locked.
     pub spent: u32,
     /// Latch epochs so far.
     pub epoch: u32,
+    /// Last packet from `latched`.
+    pub heard_at: u64,
+    /// Where signalling says the peer is.
+    pub declared: Addr,
+    /// The best source seen while learning.
+    pub candidate: Addr,
     /// When learning began (first candidate), plus one.
     pub learning_since: u64,
     /// Last packet from `candidate`.
     pub candidate_at: u64,
-    /// Last packet from `latched`.
-    pub heard_at: u64,
 }
 
-/// Counters of a leg.
-#[derive(Clone, Copy, Debug)]
+/// What a leg counts with every packet.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Counters {
+pub struct Traffic {
     /// RTP packets accepted from the peer.
     pub rx_packets: u64,
     /// Their bytes on the wire.
     pub rx_bytes: u64,
-    /// RTCP datagrams accepted.
-    pub rx_rtcp: u64,
     /// RTP packets given out to the peer.
     pub tx_packets: u64,
     /// Their bytes on the wire.
     pub tx_bytes: u64,
+}
+
+/// What a leg counts seldom.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Counters {
+    /// RTCP datagrams accepted.
+    pub rx_rtcp: u64,
     /// RTCP datagrams given out.
     pub tx_rtcp: u64,
     /// RTP packets given out again.
@@ -462,9 +470,9 @@ pub mod kind {
     pub const SRTP: u8 = 3;
 }
 
-/// One leg.
+/// One leg. What every packet of a leg needs lies in the first two cache lines.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct LegRecord {
     /// Use and generation of the record.
     pub head: Head,
@@ -478,22 +486,51 @@ pub struct LegRecord {
     pub rtcp_mux: u8,
     /// 1 when the program names the peer.
     pub has_remote: u8,
-
     /// RTP port plus one; 0 on browser legs.
     pub rtp_port: u32,
     /// RTCP port plus one.
     pub rtcp_port: u32,
+    /// Path plus one that was nominated.
+    pub nominated: u32,
+    /// 1 while the nominated path is another leg's now.
+    pub is_path_lost: u8,
+    /// 1 when its peer's last packet of sound told that silence follows.
+    pub is_quiet: u8,
+    /// 1 while the silence of a latched source lets others be heard: the peer is known and a route from it is not paused.
+    pub may_rearm: u8,
+    /// Certificates that the program names.
+    pub fingerprint_count: u8,
+    /// 1 once its loss was reported.
+    pub is_consent_lost: u8,
+    /// 1 once `MediaTimeout` was reported for this silence.
+    pub is_silence_told: u8,
+    /// 1 while sound of the peer is expected: it is known and a route of sound from it is not paused.
+    pub is_expected: u8,
+    /// Places of received sources that were used.
+    pub rx_len: u8,
+    /// Places of retired sources that were used.
+    pub retired_len: u8,
+    /// Places of sent streams that were used.
+    pub out_len: u8,
+    /// Unused.
+    pub reserved: [u8; 2],
+    /// Id of the header extension with the peer's transport-wide numbers; 0: none.
+    pub transport_cc: u32,
+    /// Media gone silent after so many milliseconds; 0: never.
+    pub media_timeout_ms: u32,
+    /// Since when media is expected, or when the last came.
+    pub media_at: u64,
+    /// What every packet counts.
+    pub traffic: Traffic,
     /// RTP sources.
     pub rtp_latch: Latch,
+
     /// RTCP sources.
     pub rtcp_latch: Latch,
-
     /// Our ICE credentials.
     pub local: LocalCredentials,
     /// Bytes of `remote_ufrag` used; 0 while unknown.
     pub remote_ufrag_len: u32,
-    /// Path plus one that was nominated.
-    pub nominated: u32,
     /// The browser's ufrag.
     pub remote_ufrag: [u8; ICE_CREDENTIAL_MAX_BYTES],
     /// Addresses that passed a check.
@@ -502,18 +539,6 @@ pub struct LegRecord {
     pub consent: Consent,
     /// How long that holds, in microseconds.
     pub consent_timeout: u64,
-    /// 1 once its loss was reported.
-    pub is_consent_lost: u8,
-    /// 1 once `MediaTimeout` was reported for this silence.
-    pub is_silence_told: u8,
-    /// 1 while sound of the peer is expected: it is known and a route of sound from it is not paused.
-    pub is_expected: u8,
-    /// Certificates that the program names.
-    pub fingerprint_count: u8,
-    /// Media gone silent after so many milliseconds; 0: never.
-    pub media_timeout_ms: u32,
-    /// Since when media is expected, or when the last came.
-    pub media_at: u64,
     /// Certificates.
     pub fingerprints: [[u8; 32]; FINGERPRINTS_MAX],
 
@@ -528,13 +553,7 @@ pub struct LegRecord {
     /// That certificate.
     pub held_fingerprint: [u8; 32],
 
-    /// Sources received.
-    pub rx: [RxSlot; RX_STREAMS_MAX],
-    /// Sources whose places others have now.
-    pub retired: [RetiredSource; RETIRED_STREAMS_MAX],
-    /// SSRCs sent.
-    pub out: [OutStream; OUT_STREAMS_MAX],
-    /// Index plus one in `out` of the leg's own SSRC, for reports when no route sends to it.
+    /// Index plus one in the sent streams of the leg's own SSRC, for reports when no route sends to it.
     pub own_out: u32,
     /// Counts report intervals.
     pub report_count: u32,
@@ -546,36 +565,28 @@ pub struct LegRecord {
     pub round_trip: u64,
     /// See `ntp_offset`.
     pub has_ntp_offset: u32,
-    /// 1 while the nominated path is another leg's now.
-    pub is_path_lost: u32,
     /// 1 when the peer of an RTP leg takes PLI.
     pub takes_pli: u32,
     /// 1 when it takes FIR.
     pub takes_fir: u32,
-    /// 1 when its peer's last packet of sound told that silence follows.
-    pub is_quiet: u32,
     /// 1 when the peer asks for lost packets, and can be asked for them.
     pub takes_nack: u32,
     /// 1 when it can be told how much it may send.
     pub takes_remb: u32,
-    /// Id of the header extension with the peer's transport-wide numbers; 0: none.
-    pub transport_cc: u32,
     /// Counts reports of arrival times.
     pub arrival_reports: u32,
-    /// 1 while the silence of a latched source lets others be heard: the peer is known and a route from it is not paused.
-    pub may_rearm: u32,
     /// How often it is still to be told that its limit is gone.
     pub lifts: u32,
     /// When the peer is next told how much it may send, plus one; 0: never.
     pub limit_at: u64,
 
-    /// Counters.
+    /// What it counts seldom.
     pub counters: Counters,
 }
 
-/// One route.
+/// One route. What every packet needs lies in the first two cache lines, with the first payload type of its map.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct RouteRecord {
     /// Use and generation of the record.
     pub head: Head,
@@ -585,7 +596,7 @@ pub struct RouteRecord {
     pub from: u32,
     /// Leg record (not plus one) it goes to.
     pub to: u32,
-    /// Index (not plus one) of its SSRC in the destination's `out`.
+    /// Index (not plus one) of its SSRC in the destination's sent streams.
     pub out: u32,
     /// 1 when held.
     pub is_paused: u8,
@@ -597,30 +608,31 @@ pub struct RouteRecord {
     pub is_kept: u8,
     /// SSRC it sends.
     pub ssrc: u32,
-    /// Payload map.
-    pub payloads: [PayloadEntry; PAYLOADS_MAX],
     /// The source that is forwarded.
     pub source: SourceMap,
-    /// The source before it, whose late packets still find their place.
-    pub former: SourceMap,
-    /// Its pictures, when it carries any.
-    pub pictures: PictureState,
     /// What stands in for its source.
     pub fill: FillState,
-    /// Parameter sets, when those are H.264.
-    pub parameters: ParameterSets,
-    /// Index plus one in the destination's `out` of the stream that repeats lost packets; 0: they are repeated as they were.
-    pub rtx_out: u32,
-    /// What the destination takes in kbit/s; 0: not known.
-    pub limit_kbps: u32,
-    /// Payload types of that stream; the first `rtx_count` are used.
-    pub rtx: [RtxEntry; RTX_PAYLOADS_MAX],
-    /// Payload types of the source's retransmissions; the first `source_rtx_count` are used.
-    pub source_rtx: [RtxEntry; RTX_PAYLOADS_MAX],
     /// See `rtx`.
     pub rtx_count: u8,
     /// See `source_rtx`.
     pub source_rtx_count: u8,
+    /// 1 once its parameter sets hold something.
+    pub has_parameters: u8,
     /// Unused.
-    pub reserved: [u8; 6],
+    pub reserved: u8,
+    /// Payload map.
+    pub payloads: [PayloadEntry; PAYLOADS_MAX],
+
+    /// Index plus one in the destination's sent streams of the one that repeats lost packets; 0: they are repeated as they were.
+    pub rtx_out: u32,
+    /// What the destination takes in kbit/s; 0: not known.
+    pub limit_kbps: u32,
+    /// The source before it, whose late packets still find their place.
+    pub former: SourceMap,
+    /// Its pictures, when it carries any.
+    pub pictures: PictureState,
+    /// Payload types of that stream; the first `rtx_count` are used.
+    pub rtx: [RtxEntry; RTX_PAYLOADS_MAX],
+    /// Payload types of the source's retransmissions; the first `source_rtx_count` are used.
+    pub source_rtx: [RtxEntry; RTX_PAYLOADS_MAX],
 }

@@ -16,7 +16,7 @@ use super::{
     table::mix,
 };
 use crate::{
-    arena::{Earliest, LegRecord, OutStream, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord},
+    arena::{Column, Earliest, LegRecord, OutStream, RX_STREAMS_MAX, Reception, RelayRecord, RouteRecord, RxSlot},
     wire::{
         DropReason, Packet,
         rtcp::{self, Compound, ReportBlock, RtcpPacket, SenderInfo},
@@ -163,14 +163,20 @@ fn ntp_ticks(difference: i64, clock: u32) -> u32 {
 }
 
 /// What the source's clock shows at NTP time `ntp`, in the route's timestamps.
-fn rtp_time(now: Now, ntp: u64, from: &LegRecord, route: &RouteRecord, stream: &OutStream) -> u32 {
+fn rtp_time(
+    now: Now,
+    ntp: u64,
+    (from, heard): (&LegRecord, Column<'_, RxSlot>),
+    route: &RouteRecord,
+    stream: &OutStream,
+) -> u32 {
     let source = &route.source;
     if route.fill.is_running == 1 {
         return stream
             .timestamp
             .wrapping_add(ticks(now.mono.since(Time::from_micros(stream.sent_at - 1)), stream.clock));
     }
-    let heard = from.rx.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == source.ssrc);
+    let heard = heard.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == source.ssrc);
     let heard = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception);
     let earliest = heard.filter(|heard| heard.clock == stream.clock).and_then(Reception::earliest);
     let (at, timestamp) = earliest.unwrap_or((Time::from_micros(source.at), source.timestamp));
@@ -230,7 +236,7 @@ impl Relays {
     fn note_sender_report(&mut self, now: Now, slot: u32, info: &SenderInfo) {
         let offset = self.clock_offset(now, slot, info);
         self.set_clock(slot, offset);
-        let leg = self.arena.leg_mut(slot);
+        let mut leg = self.arena.whole_leg(slot);
         let streams = leg.rx.iter_mut().filter(|slot| slot.used == 1 && slot.stream.ssrc() == info.ssrc);
         for stream in streams {
             let reception = &mut stream.reception;
@@ -245,7 +251,8 @@ impl Relays {
         let leg = self.arena.leg(slot);
         let relay = self.arena.relay(leg.relay_slot());
         let by_report = relay.ntp(now.mono).wrapping_sub(info.ntp);
-        let heard = leg.rx.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == info.ssrc);
+        let heard = self.arena.rx(slot);
+        let heard = heard.iter().filter(|slot| slot.used == 1 && slot.stream.ssrc() == info.ssrc);
         let heard = heard.max_by_key(|slot| slot.epoch).map(|slot| &slot.reception).filter(|heard| heard.clock != 0);
         let by_packet = heard.and_then(|heard| {
             let (at, timestamp) = heard.earliest()?;
@@ -286,11 +293,11 @@ impl Relays {
     fn note_report(&mut self, now: Now, slot: u32, block: &ReportBlock) {
         let leg = self.arena.leg(slot);
         let ntp = self.arena.relay(leg.relay_slot()).ntp(now.mono);
-        let Some(index) = leg.out_of(block.ssrc) else { return };
-        let leg = self.arena.leg_mut(slot);
+        let Some(index) = self.arena.out(slot).of(block.ssrc) else { return };
+        let mut leg = self.arena.whole_leg(slot);
         (leg.out[index].peer_lost, leg.out[index].peer_jitter) = (block.cumulative_lost, block.jitter);
         if let Some(round_trip) = rtcp::round_trip_time(ntp, block.last_sr, block.delay_since_last_sr) {
-            leg.round_trip = round_trip.as_micros() as u64 + 1;
+            leg.record.round_trip = round_trip.as_micros() as u64 + 1;
         }
     }
 
@@ -302,14 +309,14 @@ impl Relays {
         }
         let mut blocks = [ReportBlock::default(); RX_STREAMS_MAX];
         let mut count = 0;
-        let leg = self.arena.leg_mut(slot);
+        let mut leg = self.arena.whole_leg(slot);
         for rx in leg.rx.iter_mut().filter(|rx| rx.used == 1 && rx.reception.is_news()) {
             blocks[count] = rx.reception.report(now.mono, rx.stream.ssrc());
             count += 1;
         }
         let mut has_sent = false;
-        for index in 0..leg.out.len() {
-            let stream = &self.arena.leg(slot).out[index];
+        for index in 0..self.arena.out(slot).len() {
+            let stream = &self.arena.out(slot)[index];
             if stream.used == 1 && stream.route != 0 && stream.packets > stream.packets_reported {
                 let blocks = if has_sent { &[][..] } else { &blocks[..count] };
                 has_sent |= self.send_sender_report(now, slot, index, blocks, out);
@@ -329,14 +336,14 @@ impl Relays {
         out: &mut impl Output,
     ) -> bool {
         let leg = self.arena.leg(slot);
-        let stream = leg.out[index];
+        let stream = self.arena.out(slot)[index];
         let route = self.arena.route(stream.route - 1);
         let relay = *self.arena.relay(leg.relay_slot());
         let ntp = relay.ntp(now.mono);
         let info = SenderInfo {
             ssrc: stream.tx.ssrc(),
             ntp,
-            rtp_timestamp: rtp_time(now, ntp, self.arena.leg(route.from), route, &stream),
+            rtp_timestamp: rtp_time(now, ntp, (self.arena.leg(route.from), self.arena.rx(route.from)), route, &stream),
             packet_count: stream.packets as u32,
             octet_count: stream.octets as u32,
         };
@@ -344,15 +351,15 @@ impl Relays {
         let is_sent =
             self.send_rtcp(slot, index, out, |buffer| rtcp::write_sender_report(buffer, &info, blocks, cname));
         if is_sent {
-            self.arena.leg_mut(slot).out[index].packets_reported = stream.packets;
+            self.arena.sections().out[(slot, index)].packets_reported = stream.packets;
         }
         is_sent
     }
 
     fn send_receiver_report(&mut self, slot: u32, blocks: &[ReportBlock], out: &mut impl Output) {
         let leg = self.arena.leg(slot);
-        let reporter = leg.reporter();
-        let ssrc = leg.out[reporter].tx.ssrc();
+        let reporter = self.reporter(slot);
+        let ssrc = self.arena.out(slot)[reporter].tx.ssrc();
         let relay = *self.arena.relay(leg.relay_slot());
         let cname = &relay.cname[..relay.cname_len as usize];
         self.send_rtcp(slot, reporter, out, |buffer| rtcp::write_receiver_report(buffer, ssrc, blocks, cname));
@@ -366,13 +373,14 @@ impl Relays {
         out: &mut impl Output,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> bool {
-        let leg = self.arena.leg_mut(slot);
+        let mut sections = self.arena.sections();
+        let leg = &mut sections.legs[slot as usize];
         let keys = &self.derived[slot as usize].tx;
         let Ok((port, to)) = leg.rtcp_target() else { return false };
         if leg.is_encrypted() && keys.is_none() {
             return false;
         }
-        let stream = &mut leg.out[index].tx;
+        let stream = &mut sections.out[(slot, index)].tx;
         let mut is_written = false;
         let has_buffer = out.transmit(port, to, |buffer| {
             let Some(len) = write(buffer) else { return 0 };
@@ -397,8 +405,8 @@ impl Relays {
         write: impl FnOnce(&mut [u8], u32) -> Option<usize>,
     ) -> bool {
         let leg = self.arena.leg(slot);
-        let reporter = leg.reporter();
-        let sender = leg.out[reporter].tx.ssrc();
+        let reporter = self.reporter(slot);
+        let sender = self.arena.out(slot)[reporter].tx.ssrc();
         let relay = *self.arena.relay(leg.relay_slot());
         let cname = &relay.cname[..relay.cname_len as usize];
         self.send_rtcp(slot, reporter, out, |buffer| {

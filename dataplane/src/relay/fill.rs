@@ -125,7 +125,7 @@ impl Relays {
     fn make_sound(&mut self, now: Now, route_slot: u32, out: &mut impl Output) {
         let target = self.target_of(route_slot);
         let seed = self.config.seed;
-        let sections = self.arena.sections();
+        let mut sections = self.arena.sections();
         let route = &mut sections.routes[route_slot as usize];
         let fill = &mut route.fill;
         let interval = fill.recipe.interval();
@@ -138,7 +138,7 @@ impl Relays {
             return;
         };
         let leg = &mut sections.legs[route.to as usize];
-        let stream = &mut leg.out[route.out as usize];
+        let stream = &mut sections.out[(route.to, route.out as usize)];
         let keys = &self.derived[route.to as usize].tx;
         let goes_on = fill.is_running == 1 && !is_late;
         let made =
@@ -169,8 +169,8 @@ impl Relays {
         fill.position_ms = fill.recipe.next_position(fill.position_ms);
         stream.packets += 1;
         stream.octets += payload_len as u64;
-        leg.counters.tx_packets += 1;
-        leg.counters.tx_bytes += len as u64;
+        leg.traffic.tx_packets += 1;
+        leg.traffic.tx_bytes += len as u64;
         self.counters.sent += 1;
     }
 }

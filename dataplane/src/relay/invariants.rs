@@ -49,12 +49,12 @@ impl Relays {
             let wanted = [PortUse::Rtp(slot), PortUse::Rtcp(slot)];
             check(uses == wanted, || format!("ports of leg {slot} are {uses:?}"))?;
         }
-        for (index, stream) in leg.out.iter().enumerate().filter(|(_, stream)| stream.route != 0) {
+        for (index, stream) in self.arena.out(slot).iter().enumerate().filter(|(_, stream)| stream.route != 0) {
             let route = self.arena.route(stream.route - 1);
             let is_owner = route.to == slot && route.out as usize == index && route.ssrc == stream.tx.ssrc();
             check(stream.used == 1 && is_owner, || format!("stream {index} of leg {slot} has no route"))?;
         }
-        for (index, stream) in leg.out.iter().enumerate().filter(|(_, stream)| stream.repairs != 0) {
+        for (index, stream) in self.arena.out(slot).iter().enumerate().filter(|(_, stream)| stream.repairs != 0) {
             let route = self.arena.route(stream.repairs - 1);
             let is_owner = route.to == slot && route.rtx_out as usize == index + 1 && stream.route == 0;
             check(stream.used == 1 && is_owner, || format!("stream {index} of leg {slot} repairs no route"))?;
@@ -84,9 +84,10 @@ impl Relays {
         for leg in [route.from, route.to] {
             check(self.arena.leg(leg).relay == relay + 1, || format!("route {slot} leads to another relay"))?;
         }
-        let stream = &self.arena.leg(route.to).out[route.out as usize];
+        let streams = self.arena.out(route.to);
+        let stream = &streams[route.out as usize];
         check(stream.route == slot + 1, || format!("the stream of route {slot} is another's"))?;
-        let rtx = route.rtx_out.checked_sub(1).map(|index| &self.arena.leg(route.to).out[index as usize]);
+        let rtx = route.rtx_out.checked_sub(1).map(|index| &streams[index as usize]);
         check(rtx.is_none_or(|rtx| rtx.repairs == slot + 1), || format!("route {slot} repairs by another's stream"))?;
         let derived = &self.derived[route.from as usize];
         let is_listed = derived.routes[..derived.route_count].contains(&slot);

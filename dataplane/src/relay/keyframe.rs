@@ -20,7 +20,7 @@ use super::{
     rewrite::{Incoming, ahead},
 };
 use crate::{
-    arena::{LegRecord, PictureState, SourceMap},
+    arena::{PictureState, SourceMap, WholeLeg},
     wire::{h264, rtcp, vp8},
 };
 
@@ -85,7 +85,7 @@ enum Carrier {
     Fir,
 }
 
-impl LegRecord {
+impl WholeLeg<'_> {
     /// The number of the next FIR to a source. Each is a new command: what is asked again half a second later has another reason,
     /// and a repeated number would be ignored by who has answered it (RFC 5104 section 4.3.1.1).
     fn next_command(&mut self, ssrc: u32) -> u8 {
@@ -232,8 +232,8 @@ impl PictureState {
 impl Relays {
     /// The peer of `slot` wants a key frame of one of the streams it is sent.
     pub(super) fn want_keyframe(&mut self, now: Now, slot: u32, media: u32, out: &mut impl Output) {
-        let leg = self.arena.leg(slot);
-        let stream = leg.out_of(media).map(|index| leg.out[index].route);
+        let streams = self.arena.out(slot);
+        let stream = streams.of(media).map(|index| streams[index].route);
         let Some(route) = stream.and_then(|route| route.checked_sub(1)) else { return };
         if self.arena.route(route).is_video == 1 {
             let route = self.arena.route_mut(route);
@@ -361,10 +361,9 @@ impl Relays {
     }
 
     fn send_wish(&mut self, slot: u32, media: u32, carrier: Carrier, out: &mut impl Output) {
-        let leg = self.arena.leg_mut(slot);
         let command = match carrier {
             Carrier::Pli => 0,
-            Carrier::Fir => leg.next_command(media),
+            Carrier::Fir => self.arena.whole_leg(slot).next_command(media),
         };
         self.send_feedback(slot, out, |buffer, sender| match carrier {
             Carrier::Pli => rtcp::write_pli(buffer, sender, media),

@@ -61,8 +61,13 @@ impl Latch {
     /// nothing.
     pub(super) fn declare(&mut self, declared: Addr) {
         if self.declared != declared {
-            *self = Latch { declared, epoch: self.epoch.wrapping_add(1), ..Latch::default() };
+            self.begin(declared);
         }
+    }
+
+    fn begin(&mut self, declared: Addr) {
+        let is_held = u8::from(declared.port != 0 && !declared.is_target());
+        *self = Latch { declared, is_held, epoch: self.epoch.wrapping_add(1), ..Latch::default() };
     }
 
     /// Judges a plain packet. `companion` is the latched source of the other port of the pair: a peer sends both from one host.
@@ -176,7 +181,7 @@ impl Latch {
     /// Forgets a source on another host than that of the pair's other port, unless it is where signalling says.
     pub(super) fn keep_to_host(&mut self, companion: Addr) {
         if self.latched.port != 0 && self.latched.ip != companion.ip && self.latched != self.declared {
-            *self = Latch { declared: self.declared, epoch: self.epoch.wrapping_add(1), ..Latch::default() };
+            self.begin(self.declared);
         }
     }
 
@@ -188,7 +193,7 @@ impl Latch {
     /// Where packets to the peer go: the latched source, before one is latched where signalling says; nowhere while signalling
     /// holds it (`0.0.0.0`).
     pub(super) fn target(&self) -> Addr {
-        if self.declared.port != 0 && !self.declared.is_target() {
+        if self.is_held == 1 {
             return Addr::NONE;
         }
         if self.latched.port != 0 { self.latched } else { self.declared }

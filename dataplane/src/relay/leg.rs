@@ -10,7 +10,9 @@ use gangway_shared::{
 
 use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, congestion::ArrivalLog, latch::LatchTimes};
 use crate::{
-    arena::{Addr, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, kind},
+    arena::{
+        Addr, Column, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, WholeLeg, kind,
+    },
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     stats,
     wire::{DropReason, Packet, rtcp, rtp},
@@ -36,10 +38,10 @@ const HELD_AND_REFUSED: u32 = 2;
 /// What is derived from a leg's record.
 #[derive(Debug, Default)]
 pub(super) struct Derived {
-    /// Session keys of the current and the former epoch.
-    pub rx: [Option<SrtpRx>; 2],
+    /// Session keys of the current and the former epoch. They are the largest part of a leg, and few legs have all of them.
+    pub rx: [Option<Box<SrtpRx>>; 2],
     /// Session keys for sending.
-    pub tx: Option<SrtpTx>,
+    pub tx: Option<Box<SrtpTx>>,
     /// Routes that start here.
     pub routes: [u32; ROUTES_MAX],
     /// How many.
@@ -145,56 +147,68 @@ impl LegRecord {
         let timeout = Duration::from_millis(self.media_timeout_ms.into()) * timeouts;
         is_watched.then(|| Time::from_micros(self.media_at) + timeout)
     }
+}
 
-    /// The stream's place in `out`.
-    pub(super) fn out_of(&self, ssrc: u32) -> Option<usize> {
-        self.out.iter().position(|stream| stream.used == 1 && stream.tx.ssrc() == ssrc)
+impl Column<'_, OutStream> {
+    /// The place of a stream.
+    pub(super) fn of(&self, ssrc: u32) -> Option<usize> {
+        self.iter().position(|stream| stream.used == 1 && stream.tx.ssrc() == ssrc)
     }
+}
 
-    /// Takes a place in `out` for an SSRC that has none. On plain legs one that no route uses gives way; under SRTP none may,
+impl Column<'_, RxSlot> {
+    /// The place of a source.
+    pub(super) fn of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
+        self.iter().position(|slot| slot.used == 1 && slot.epoch == epoch && slot.stream.ssrc() == ssrc)
+    }
+}
+
+impl Column<'_, RetiredSource> {
+    fn of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
+        self.iter().position(|source| source.epoch == epoch && source.stream.ssrc() == ssrc)
+    }
+}
+
+impl WholeLeg<'_> {
+    /// Takes a place for an SSRC to send that has none. On plain legs one that no route uses gives way; under SRTP none may,
     /// because an SSRC that comes back under the same key must not start again.
     pub(super) fn claim_out(&mut self, ssrc: u32) -> Option<usize> {
-        let free = self.out.iter().position(|stream| stream.used == 0);
-        let own = self.own_out.checked_sub(1).map(|index| index as usize);
-        let spare = || {
-            let spare = self
-                .out
-                .iter()
-                .enumerate()
-                .filter(|(index, stream)| stream.route == 0 && stream.repairs == 0 && Some(*index) != own);
-            spare.min_by_key(|(_, stream)| stream.sent_at).map(|(index, _)| index)
-        };
-        let index = free.or_else(|| if self.is_encrypted() { None } else { spare() })?;
+        let index = self.free_out().or_else(|| if self.record.is_encrypted() { None } else { self.spare_out() })?;
         let tx = TxStream::new(ssrc);
         self.out[index] = OutStream { used: 1, tx, former_tx: tx, ..OutStream::default() };
         Some(index)
     }
 
-    /// The stream that reports on what the leg receives: a route's if there is one, else the leg's own.
-    pub(super) fn reporter(&self) -> usize {
-        let of_route = self.out.iter().position(|stream| stream.used == 1 && stream.route != 0);
-        of_route.unwrap_or(self.own_out.saturating_sub(1) as usize)
+    fn free_out(&mut self) -> Option<usize> {
+        let free = self.out.view().iter().position(|stream| stream.used == 0);
+        free.or_else(|| {
+            let (index, len) = self.out.extend()?;
+            self.record.out_len = len;
+            Some(index)
+        })
     }
 
-    pub(super) fn rx_of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
-        self.rx.iter().position(|slot| slot.used == 1 && slot.epoch == epoch && slot.stream.ssrc() == ssrc)
-    }
-
-    fn retired_of(&self, ssrc: u32, epoch: u32) -> Option<usize> {
-        self.retired.iter().position(|source| source.epoch == epoch && source.stream.ssrc() == ssrc)
+    fn spare_out(&self) -> Option<usize> {
+        let own = self.record.own_out.checked_sub(1).map(|index| index as usize);
+        let streams = self.out.view();
+        let is_spare =
+            |(index, stream): &(usize, &OutStream)| stream.route == 0 && stream.repairs == 0 && Some(*index) != own;
+        let spare = streams.iter().enumerate().filter(is_spare).min_by_key(|(_, stream)| stream.sent_at);
+        spare.map(|(index, _)| index)
     }
 
     /// What is known of a source of an encrypted leg that has no place: nothing, or the indexes it stopped at.
     fn stream_without_place(&self, ssrc: u32, epoch: u32) -> RxStream {
-        self.retired_of(ssrc, epoch).map_or_else(|| RxStream::new(ssrc), |at| self.retired[at].stream.resume())
+        let retired = self.retired.view().of(ssrc, epoch);
+        retired.map_or_else(|| RxStream::new(ssrc), |at| self.retired[at].stream.resume())
     }
 
     /// Takes a place for a source that authenticated. When there is none, the source that is silent longest gives way; on
     /// encrypted legs only after [`RX_IDLE`], and its indexes are remembered, because every packet of it that somebody kept
     /// would be new again without them (RFC 3711 section 3.3.2).
     fn claim_rx(&mut self, now: Time, stream: RxStream, epoch: u32) -> Result<usize, DropReason> {
-        let comes_back = self.retired_of(stream.ssrc(), epoch).filter(|_| self.is_encrypted());
-        let index = match self.rx.iter().position(|slot| slot.used == 0) {
+        let comes_back = self.retired.view().of(stream.ssrc(), epoch).filter(|_| self.record.is_encrypted());
+        let index = match self.free_rx() {
             Some(free) => {
                 comes_back.into_iter().for_each(|at| self.retired[at] = RetiredSource::default());
                 free
@@ -205,43 +219,63 @@ impl LegRecord {
         Ok(index)
     }
 
-    /// Makes room in `rx`. The indexes of the source that goes are remembered in the entry of the one that comes back, if one
-    /// does, else in a free one.
+    fn free_rx(&mut self) -> Option<usize> {
+        let free = self.rx.view().iter().position(|slot| slot.used == 0);
+        free.or_else(|| {
+            let (index, len) = self.rx.extend()?;
+            self.record.rx_len = len;
+            Some(index)
+        })
+    }
+
+    /// Makes room among the received sources. The indexes of the source that goes are remembered in the entry of the one that
+    /// comes back, if one does, else in a free one.
     fn give_up_rx(&mut self, now: Time, comes_back: Option<usize>) -> Result<usize, DropReason> {
-        let (index, oldest) = self.rx.iter().enumerate().min_by_key(|(_, slot)| slot.heard_at).expect("it has places");
-        if self.is_encrypted() {
+        let sources = self.rx.view();
+        let (index, oldest) = sources.iter().enumerate().min_by_key(|(_, slot)| slot.heard_at).expect("it has places");
+        let oldest = *oldest;
+        if self.record.is_encrypted() {
             let is_idle = now.since(Time::from_micros(oldest.heard_at)) > RX_IDLE;
-            let room = comes_back.or_else(|| self.retired.iter().position(|source| source.epoch == 0));
-            let room = room.filter(|_| is_idle).ok_or(DropReason::SrtpStreamsFull)?;
+            let room = if is_idle { comes_back.or_else(|| self.free_retired()) } else { None };
+            let room = room.ok_or(DropReason::SrtpStreamsFull)?;
             self.retired[room] = RetiredSource { epoch: oldest.epoch, reserved: 0, stream: oldest.stream.retire() };
         }
         Ok(index)
     }
 
+    fn free_retired(&mut self) -> Option<usize> {
+        let free = self.retired.view().iter().position(|source| source.epoch == 0);
+        free.or_else(|| {
+            let (index, len) = self.retired.extend()?;
+            self.record.retired_len = len;
+            Some(index)
+        })
+    }
+
     /// Puts new keys in force. Only what really changed starts anew, and the key before goes on where it was when it comes back:
     /// the same key must not meet the same index twice.
     pub(super) fn change_keys(&mut self, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
-        if self.keys[0].ours != *ours {
+        if self.record.keys[0].ours != *ours {
             self.change_own_key(ours);
         }
-        let (current, former) = (self.keys[0].number, self.keys[1].number);
-        if former != 0 && self.keys[1].theirs == *theirs && self.keys[0].theirs != *theirs {
-            self.keys.swap(0, 1);
-            self.old_keys_until = old_keys_until.as_micros();
-        } else if self.keys[0].theirs != *theirs || current == 0 {
+        let (current, former) = (self.record.keys[0].number, self.record.keys[1].number);
+        if former != 0 && self.record.keys[1].theirs == *theirs && self.record.keys[0].theirs != *theirs {
+            self.record.keys.swap(0, 1);
+            self.record.old_keys_until = old_keys_until.as_micros();
+        } else if self.record.keys[0].theirs != *theirs || current == 0 {
             self.forget_old_keys();
             if current != 0 {
-                self.keys[1] = self.keys[0];
-                self.old_keys_until = old_keys_until.as_micros();
+                self.record.keys[1] = self.record.keys[0];
+                self.record.old_keys_until = old_keys_until.as_micros();
             }
-            self.keys[0].number = current.max(former) + 1;
+            self.record.keys[0].number = current.max(former) + 1;
         }
-        (self.keys[0].ours, self.keys[0].theirs) = (*ours, *theirs);
+        (self.record.keys[0].ours, self.record.keys[0].theirs) = (*ours, *theirs);
     }
 
     fn change_own_key(&mut self, ours: &MasterKey) {
-        let is_back = self.former_ours.is_set() && self.former_ours == *ours;
-        let own = self.own_out.checked_sub(1).map(|index| index as usize);
+        let is_back = self.record.former_ours.is_set() && self.record.former_ours == *ours;
+        let own = self.record.own_out.checked_sub(1).map(|index| index as usize);
         for (index, stream) in self.out.iter_mut().enumerate().filter(|(_, stream)| stream.used == 1) {
             let fresh = TxStream::new(stream.tx.ssrc());
             let next = if is_back { stream.former_tx } else { fresh };
@@ -250,14 +284,14 @@ impl LegRecord {
             let is_needed = stream.route != 0 || stream.repairs != 0 || Some(index) == own;
             stream.used = u32::from(is_needed || stream.tx != fresh || stream.former_tx != fresh);
         }
-        self.former_ours = self.keys[0].ours;
+        self.record.former_ours = self.record.keys[0].ours;
     }
 
     pub(super) fn forget_old_keys(&mut self) {
-        let old = self.keys[1].number;
-        self.keys[1].ours.wipe();
-        self.keys[1].theirs.wipe();
-        self.keys[1].number = 0;
+        let old = self.record.keys[1].number;
+        self.record.keys[1].ours.wipe();
+        self.record.keys[1].theirs.wipe();
+        self.record.keys[1].number = 0;
         for slot in self.rx.iter_mut().filter(|slot| old != 0 && slot.epoch == old) {
             *slot = RxSlot::default();
         }
@@ -265,15 +299,18 @@ impl LegRecord {
             *source = RetiredSource::default();
         }
     }
+}
 
-    /// Counters as RCP shows them.
-    pub(super) fn stats(&self) -> LegStats {
-        let heard = self.rx.iter().filter(|slot| slot.used == 1);
-        let sent = self.out.iter().filter(|stream| stream.used == 1);
-        let counters = &self.counters;
+impl Relays {
+    /// Counters of a leg as RCP shows them.
+    pub(super) fn leg_stats(&self, slot: u32) -> LegStats {
+        let (leg, heard, sent) = (self.arena.leg(slot), self.arena.rx(slot), self.arena.out(slot));
+        let heard = heard.iter().filter(|slot| slot.used == 1);
+        let sent = sent.iter().filter(|stream| stream.used == 1);
+        let (traffic, counters) = (&leg.traffic, &leg.counters);
         let received = DirectionStats {
-            packets: counters.rx_packets,
-            bytes: counters.rx_bytes,
+            packets: traffic.rx_packets,
+            bytes: traffic.rx_bytes,
             rtcp_packets: counters.rx_rtcp,
             lost: heard.clone().map(|slot| slot.reception.lost()).sum(),
             jitter_us: heard.clone().map(|slot| slot.reception.jitter_us()).max().unwrap_or(0),
@@ -285,8 +322,8 @@ impl LegRecord {
             clock => u64::from(stream.peer_jitter) * 1_000_000 / u64::from(clock),
         };
         let sent = DirectionStats {
-            packets: counters.tx_packets,
-            bytes: counters.tx_bytes,
+            packets: traffic.tx_packets,
+            bytes: traffic.tx_bytes,
             rtcp_packets: counters.tx_rtcp,
             lost: sent.clone().map(|stream| i64::from(stream.peer_lost)).sum(),
             jitter_us: sent.map(jitter_us).max().unwrap_or(0),
@@ -294,16 +331,20 @@ impl LegRecord {
             resent: counters.resent,
         };
         LegStats {
-            leg: LegId(self.id),
+            leg: LegId(leg.id),
             received,
             sent,
-            round_trip_us: self.round_trip.checked_sub(1),
+            round_trip_us: leg.round_trip.checked_sub(1),
             drops: stats::named(&counters.drops),
         }
     }
-}
 
-impl Relays {
+    /// The stream that reports on what a leg receives: a route's if there is one, else the leg's own.
+    pub(super) fn reporter(&self, slot: u32) -> usize {
+        let of_route = self.arena.out(slot).iter().position(|stream| stream.used == 1 && stream.route != 0);
+        of_route.unwrap_or(self.arena.leg(slot).own_out.saturating_sub(1) as usize)
+    }
+
     pub(super) fn name_of(&self, slot: u32) -> (RelayId, LegId) {
         let leg = self.arena.leg(slot);
         let id = self.arena.relay(leg.relay_slot()).id;
@@ -331,9 +372,10 @@ impl Relays {
         }
         rtp::Rtp::parse(packet.bytes())?;
         self.latch(now, slot, from, false, out)?;
-        let leg = self.arena.leg_mut(slot);
+        let mut leg = self.arena.whole_leg(slot);
         let ssrc = rtp::ssrc_of(packet.bytes());
-        let index = leg.rx_of(ssrc, 0).map_or_else(|| leg.claim_rx(now.mono, RxStream::new(ssrc), 0), Ok)?;
+        let known = leg.rx.view().of(ssrc, 0);
+        let index = known.map_or_else(|| leg.claim_rx(now.mono, RxStream::new(ssrc), 0), Ok)?;
         leg.rx[index].heard_at = now.mono.as_micros();
         Ok(index)
     }
@@ -368,9 +410,9 @@ impl Relays {
         packet: &mut Packet<'_>,
         unprotect: impl Fn(&SrtpRx, &mut RxStream, &mut Packet<'_>) -> Result<(), DropReason>,
     ) -> Result<usize, DropReason> {
-        let leg = self.arena.leg_mut(slot);
+        let mut leg = self.arena.whole_leg(slot);
         let [Some(current), former] = &self.derived[slot as usize].rx else {
-            let is_pending = leg.is_ice() && leg.fingerprint_count == 0;
+            let is_pending = leg.record.is_ice() && leg.record.fingerprint_count == 0;
             return Err(if is_pending { DropReason::FingerprintPending } else { DropReason::NoKeys });
         };
         // A failed attempt spoils the payload (it decrypts while it checks), so a second one needs the bytes as they came.
@@ -378,20 +420,20 @@ impl Relays {
         if former.is_some() {
             self.scratch[..len].copy_from_slice(packet.bytes());
         }
-        let attempt = |leg: &mut LegRecord, keys: &SrtpRx, epoch: u32, packet: &mut Packet<'_>| {
-            let known = leg.rx_of(ssrc, epoch);
+        let attempt = |leg: &mut WholeLeg<'_>, keys: &SrtpRx, epoch: u32, packet: &mut Packet<'_>| {
+            let known = leg.rx.view().of(ssrc, epoch);
             let mut stream = known.map_or_else(|| leg.stream_without_place(ssrc, epoch), |index| leg.rx[index].stream);
             unprotect(keys, &mut stream, packet)?;
             let index = known.map_or_else(|| leg.claim_rx(now.mono, stream, epoch), Ok)?;
             (leg.rx[index].stream, leg.rx[index].heard_at) = (stream, now.mono.as_micros());
             Ok(index)
         };
-        let (current_epoch, former_epoch) = (leg.keys[0].number, leg.keys[1].number);
-        match attempt(leg, current, current_epoch, packet) {
+        let (current_epoch, former_epoch) = (leg.record.keys[0].number, leg.record.keys[1].number);
+        match attempt(&mut leg, current, current_epoch, packet) {
             Err(reason @ (DropReason::SrtpAuthFailed | DropReason::SrtcpAuthFailed)) => {
                 let Some(former) = former else { return Err(reason) };
                 packet.bytes_mut().copy_from_slice(&self.scratch[..len]);
-                attempt(leg, former, former_epoch, packet)
+                attempt(&mut leg, former, former_epoch, packet)
             }
             verdict => verdict,
         }
@@ -568,7 +610,8 @@ impl Relays {
             return;
         }
         let KeyEpoch { ours, theirs, .. } = leg.held;
-        leg.change_keys(&ours, &theirs, old_keys_until);
+        self.arena.whole_leg(slot).change_keys(&ours, &theirs, old_keys_until);
+        let leg = self.arena.leg_mut(slot);
         leg.held.ours.wipe();
         leg.held.theirs.wipe();
         leg.held.number = 0;
@@ -580,7 +623,7 @@ impl Relays {
     }
 
     /// Makes what is derived of a leg have a place. The records of free legs are taken from the front, so that only as much memory
-    /// is touched as there were legs at a time; session keys are the largest part of a leg.
+    /// is touched as there were legs at a time.
     pub(super) fn make_derived(&mut self, slot: u32) {
         let len = self.derived.len().max(slot as usize + 1);
         self.derived.resize_with(len, Derived::default);
@@ -590,8 +633,8 @@ impl Relays {
     pub(super) fn derive_keys(&mut self, slot: u32) {
         let keys = &self.arena.leg(slot).keys;
         let derived = &mut self.derived[slot as usize];
-        derived.rx = [SrtpRx::new(&keys[0].theirs), SrtpRx::new(&keys[1].theirs)];
-        derived.tx = SrtpTx::new(&keys[0].ours);
+        derived.rx = [&keys[0], &keys[1]].map(|epoch| SrtpRx::new(&epoch.theirs).map(Box::new));
+        derived.tx = SrtpTx::new(&keys[0].ours).map(Box::new);
         self.forget_sent(slot);
     }
 
@@ -623,7 +666,7 @@ impl Relays {
         leg.is_silence_told |= u8::from(is_silent);
         let drops_old_keys = leg.keys[1].number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
         if drops_old_keys {
-            leg.forget_old_keys();
+            self.arena.whole_leg(slot).forget_old_keys();
             self.derived[slot as usize].rx[1] = None;
         }
         let (relay, id) = self.name_of(slot);

@@ -255,8 +255,10 @@ impl Relays {
     pub fn rebuild(arena: Arena, config: RelayConfig, now: Now, out: &mut impl Output) -> Self {
         let mut relays = Relays::new(arena, config);
         relays.arena.rebuild();
-        let limits = relays.arena.limits();
-        for slot in (0..limits.relays).filter(|slot| relays.arena.relay(*slot).head.used == 1).collect::<Vec<_>>() {
+        for slot in (0..relays.arena.reached().relays)
+            .filter(|slot| relays.arena.relay(*slot).head.used == 1)
+            .collect::<Vec<_>>()
+        {
             relays.take_back(slot);
         }
         relays.free_unowned();
@@ -351,9 +353,9 @@ impl Relays {
         let wire_len = packet.len() as u64;
         let source = self.admit_rtp(now, leg, from, packet, out)?;
         self.note_heard(now, leg);
-        let counters = &mut self.arena.leg_mut(leg).counters;
-        counters.rx_packets += 1;
-        counters.rx_bytes += wire_len;
+        let traffic = &mut self.arena.leg_mut(leg).traffic;
+        traffic.rx_packets += 1;
+        traffic.rx_bytes += wire_len;
         self.note_arrival(now, leg, packet.bytes());
         self.forward(now, leg, source, packet, out)
     }
@@ -482,7 +484,7 @@ impl Relays {
             relay,
             generation: Generation(record.generation),
             worker: self.config.worker,
-            legs: legs.map(|leg| self.arena.leg(leg).stats()).collect(),
+            legs: legs.map(|leg| self.leg_stats(leg)).collect(),
         })
     }
 
@@ -562,18 +564,18 @@ impl Relays {
         }
         (self.arena.relay_mut(slot).legs, self.arena.relay_mut(slot).routes) = (record.legs, record.routes);
         for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
-            for index in 0..self.arena.leg(leg).out.len() {
-                let entry = self.arena.leg(leg).out[index].route;
+            for index in 0..self.arena.out(leg).len() {
+                let entry = self.arena.out(leg)[index].route;
                 let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
                 let route = route.map(|route| self.arena.route(route));
                 if route.is_none_or(|route| (route.to, route.out as usize) != (leg, index)) {
-                    self.arena.leg_mut(leg).out[index].route = 0;
+                    self.arena.sections().out[(leg, index)].route = 0;
                 }
-                let entry = self.arena.leg(leg).out[index].repairs;
+                let entry = self.arena.out(leg)[index].repairs;
                 let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
                 let route = route.map(|route| self.arena.route(route));
                 if route.is_none_or(|route| (route.to, route.rtx_out as usize) != (leg, index + 1)) {
-                    self.arena.leg_mut(leg).out[index].repairs = 0;
+                    self.arena.sections().out[(leg, index)].repairs = 0;
                 }
             }
         }
@@ -581,9 +583,9 @@ impl Relays {
 
     fn take_back_leg(&mut self, slot: u32) {
         self.make_derived(slot);
-        let leg = self.arena.leg_mut(slot);
+        let mut leg = self.arena.whole_leg(slot);
         leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
-        if leg.is_encrypted() {
+        if leg.record.is_encrypted() {
             for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
                 stream.tx.recover();
                 stream.former_tx.recover();
@@ -607,16 +609,23 @@ impl Relays {
 
     /// Records that no relay lists were left by a crash in the middle of a change.
     fn free_unowned(&mut self) {
-        let limits = self.arena.limits();
-        let relays: Vec<_> = self.by_id.values().map(|slot| *self.arena.relay(*slot)).collect();
-        for leg in (0..limits.legs).filter(|slot| self.arena.leg(*slot).head.used == 1).collect::<Vec<_>>() {
-            if !relays.iter().any(|relay| relay.legs.contains(&(leg + 1))) {
-                self.arena.free_leg(leg);
+        let reached = self.arena.reached();
+        let relay_of = |arena: &Arena, relay: u32| {
+            let relay = relay.checked_sub(1).filter(|slot| *slot < reached.relays).map(|slot| *arena.relay(slot));
+            relay.filter(|relay| relay.head.used == 1)
+        };
+        for slot in 0..reached.legs {
+            let leg = self.arena.leg(slot);
+            let owner = relay_of(&self.arena, leg.relay);
+            if leg.head.used == 1 && owner.is_none_or(|relay| !relay.legs.contains(&(slot + 1))) {
+                self.arena.free_leg(slot);
             }
         }
-        for route in (0..limits.routes).filter(|slot| self.arena.route(*slot).head.used == 1).collect::<Vec<_>>() {
-            if !relays.iter().any(|relay| relay.routes.contains(&(route + 1))) {
-                self.arena.free_route(route);
+        for slot in 0..reached.routes {
+            let route = self.arena.route(slot);
+            let owner = relay_of(&self.arena, route.relay);
+            if route.head.used == 1 && owner.is_none_or(|relay| !relay.routes.contains(&(slot + 1))) {
+                self.arena.free_route(slot);
             }
         }
     }

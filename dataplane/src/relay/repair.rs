@@ -63,8 +63,8 @@ impl Relays {
         lost: &LostPackets<'_>,
         out: &mut impl Output,
     ) {
-        let leg = self.arena.leg(slot);
-        let stream = leg.out_of(media).map(|index| leg.out[index].route);
+        let streams = self.arena.out(slot);
+        let stream = streams.of(media).map(|index| streams[index].route);
         let Some(route) = stream.and_then(|route| route.checked_sub(1)) else { return };
         if self.arena.route(route).is_kept == 0 {
             return;
@@ -86,9 +86,9 @@ impl Relays {
 
     fn send_one_again(&mut self, now: Now, route: u32, sequence: u16, out: &mut impl Output) -> Result<(), DropReason> {
         let (port, to) = self.target_of(route)?;
-        let sections = self.arena.sections();
+        let mut sections = self.arena.sections();
         let record = &sections.routes[route as usize];
-        let leg = &mut sections.legs[record.to as usize];
+        let leg = &sections.legs[record.to as usize];
         let round_trip = leg.round_trip.checked_sub(1).map(Duration::from_micros);
         let (form, bytes) = self.history.take(now.mono, route, sequence, round_trip)?;
         let is_sent = if form == Form::AsSent {
@@ -99,7 +99,7 @@ impl Relays {
         } else {
             let (index, pt) =
                 record.rtx_of(bytes[1] & 0x7f).map(|pt| (record.rtx_out - 1, pt)).ok_or(DropReason::ResendUnknown)?;
-            let stream = &mut leg.out[index as usize];
+            let stream = &mut sections.out[(record.to, index as usize)];
             let keys = &self.derived[record.to as usize].tx;
             let number = stream.next_number(now, self.config.seed);
             let mut sealed = Ok(());
@@ -159,8 +159,7 @@ impl Relays {
 
     /// The routes to a leg forget what they sent: its keys changed.
     pub(super) fn forget_sent(&mut self, slot: u32) {
-        let leg = self.arena.leg(slot);
-        for route in leg.out.iter().filter_map(|stream| stream.route.checked_sub(1)) {
+        for route in self.arena.out(slot).iter().filter_map(|stream| stream.route.checked_sub(1)) {
             self.history.forget(route);
         }
     }

@@ -185,8 +185,7 @@ impl Relays {
                 self.schedule(slot);
             }
         }
-        let leg = self.arena.leg_mut(slot);
-        let reception = &mut leg.rx[rx].reception;
+        let reception = &mut self.arena.sections().rx[(slot, rx)].reception;
         let (clock, is_event) = entry.map_or((reception.clock, false), |entry| (entry.clock, entry.is_event == 1));
         reception.note(now.mono, media.sequence, media.timestamp, clock, is_event);
     }
@@ -204,10 +203,11 @@ impl Relays {
 
     /// Keeps the H.264 parameter sets of a packet that cannot go on now: a phone may send them once, before the browser is there.
     fn overhear(&mut self, route: u32, entry: PayloadEntry, media: Media, packet: &Packet<'_>) {
-        let route = self.arena.route_mut(route);
+        let sections = self.arena.sections();
         // Those of another source than the receiver has seen are not kept: they would be forgotten with its first packet.
-        if entry.pictures == Pictures::H264 as u8 && !route.is_other_source(media.ssrc) {
-            route.parameters.note(&packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len]);
+        if entry.pictures == Pictures::H264 as u8 && !sections.routes[route as usize].is_other_source(media.ssrc) {
+            let payload = &packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len];
+            sections.parameters[route as usize].note(payload);
         }
     }
 
@@ -262,14 +262,15 @@ impl Relays {
         target: (PortId, SocketAddr),
         out: &mut impl Output,
     ) -> Result<Numbered, DropReason> {
-        let sections = self.arena.sections();
+        let mut sections = self.arena.sections();
         let route = &mut sections.routes[route_slot as usize];
-        let stream = &mut sections.legs[route.to as usize].out[route.out as usize];
+        let parameters = &mut sections.parameters[route_slot as usize];
+        let stream = &mut sections.out[(route.to, route.out as usize)];
         let payload = &packet.bytes()[rtp::FIXED_HEADER_LEN..][..media.payload_len];
         let is_other = route.is_other_source(media.ssrc);
         let units = (entry.pictures == Pictures::H264 as u8).then(|| h264::units(payload));
-        let may_repeat = !is_other && route.parameters.may_repeat(now.mono, media.timestamp);
-        let lacking = units.filter(|_| may_repeat).map(|units| route.parameters.lacking(units, entry.aggregates == 1));
+        let lacking = units.filter(|_| !is_other && parameters.may_repeat(now.mono, media.timestamp));
+        let lacking = lacking.map(|units| parameters.lacking(units, entry.aggregates == 1));
         let repeat = lacking.unwrap_or_default();
         let incoming = Incoming {
             ssrc: media.ssrc,
@@ -283,7 +284,7 @@ impl Relays {
         let before = if route.is_video == 1 { route.source } else { SourceMap::default() };
         let outgoing = rewrite(now.mono, &mut route.source, &mut route.former, stream, self.config.seed, incoming)?;
         if outgoing.inserted > 0 {
-            route.parameters.note_repeated(now.mono, media.timestamp);
+            parameters.note_repeated(now.mono, media.timestamp);
         }
         let is_sooner = route.fill.give_way(now.mono, media.is_quiet);
         let wants_keyframe = route.is_video == 1 && {
@@ -301,7 +302,7 @@ impl Relays {
             self.send_parameters(now, route_slot, entry, outgoing, repeat, number, target, out);
         }
         if let Some(units) = units.filter(|_| outgoing.is_newest) {
-            let parameters = &mut self.arena.route_mut(route_slot).parameters;
+            let parameters = &mut self.arena.sections().parameters[route_slot as usize];
             if is_other {
                 parameters.forget_seen();
             }
@@ -334,7 +335,8 @@ impl Relays {
         let had_buffer = out.transmit(port, to, |buffer| {
             let record = self.arena.route(route);
             let room = &mut buffer[rtp::FIXED_HEADER_LEN..];
-            let Some(payload_len) = record.parameters.write(repeat, number, room) else { return 0 };
+            let parameters = self.arena.parameters(route);
+            let Some(payload_len) = parameters.write(repeat, number, room) else { return 0 };
             let header = &mut buffer[..rtp::FIXED_HEADER_LEN];
             header[..2].copy_from_slice(&[0x80, entry.to]);
             rtp::set_sequence(header, picture.sequence.wrapping_sub(picture.inserted - number));
@@ -383,10 +385,10 @@ impl Relays {
         payload_len: usize,
         packet: &mut Packet<'_>,
     ) -> Result<(), DropReason> {
-        let sections = self.arena.sections();
+        let mut sections = self.arena.sections();
         let route = &sections.routes[route_slot as usize];
         let to = &mut sections.legs[route.to as usize];
-        let stream = &mut to.out[route.out as usize];
+        let stream = &mut sections.out[(route.to, route.out as usize)];
         let sequence = rtp::sequence_of(packet.bytes());
         let form = match (route.is_kept, route.rtx_of(pt)) {
             (0, _) => Form::None,
@@ -406,8 +408,8 @@ impl Relays {
         }
         stream.packets += 1;
         stream.octets += payload_len as u64;
-        to.counters.tx_packets += 1;
-        to.counters.tx_bytes += packet.len() as u64;
+        to.traffic.tx_packets += 1;
+        to.traffic.tx_bytes += packet.len() as u64;
         sections.relays[(route.relay - 1) as usize].forwarded += 1;
         Ok(())
     }

@@ -188,12 +188,13 @@ impl Relays {
             if 1 + routes.map(|route| 1 + usize::from(route.rtx.is_some())).sum::<usize>() > OUT_STREAMS_MAX {
                 return Err(RelayError::new(ErrorCode::Full, "program.routes", "too many streams to one leg"));
             }
-            let kept = self.slot_of(setup.relay, leg.id).map(|slot| self.arena.leg(slot));
-            let Some(kept) = kept.filter(|kept| kept.is_encrypted() && kept.kind == kind_of(leg)) else { continue };
+            let kept = self.slot_of(setup.relay, leg.id).map(|slot| (self.arena.leg(slot), self.arena.out(slot)));
+            let kept = kept.filter(|(kept, _)| kept.is_encrypted() && kept.kind == kind_of(leg));
+            let Some((_, streams)) = kept else { continue };
             let routes = program.routes.iter().filter(|route| route.to == leg.id);
             let ssrcs = routes.flat_map(|route| [Some(route.ssrc), route.rtx.as_ref().map(|rtx| rtx.ssrc)]).flatten();
-            let added = ssrcs.filter(|ssrc| kept.out_of(*ssrc).is_none());
-            let used = kept.out.iter().filter(|stream| stream.used == 1).count();
+            let added = ssrcs.filter(|ssrc| streams.of(*ssrc).is_none());
+            let used = streams.iter().filter(|stream| stream.used == 1).count();
             if used + added.count() > OUT_STREAMS_MAX {
                 let reason = "too many SSRCs were sent under this leg's key; keep a route's SSRC when it is replaced";
                 return Err(RelayError::new(ErrorCode::Full, "program.routes", reason));
@@ -245,7 +246,7 @@ impl Relays {
         let Some(slot) = entry.checked_sub(1) else { return };
         let route = self.arena.route(slot);
         let (to, out) = (route.to, route.out as usize);
-        self.arena.leg_mut(to).out[out].route = 0;
+        self.arena.sections().out[(to, out)].route = 0;
         self.end_rtx(slot);
         self.history.end(slot);
         self.arena.free_route(slot);
@@ -255,7 +256,7 @@ impl Relays {
     fn is_repaired_by(&self, slot: u32, wanted: &Route) -> bool {
         let route = self.arena.route(slot);
         let to = self.arena.leg(route.to);
-        let rtx = route.rtx_out.checked_sub(1).map(|index| to.out[index as usize].tx.ssrc());
+        let rtx = route.rtx_out.checked_sub(1).map(|index| self.arena.out(route.to)[index as usize].tx.ssrc());
         (wanted.to, wanted.ssrc) == (LegId(to.id), route.ssrc) && wanted.rtx.as_ref().map(|rtx| rtx.ssrc) == rtx
     }
 
@@ -264,7 +265,7 @@ impl Relays {
         let route = self.arena.route_mut(slot);
         let (to, rtx_out) = (route.to, std::mem::take(&mut route.rtx_out));
         if let Some(index) = rtx_out.checked_sub(1) {
-            self.arena.leg_mut(to).out[index as usize].repairs = 0;
+            self.arena.sections().out[(to, index as usize)].repairs = 0;
         }
     }
 
@@ -284,7 +285,7 @@ impl Relays {
     pub(super) fn remove_leg(&mut self, slot: u32, out: &mut impl Output) {
         let (relay, _) = self.name_of(slot);
         let leg = self.arena.leg(slot);
-        out.event(Event::LegStats { relay, stats: leg.stats() });
+        out.event(Event::LegStats { relay, stats: self.leg_stats(slot) });
         for path in leg.paths.iter().filter(|path| path.port != 0) {
             self.paths.remove(PortId(path.port - 1), path.addr, slot);
         }
@@ -313,8 +314,8 @@ impl Relays {
         }
         let record = self.arena.leg_mut(slot);
         (record.relay, record.id, record.kind) = (relay + 1, leg.id.0, kind_of(leg));
-        let own = record.claim_out(drawn as u32).expect("a new record has free streams");
-        record.own_out = own as u32 + 1;
+        let own = self.arena.whole_leg(slot).claim_out(drawn as u32).expect("a new record has free streams");
+        self.arena.leg_mut(slot).own_out = own as u32 + 1;
         self.next_report(now, slot);
         slot
     }
@@ -399,7 +400,8 @@ impl Relays {
     /// Another receiver is behind the leg: it has seen none of the pictures that its routes sent.
     fn begin_pictures(&mut self, slot: u32) {
         let sections = self.arena.sections();
-        for route in sections.legs[slot as usize].out.iter().filter_map(|stream| stream.route.checked_sub(1)) {
+        let streams = sections.out.into_leg(slot, sections.legs[slot as usize].out_len);
+        for route in streams.view().iter().filter_map(|stream| stream.route.checked_sub(1)) {
             sections.routes[route as usize].pictures.is_joined = 0;
         }
     }
@@ -410,7 +412,7 @@ impl Relays {
         let leg = self.arena.leg_mut(slot);
         let KeyEpoch { ours: old_ours, theirs: old_theirs, .. } = leg.keys[0];
         if old_ours != *ours || old_theirs != *theirs {
-            leg.change_keys(ours, theirs, until);
+            self.arena.whole_leg(slot).change_keys(ours, theirs, until);
             self.derive_keys(slot);
         }
     }
@@ -440,11 +442,12 @@ impl Relays {
     }
 
     fn set_route(&mut self, relay: u32, slot: u32, wanted: &Route, from: u32, to: u32) {
-        let leg = self.arena.leg_mut(to);
-        let out =
-            leg.out_of(wanted.ssrc).or_else(|| leg.claim_out(wanted.ssrc)).expect("check_room counted the streams");
+        let mut leg = self.arena.whole_leg(to);
+        let known = leg.out.view().of(wanted.ssrc);
+        let out = known.or_else(|| leg.claim_out(wanted.ssrc)).expect("check_room counted the streams");
         leg.out[out].route = slot + 1;
-        let route = self.arena.route_mut(slot);
+        let sections = self.arena.sections();
+        let route = &mut sections.routes[slot as usize];
         (route.relay, route.from, route.to, route.out) = (relay + 1, from, to, out as u32);
         if wanted.paused && route.is_paused == 0 && route.source.used == 1 {
             // What the source numbers while it is held is no loss: it is switched to like a new one when it goes on.
@@ -460,7 +463,10 @@ impl Relays {
         }
         route.payload_count = wanted.payloads.len() as u8;
         let h264 = wanted.payloads.iter().find(|map| map.from.codec == Codec::H264);
-        route.parameters.tell(h264.and_then(|map| map.from.fmtp.as_deref()));
+        route.has_parameters |= u8::from(h264.is_some());
+        if route.has_parameters == 1 {
+            sections.parameters[slot as usize].tell(h264.and_then(|map| map.from.fmtp.as_deref()));
+        }
         route.limit_kbps = wanted.limit_kbps.unwrap_or(0);
         route.source_rtx_count = set_rtx(&mut route.source_rtx, &wanted.source_rtx);
         self.set_repair(slot, wanted);
@@ -470,12 +476,12 @@ impl Relays {
     fn set_repair(&mut self, slot: u32, wanted: &Route) {
         self.end_rtx(slot);
         let to = self.arena.route(slot).to;
-        let leg = self.arena.leg_mut(to);
-        let is_kept = wanted.media == Media::Video && leg.takes_nack == 1;
+        let mut leg = self.arena.whole_leg(to);
+        let is_kept = wanted.media == Media::Video && leg.record.takes_nack == 1;
         let rtx = wanted.rtx.as_ref().filter(|_| is_kept);
         let rtx_out = rtx.map_or(0, |rtx| {
-            let index =
-                leg.out_of(rtx.ssrc).or_else(|| leg.claim_out(rtx.ssrc)).expect("check_room counted the streams");
+            let known = leg.out.view().of(rtx.ssrc);
+            let index = known.or_else(|| leg.claim_out(rtx.ssrc)).expect("check_room counted the streams");
             leg.out[index].repairs = slot + 1;
             index as u32 + 1
         });
@@ -505,7 +511,7 @@ impl Relays {
         let mut open = routes.filter(|route| route.is_paused == 0);
         let (is_open, has_sound) = (open.clone().next().is_some(), open.any(|route| route.is_video == 0));
         let leg = self.arena.leg_mut(slot);
-        leg.may_rearm = u32::from(is_open && leg.has_remote == 1);
+        leg.may_rearm = u8::from(is_open && leg.has_remote == 1);
         let is_expected = u8::from(has_sound && leg.has_remote == 1);
         if is_expected == 1 && leg.is_expected == 0 {
             leg.media_at = now.mono.as_micros();

@@ -5,23 +5,31 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
 use gangway_dataplane::{
-    relay::{LegHandle, Output, PortId, RelayLimits, Relays, Verdict},
+    arena::Arena,
+    engine::{Engine, Wake, epoll::EpollEngine},
+    mailbox::mailbox,
+    relay::{LegHandle, Output, PortId, RelayConfig, RelayLimits, Relays, Verdict},
     srtp::Profile,
     wire::{BUFFER_LEN_BYTES, Packet, rtcp, rtp},
+    worker::{Command, LegSource, Put, Report, Worker},
 };
 use gangway_shared::{
-    ids::LegId,
-    rcp::{Codec, Event, Fill, Media, PayloadMap, Sound, Tone},
+    ids::{Generation, LegId},
+    rcp::{Codec, Event, Fill, LegKind, Media, PayloadMap, RtpRemote, Sound, Tone},
 };
 
 use crate::{
     repair::{Call, video_call},
-    world::{Browser, CERTIFICATE, MUX, Source, World, addr, call, payload, ports},
+    world::{
+        Browser, CERTIFICATE, MUX, Recorder, Source, World, addr, call, config, credentials, payload, ports, relay_id,
+        setup,
+    },
 };
 
 struct Counting;
@@ -114,6 +122,94 @@ fn forwards_without_allocating(profile: Profile, media: Media, pt: u8) {
     }
     let allocated = ALLOCATIONS.get() - before;
     assert_eq!((forwarded as usize, allocated), (datagrams.len(), 0), "{profile:?} {media:?}");
+}
+
+/// The same by the loop around the relays and a real network: the engine, the batch and the mailboxes allocate nothing either.
+#[test]
+fn a_worker_on_a_real_network_allocates_nothing() {
+    for profile in Profile::ALL {
+        works_without_allocating(EpollEngine::new().unwrap(), profile);
+    }
+}
+
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// RTP, SRTP, RTCP, SRTCP and STUN, all through one worker that runs on this thread.
+fn works_without_allocating<E: Engine<Socket = UdpSocket>>(mut engine: E, profile: Profile) {
+    const ROUNDS: u64 = 20;
+    const TALK: usize = 5;
+    let [browser_at, phone, phone_rtcp, mux, rtp, rtcp] = [(); 6].map(|()| socket());
+    let at = |socket: &UdpSocket| socket.local_addr().unwrap();
+    let (mux_at, rtp_at, rtcp_at) = (at(&mux), at(&rtp), at(&rtcp));
+    let mux_ports = vec![engine.open(mux).unwrap()];
+    let (commands, inbox) = mailbox(16, engine.waker());
+    let (outbox, reports) = mailbox(64, Arc::new(NoWake));
+    let arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 32 }).unwrap();
+    let mut worker = Worker::new(engine, arena, RelayConfig { mux_ports, ..config() }, inbox, outbox);
+
+    let mut program = call(Some(CERTIFICATE), Some("127.0.0.1:9"));
+    let LegKind::Rtp(leg) = &mut program.legs[1].kind else { unreachable!("leg 1 is plain") };
+    leg.remote = Some(RtpRemote { rtp: at(&phone), rtcp: at(&phone_rtcp), rtcp_mux: false });
+    let legs =
+        vec![(LegId(0), LegSource::IceDtls(credentials(1, LegId(0)))), (LegId(1), LegSource::Open { rtp, rtcp })];
+    let put = Put { relay: relay_id(1), generation: Generation(1), program, legs };
+    assert!(commands.send(Command::Put { token: 1, put }).is_ok());
+    worker.turn();
+    let Some(Report::Put { result: Ok(installed), .. }) = reports.receive() else { panic!("the relay was refused") };
+    let mut browser = Browser::new(1, 0, installed.legs[0].1, &at(&browser_at).to_string(), profile, 7);
+    browser_at.send_to(&browser.check(true), mux_at).unwrap();
+    worker.turn();
+    let keys = Box::new(browser.keys());
+    assert!(commands.send(Command::Keys { leg: browser.handle, keys }).is_ok());
+    worker.turn();
+
+    let mut phone_source = Source::new(0xf0, 0);
+    let report = |sender: u32| {
+        let mut bytes = [0; 64];
+        let len = rtcp::write_nack(&mut bytes, sender, 0x4004, std::iter::once(1)).unwrap();
+        bytes[..len].to_vec()
+    };
+    let (mut heard, mut buffer) = ((0, 0), [0; BUFFER_LEN_BYTES]);
+    let mut allocated = 0;
+    for round in 0..=ROUNDS {
+        phone_rtcp.send_to(&report(0xf0), rtcp_at).unwrap();
+        let sealed = browser.protect_rtcp(&report(0xb7));
+        browser_at.send_to(&sealed, mux_at).unwrap();
+        browser_at.send_to(&browser.check(false), mux_at).unwrap();
+        for _ in 0..TALK {
+            browser_at.send_to(&browser.talk(&[0; 160]), mux_at).unwrap();
+            phone.send_to(&phone_source.packet(&[0; 160]), rtp_at).unwrap();
+        }
+        let before = ALLOCATIONS.get();
+        let expected = (heard.0 + TALK + 1, heard.1 + TALK);
+        while heard.0 < expected.0 || heard.1 < expected.1 {
+            worker.turn();
+            heard.0 += std::iter::from_fn(|| browser_at.recv(&mut buffer).ok()).count();
+            heard.1 += std::iter::from_fn(|| phone.recv(&mut buffer).ok()).count();
+        }
+        // The first packets make what a stream needs once.
+        allocated += if round == 0 { 0 } else { ALLOCATIONS.get() - before };
+    }
+    assert_eq!(allocated, 0, "{profile:?}");
+    assert!(commands.send(Command::QueryRelay { token: 2, relay: relay_id(1) }).is_ok());
+    worker.turn();
+    let stats = std::iter::from_fn(|| reports.receive()).find_map(|report| match report {
+        Report::Relay { stats, .. } => stats,
+        _ => None,
+    });
+    let legs = stats.expect("counters").legs;
+    let rtcp: Vec<u64> = legs.iter().map(|leg| leg.received.rtcp_packets).collect();
+    assert_eq!(rtcp, [ROUNDS + 1, ROUNDS + 1], "{legs:?}");
 }
 
 #[test]
@@ -211,6 +307,48 @@ fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// Memory of a mapping of this process that is backed by pages, in bytes: that of the arena with the most memory.
+fn resident_arena_bytes() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mappings = maps.split("/memfd:gangway-arena").skip(1);
+    let resident = mappings.filter_map(|rest| {
+        let line = rest.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+        line.trim().trim_end_matches(" kB").parse::<usize>().ok()
+    });
+    resident.max().unwrap_or(0) << 10
+}
+
+/// Calls of sound between a browser and a phone, with packets both ways, reports and keys.
+#[test]
+fn a_call_takes_little_memory() {
+    const CALLS: u32 = 5000;
+    let mut world = World::of(RelayLimits { relays: CALLS, legs: 4 * CALLS, routes: 6 * CALLS });
+    let before = resident_bytes();
+    for number in 0..CALLS {
+        let phone_at = SocketAddr::from(([10, 9, (number >> 8) as u8, number as u8], 4000));
+        let program = call(Some(CERTIFICATE), Some(&phone_at.to_string()));
+        let (now, setup) = (world.now, setup(number.into(), 1, &program));
+        let handle = world.relays().put(now, &setup, &mut Recorder::default()).unwrap().legs[0].1;
+        let browser_at = format!("10.8.{}.{}:5000", number >> 8, number & 255);
+        let mut browser = Browser::new(number.into(), 0, handle, &browser_at, Profile::AeadAes128Gcm, 7);
+        browser.connect(&mut world);
+        let (port, rtcp_port) = ports(number.into(), LegId(1));
+        for _ in 0..3 {
+            browser.say(&mut world, &[0; 160]);
+            world.feed(port, phone_at, &Source::new(0xf0, 0).packet(&[0; 160]));
+        }
+        let mut report = [0; 64];
+        let len = rtcp::write_nack(&mut report, 0xf0, 0x4004, std::iter::once(1)).unwrap();
+        world.feed(rtcp_port, SocketAddr::new(phone_at.ip(), 4001), &report[..len]);
+        world.out = Recorder::default();
+    }
+    world.advance_ms(10_000);
+    world.out = Recorder::default();
+    let [all, arena] = [resident_bytes() - before, resident_arena_bytes()].map(|bytes| bytes / CALLS as usize);
+    println!("{all} bytes a call, {arena} of them in the arena");
+    assert!(all <= 16 << 10, "{all} bytes a call, {arena} of them in the arena");
 }
 
 #[test]

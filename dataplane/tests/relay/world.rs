@@ -420,6 +420,11 @@ impl Browser {
         }
     }
 
+    /// What its handshake agrees on.
+    pub(crate) fn keys(&self) -> DtlsKeys {
+        self.keys
+    }
+
     /// A check as a browser sends it.
     pub(crate) fn check(&mut self, is_nominated: bool) -> Vec<u8> {
         self.transaction = self.transaction.wrapping_add(1);
