@@ -20,6 +20,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{self, NonNull},
     slice,
+    sync::atomic::{Ordering, compiler_fence},
 };
 
 use rustix::{
@@ -38,7 +39,7 @@ pub use records::{
 /// "GANGWAY" and a zero: this memory is an arena.
 const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
 /// Counts up when the meaning of a record changes without its size.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 /// Sections start on pages.
 const PAGE: usize = 4096;
 
@@ -166,6 +167,49 @@ pub enum ArenaError {
 impl From<rustix::io::Errno> for ArenaError {
     fn from(errno: rustix::io::Errno) -> Self {
         ArenaError::Io(errno.into())
+    }
+}
+
+/// What of the layout two programs must have in common to work on the same memory, in words.
+#[must_use]
+pub fn layout() -> String {
+    let sizes = RECORD_SIZES.map(|size| size.to_string());
+    format!("arena {LAYOUT_VERSION} records {}", sizes.join(" "))
+}
+
+/// A point between two stores: everything above it is in memory before anything below. A process that is killed here leaves the
+/// records as they are now, and every such point is one at which the tests stop ([`fail_at_step`]).
+#[inline]
+pub fn step() {
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(debug_assertions)]
+    faults::count();
+}
+
+/// Stops a test at the n-th [`step`] from now on by a panic, `None`: at none. Says how many steps were made since the last call.
+#[cfg(debug_assertions)]
+pub fn fail_at_step(step: Option<u32>) -> u32 {
+    faults::set(step)
+}
+
+#[cfg(debug_assertions)]
+mod faults {
+    use std::cell::Cell;
+
+    thread_local! {
+        static MADE: Cell<u32> = const { Cell::new(0) };
+        static FAILS_AT: Cell<u32> = const { Cell::new(u32::MAX) };
+    }
+
+    pub(super) fn set(step: Option<u32>) -> u32 {
+        FAILS_AT.set(step.unwrap_or(u32::MAX));
+        MADE.replace(0)
+    }
+
+    pub(super) fn count() {
+        let made = MADE.get();
+        MADE.set(made + 1);
+        assert!(made != FAILS_AT.get(), "a test stops here");
     }
 }
 
@@ -423,6 +467,12 @@ impl Arena {
     #[must_use]
     pub fn handle(&self, slot: u32) -> LegHandle {
         LegHandle { slot, generation: self.leg(slot).head.generation }
+    }
+
+    /// Leases of all legs, in the order of their records.
+    pub fn leases(&self) -> impl Iterator<Item = u64> + '_ {
+        let legs = (0..self.reached().legs).map(|slot| self.leg(slot));
+        legs.filter(|leg| leg.head.used == 1 && leg.lease != 0).map(|leg| leg.lease)
     }
 
     /// Takes a free relay record, all zero but for its head.

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use gangway_shared::{ids::EventSeq, rcp::Event};
 
+/// Runs are numbered above this bit: none has as many events.
+const RUN_SHIFT: u32 = 32;
+
 /// What a reader of the log gets next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Next<'a> {
@@ -31,8 +34,18 @@ impl EventLog {
     /// When `capacity` is zero: such a log could never deliver.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        Self::of_run(capacity, 0)
+    }
+
+    /// The log of the run after `runs` others, whose events are lost: its numbers lie far above theirs, so that a reader of one of
+    /// them is told of a gap.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn of_run(capacity: usize, runs: u64) -> Self {
         assert!(capacity > 0, "a log keeps at least one event");
-        EventLog { events: VecDeque::with_capacity(capacity), next: 1, capacity }
+        EventLog { events: VecDeque::with_capacity(capacity), next: (runs << RUN_SHIFT) + 1, capacity }
     }
 
     /// Appends an event.
@@ -105,6 +118,16 @@ mod tests {
         let Next::Gap(resumes_at) = log.after(EventSeq(1)) else { panic!("events 2 and 3 are gone") };
         assert_eq!(resumes_at, EventSeq(4));
         assert_eq!(log.after(EventSeq(resumes_at.0 - 1)), Next::Event(EventSeq(4), &event(4)));
+    }
+
+    #[test]
+    fn a_reader_of_the_run_before_is_told_of_a_gap_at_once() {
+        let mut log = EventLog::of_run(2, 3);
+        for seen in [0, 1, 5, (2 << 32) + 700] {
+            assert_eq!(log.after(EventSeq(seen)), Next::Gap(EventSeq((3 << 32) + 1)), "{seen}");
+        }
+        assert_eq!(log.after(log.newest()), Next::UpToDate);
+        assert_eq!(log.push(event(1)), EventSeq((3 << 32) + 1));
     }
 
     #[test]

@@ -27,11 +27,12 @@
 //! | [`dtls`], [`registry`], [`events`] | handshakes, what control wants, what it is told; pure |
 //! | [`engine`] | how packets get in and out: epoll, or a virtual network in virtual time |
 //! | [`worker`] | the hot loop around an engine and its relays; takes them back from the arena after a panic |
-//! | [`manager`] | the one cold thread: control socket, ports, credentials, DTLS timers, mailboxes |
-//! | [`ports`] | the only opener of media sockets |
+//! | [`manager`] | the one cold thread: control socket, credentials, DTLS timers, mailboxes |
+//! | [`keeper`] | the parent process: owns sockets and arenas, starts the relay and starts it again |
+//! | [`ports`] | the only opener of media sockets, the keeper's |
 //! | [`config`], [`affinity`], [`mailbox`], [`stats`] | settings, cores, queues, counters |
 //!
-//! Start is [`manager::start`].
+//! Start is [`keeper::process::run`] in the program, and [`manager::start`] without a process of its own.
 
 pub mod affinity;
 pub mod arena;
@@ -41,6 +42,7 @@ pub mod engine;
 pub mod events;
 pub mod generator;
 pub mod ice_lite;
+pub mod keeper;
 pub mod mailbox;
 pub mod manager;
 pub mod ports;

@@ -1,10 +1,12 @@
 //! `gangway-dataplane`: the relay alone, for a service manager or for control.
 //!
-//! Start order: signals, settings, limits, then everything of [`start`]. It is ready when its socket listens.
+//! Start order: signals, settings, limits, everything that outlives a relay ([`Keeper::open`]), and then the relay as a child of this
+//! process. It is ready when its socket answers.
 
 use std::{
     fs,
     io::{self, IsTerminal},
+    os::fd::AsFd,
     path::PathBuf,
     process::ExitCode,
 };
@@ -14,11 +16,16 @@ use gangway_dataplane::{
     affinity,
     config::{Config, Machine},
     engine::signals::Signals,
-    manager::{Mode, start},
+    keeper::{
+        Keeper,
+        channel::Channel,
+        process::{Launch, PassedSettings, layout, run},
+    },
+    manager::{Mode, adopt},
     ports,
 };
 use gangway_shared::settings::Settings;
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, set_parent_process_death_signal, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// Forwards, decrypts and encrypts media as control programs it.
@@ -34,11 +41,22 @@ struct Arguments {
     /// Started by control: ignore signals of the terminal, leave when nobody needs us.
     #[arg(long)]
     managed: bool,
+    /// Says what another program must have in common with this one to take over its calls, and ends.
+    #[arg(long)]
+    layout: bool,
+    /// Started by a keeper, whose channel is the standard input.
+    #[arg(long, hide = true)]
+    relay: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
+    if arguments.layout {
+        println!("{}", layout());
+        return ExitCode::SUCCESS;
+    }
+    let ended = if arguments.relay { relay(&arguments) } else { keep(arguments) };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Settings are read before there is a log.
@@ -48,31 +66,63 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
-    let config = read_config(arguments)?;
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log_level)))
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+/// The process that was started.
+fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGCHLD])?;
+    // The name of the program may be another one's when it is needed.
+    let program = std::env::current_exe()?;
+    let mut passed = read_settings(arguments.config.as_deref(), arguments.sets)?;
+    let config = read_config(&passed)?;
+    log_to_stderr(&config);
     raise_file_limit();
+    // The relay may run as another user, and would take that for its own.
+    passed.sets.push(format!("dataplane_control_uid={}", config.control_uid));
+    let keeper = Keeper::open(&config)?;
+    run(keeper, Launch { settings: passed, managed: arguments.managed, program }, signals)?;
+    Ok(())
+}
+
+/// Its child.
+fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    // The keeper's signals come to the whole group; what they mean comes by the channel.
+    let _signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2])?;
+    rustix::thread::set_name(c"gangway-relay")?;
+    let channel = Channel::over(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let config = read_config(&PassedSettings::receive(&channel)?)?;
+    log_to_stderr(&config);
+    // A keeper that was gone before this is seen by the end of the channel.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let workers = config.workers;
-    let running = start(config, Mode { managed: arguments.managed, signals: Some(signals) })?;
+    let running = adopt(config, Mode { managed: arguments.managed }, channel)?;
     tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
     running.join()?;
     Ok(())
 }
 
-fn read_config(arguments: &Arguments) -> Result<Config, Box<dyn std::error::Error>> {
-    let (name, text) = match &arguments.config {
+fn log_to_stderr(config: &Config) {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log_level)))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+fn read_settings(
+    file: Option<&std::path::Path>,
+    sets: Vec<String>,
+) -> Result<PassedSettings, Box<dyn std::error::Error>> {
+    let (file, text) = match file {
         Some(path) => {
             let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             (path.display().to_string(), text)
         }
         None => (String::new(), String::new()),
     };
-    let settings = Settings::parse(&name, &text, &arguments.sets)?;
+    Ok(PassedSettings { file, text, sets })
+}
+
+fn read_config(passed: &PassedSettings) -> Result<Config, Box<dyn std::error::Error>> {
+    let settings = Settings::parse(&passed.file, &passed.text, &passed.sets)?;
     let machine = Machine {
         cores: affinity::allowed_cores()?,
         default_ip: ports::default_route_address(),

@@ -1,4 +1,4 @@
-//! The only place that opens media sockets.
+//! The only place that opens media sockets: the keeper's.
 //!
 //! Towards browsers each worker has one port per local address, shared by all calls. Towards SIP peers each leg has an even port
 //! for RTP and the odd one above it for RTCP, from its worker's slice of the range. A pair that was given back rests before it is
@@ -17,6 +17,7 @@ use gangway_shared::{
     time::Time,
 };
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -27,7 +28,7 @@ const TRIES_MAX: usize = 32;
 const AUTO_PAIRS_MAX: u64 = 8192;
 
 /// One local address and what peers are told of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalAddress {
     /// Address that sockets are bound to.
     pub bind: IpAddr,
@@ -68,10 +69,10 @@ pub struct Pair {
     pub rtp: UdpSocket,
     /// For RTCP, on the odd port above.
     pub rtcp: UdpSocket,
-    /// Address for `c=` and `m=`.
-    pub rtp_address: SocketAddr,
-    /// Address for `a=rtcp`.
-    pub rtcp_address: SocketAddr,
+    /// Address that it is bound to.
+    pub on: LocalAddress,
+    /// The even port.
+    pub port: u16,
     /// Gives the pair back.
     pub lease: Lease,
 }
@@ -99,7 +100,7 @@ pub struct Ports {
 }
 
 /// How many media ports there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortCounts {
     /// Held by legs.
     pub used: u64,
@@ -177,24 +178,6 @@ impl Ports {
         Ok(opened)
     }
 
-    /// Which address a leg gets: the wanted one, else the first of the peer's family, else the first.
-    ///
-    /// # Errors
-    /// `NoAddress` when the wanted one is not configured, or none fits the family of the peer.
-    pub fn address_for(&self, wanted: Option<IpAddr>, peer: Option<IpAddr>) -> Result<LocalAddress, RelayError> {
-        let no_address = |reason: String| RelayError::new(ErrorCode::NoAddress, "", reason);
-        let found = match (wanted, peer) {
-            (Some(ip), _) => self.addresses.iter().find(|local| local.advertised == ip || local.bind == ip),
-            (None, Some(peer)) => self.addresses.iter().find(|local| local.bind.is_ipv4() == peer.is_ipv4()),
-            (None, None) => self.addresses.first(),
-        };
-        found.copied().ok_or_else(|| match (wanted, peer) {
-            (Some(ip), _) => no_address(format!("{ip} is none of the configured addresses")),
-            (None, Some(peer)) => no_address(format!("no configured address has the family of {peer}")),
-            (None, None) => no_address("no address is configured".to_owned()),
-        })
-    }
-
     /// Opens a pair on `local` for a leg of `worker`.
     ///
     /// # Errors
@@ -210,13 +193,7 @@ impl Ports {
             return Err(RelayError::new(ErrorCode::NoPorts, "", reason));
         };
         self.used += 1;
-        Ok(Pair {
-            rtp,
-            rtcp,
-            rtp_address: SocketAddr::new(local.advertised, port),
-            rtcp_address: SocketAddr::new(local.advertised, port + 1),
-            lease: Lease { worker, rtp: port },
-        })
+        Ok(Pair { rtp, rtcp, on: local, port, lease: Lease { worker, rtp: port } })
     }
 
     fn open_from_slice(&mut self, worker: u16, local: LocalAddress) -> Option<(UdpSocket, UdpSocket, u16)> {
@@ -294,6 +271,28 @@ impl Ports {
     }
 }
 
+/// Which address a leg gets: the wanted one, else the first of the peer's family, else the first.
+///
+/// # Errors
+/// `NoAddress` when the wanted one is not configured, or none fits the family of the peer.
+pub fn address_for(
+    addresses: &[LocalAddress],
+    wanted: Option<IpAddr>,
+    peer: Option<IpAddr>,
+) -> Result<LocalAddress, RelayError> {
+    let no_address = |reason: String| RelayError::new(ErrorCode::NoAddress, "", reason);
+    let found = match (wanted, peer) {
+        (Some(ip), _) => addresses.iter().find(|local| local.advertised == ip || local.bind == ip),
+        (None, Some(peer)) => addresses.iter().find(|local| local.bind.is_ipv4() == peer.is_ipv4()),
+        (None, None) => addresses.first(),
+    };
+    found.copied().ok_or_else(|| match (wanted, peer) {
+        (Some(ip), _) => no_address(format!("{ip} is none of the configured addresses")),
+        (None, Some(peer)) => no_address(format!("no configured address has the family of {peer}")),
+        (None, None) => no_address("no address is configured".to_owned()),
+    })
+}
+
 fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -360,8 +359,7 @@ mod tests {
             let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
             let (rtp, rtcp) = (pair.rtp.local_addr().unwrap(), pair.rtcp.local_addr().unwrap());
             assert_eq!((rtp.port() % 2, rtcp.port()), (0, rtp.port() + 1));
-            assert_eq!(pair.rtp_address, SocketAddr::new(LOOPBACK.advertised, rtp.port()));
-            assert_eq!(pair.rtcp_address.port(), rtcp.port());
+            assert_eq!((pair.on, pair.port), (LOOPBACK, rtp.port()));
         }
     }
 
@@ -397,7 +395,7 @@ mod tests {
         let taken = ports.free[0][0];
         let _foreign = UdpSocket::bind(("127.0.0.1", taken + 1));
         let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
-        assert_ne!(pair.rtp_address.port(), taken);
+        assert_ne!(pair.port, taken);
     }
 
     #[test]
@@ -413,11 +411,11 @@ mod tests {
     #[test]
     fn a_leg_gets_the_wanted_address_or_one_of_its_peers_family() {
         let v6 = LocalAddress { bind: Ipv6Addr::LOCALHOST.into(), advertised: Ipv6Addr::LOCALHOST.into() };
-        let ports = Ports::new(vec![LOOPBACK, v6], MediaRange::Auto, 1, Duration::ZERO);
-        assert_eq!(ports.address_for(None, None), Ok(LOOPBACK));
-        assert_eq!(ports.address_for(None, Some(v6.bind)), Ok(v6));
-        assert_eq!(ports.address_for(Some(LOOPBACK.advertised), Some(v6.bind)), Ok(LOOPBACK));
-        let error = ports.address_for(Some("198.51.100.1".parse().unwrap()), None).unwrap_err();
+        let addresses = [LOOPBACK, v6];
+        assert_eq!(address_for(&addresses, None, None), Ok(LOOPBACK));
+        assert_eq!(address_for(&addresses, None, Some(v6.bind)), Ok(v6));
+        assert_eq!(address_for(&addresses, Some(LOOPBACK.advertised), Some(v6.bind)), Ok(LOOPBACK));
+        let error = address_for(&addresses, Some("198.51.100.1".parse().unwrap()), None).unwrap_err();
         assert_eq!(
             (error.code, error.reason.as_str()),
             (ErrorCode::NoAddress, "198.51.100.1 is none of the configured addresses")

@@ -106,6 +106,11 @@ impl Registry {
         }
     }
 
+    /// Takes over what the process before knew: the highest epoch, and whether it drained.
+    pub fn remember(&mut self, epoch: u32, draining: bool) {
+        (self.epoch, self.draining) = (epoch, draining);
+    }
+
     /// Judges a `Put`.
     #[must_use]
     pub fn decide_put(&self, relay: RelayId, generation: Generation, program: &RelayProgram) -> PutDecision {

@@ -18,12 +18,13 @@ use gangway_shared::{
 
 use crate::{
     arena::Arena,
-    engine::{BATCH_MAX, Batch, BufferId, Completion, Engine, Outgoing},
+    engine::{BATCH_MAX, Batch, BufferId, Completion, Engine, OpenError, Outgoing},
     ice_lite::LocalCredentials,
     mailbox::{Receiver, Sender},
+    registry::Digest,
     relay::{
-        DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayFlow, RelaySetup,
-        Relays, Verdict,
+        Adopted, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayFlow,
+        RelaySetup, Relays, Verdict,
     },
     stats::LoopCounters,
     wire::{BUFFER_LEN_BYTES, DropReason, Packet},
@@ -155,6 +156,8 @@ pub struct Put<S> {
     pub relay: RelayId,
     /// Generation of the program.
     pub generation: Generation,
+    /// Digest of the program.
+    pub digest: Digest,
     /// The whole, validated program.
     pub program: RelayProgram,
     /// One entry a leg, in the program's order.
@@ -172,14 +175,35 @@ pub enum LegSource<S> {
         rtp: S,
         /// For RTCP.
         rtcp: S,
+        /// The keeper's number of the pair.
+        lease: u64,
     },
     /// The pair it has already.
     Kept,
 }
 
+/// A pair that was handed over from the process before.
+#[derive(Debug)]
+pub struct KeptPair<S> {
+    /// The keeper's number of the pair.
+    pub lease: u64,
+    /// For RTP.
+    pub rtp: S,
+    /// For RTCP.
+    pub rtcp: S,
+}
+
 /// What a worker tells the manager.
 #[derive(Debug)]
 pub enum Report {
+    /// The relays that a worker found in its arena, and those that could not be taken over. Its first report when it
+    /// [adopts](Worker::adopt).
+    Adopted {
+        /// Found.
+        relays: Vec<Adopted>,
+        /// Given up.
+        lost: Vec<RelayId>,
+    },
     /// A relay was put, or refused.
     Put {
         /// Of the command.
@@ -274,27 +298,86 @@ struct LegPorts {
     leg: LegId,
     rtp: PortId,
     rtcp: PortId,
+    lease: u64,
 }
 
 impl<E: Engine> Worker<E> {
     /// A worker with the browser ports of `config.mux_ports` opened by the caller on `engine`.
     #[must_use]
     pub fn new(
-        mut engine: E,
+        engine: E,
         arena: Arena,
         config: RelayConfig,
         inbox: Receiver<Command<E::Socket>>,
         outbox: Sender<Report>,
     ) -> Self {
+        let relays = Relays::new(arena, config.clone());
+        Self::with(engine, relays, config, inbox, Post { outbox, backlog: VecDeque::new() })
+    }
+
+    /// A worker on the arena of a process that is gone, with `pairs` of its legs; reports what it found. `blame` says that the
+    /// process failed by itself.
+    ///
+    /// # Panics
+    /// When the engine has given the browser ports other numbers than the first ones, which are those they had.
+    #[must_use]
+    pub fn adopt(
+        mut engine: E,
+        arena: Arena,
+        config: RelayConfig,
+        inbox: Receiver<Command<E::Socket>>,
+        outbox: Sender<Report>,
+        (pairs, blame): (Vec<KeptPair<E::Socket>>, bool),
+    ) -> Self {
+        assert!(
+            config.mux_ports.iter().zip(0..).all(|(port, number)| port.0 == number),
+            "browser ports are opened first"
+        );
+        let mut post = Post { outbox, backlog: VecDeque::new() };
+        let mut opened = BTreeMap::new();
+        for KeptPair { lease, rtp, rtcp } in pairs {
+            match open_pair(&mut engine, rtp, rtcp) {
+                Ok((rtp, rtcp)) => {
+                    // The socket counts from its beginning; the process before has told most of that.
+                    for port in [rtp, rtcp] {
+                        engine.take_lost(port);
+                    }
+                    opened.insert(lease, (rtp, rtcp));
+                }
+                Err(error) => tracing::error!(lease, %error, "a pair of ports could not be taken over"),
+            }
+        }
+        let now = engine.now();
+        let mut out = Free { engine: &mut engine, post: &mut post };
+        let (relays, lost) = Relays::adopt(arena, config.clone(), now, &opened, blame, &mut out);
+        let found = relays.adopted();
+        post.post(Report::Adopted { relays: found.clone(), lost });
+        let mut worker = Self::with(engine, relays, config, inbox, post);
+        opened.values().for_each(|(rtp, _)| stamp_some(&mut worker.engine, &mut worker.pairs, *rtp));
+        for relay in found {
+            let relays = worker.relays.as_ref().expect("relays are out only during recovery");
+            let legs = relays.ports_of(relay.relay).map(|(leg, lease, rtp, rtcp)| LegPorts { leg, rtp, rtcp, lease });
+            worker.ports.insert(relay.relay, legs.collect());
+        }
+        worker.close_unnamed();
+        worker
+    }
+
+    fn with(
+        mut engine: E,
+        relays: Relays,
+        config: RelayConfig,
+        inbox: Receiver<Command<E::Socket>>,
+        post: Post,
+    ) -> Self {
         config.mux_ports.iter().for_each(|port| engine.stamp(*port));
         let now = engine.now();
-        let relays = Relays::new(arena, config.clone());
         Worker {
             engine,
             relays: Some(relays),
             config,
             inbox,
-            post: Post { outbox, backlog: VecDeque::new() },
+            post,
             batch: Batch::new(),
             generated: Generated::new(),
             now,
@@ -430,33 +513,39 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Opens the ports of new legs, puts the relay, and closes the ports of legs that are gone; or the new ones when it is refused.
-    fn put(&mut self, now: Now, put: Put<E::Socket>) -> Result<Installed, RelayError> {
+    fn put(&mut self, now: Now, mut put: Put<E::Socket>) -> Result<Installed, RelayError> {
         let before = self.ports.get(&put.relay).cloned().unwrap_or_default();
         let mut after = Vec::new();
         let mut fresh = Vec::new();
         let mut legs = Vec::new();
         let mut refused = None;
-        for (id, source) in put.legs {
+        for (id, source) in std::mem::take(&mut put.legs) {
             let ports =
                 match source {
                     LegSource::IceDtls(credentials) => {
                         legs.push(LegSetup { id, local: LegLocal::IceDtls { credentials } });
                         continue;
                     }
-                    LegSource::Open { rtp, rtcp } => self.open(id, rtp, rtcp).inspect(|ports| fresh.push(*ports)),
+                    LegSource::Open { rtp, rtcp, lease } => {
+                        self.open(id, rtp, rtcp, lease).inspect(|ports| fresh.push(*ports))
+                    }
                     LegSource::Kept => before.iter().copied().find(|ports| ports.leg == id).ok_or_else(|| {
                         RelayError::new(ErrorCode::Internal, "", format!("leg {id} has no ports to keep"))
                     }),
                 };
             match ports {
                 Ok(ports) => {
-                    legs.push(LegSetup { id, local: LegLocal::Rtp { rtp: ports.rtp, rtcp: ports.rtcp } });
+                    legs.push(LegSetup {
+                        id,
+                        local: LegLocal::Rtp { rtp: ports.rtp, rtcp: ports.rtcp, lease: ports.lease },
+                    });
                     after.push(ports);
                 }
                 Err(error) => refused = Some(error),
             }
         }
-        let setup = RelaySetup { relay: put.relay, generation: put.generation, program: put.program, legs };
+        let Put { relay, generation, digest: Digest(digest), program, .. } = put;
+        let setup = RelaySetup { relay, generation, digest, program, legs };
         #[cfg(test)]
         assert_ne!(self.fails_at, Some(PutStage::Opened), "a test wants this worker to fail");
         let relays = self.relays.as_mut().expect("relays are out only during recovery");
@@ -477,22 +566,11 @@ impl<E: Engine> Worker<E> {
         result
     }
 
-    fn open(&mut self, leg: LegId, rtp: E::Socket, rtcp: E::Socket) -> Result<LegPorts, RelayError> {
-        let refuse = |error: crate::engine::OpenError| RelayError::new(ErrorCode::Full, "", error.to_string());
-        let rtp = self.engine.open(rtp).map_err(refuse)?;
-        match self.engine.open(rtcp) {
-            Ok(rtcp) => {
-                if self.pairs.is_multiple_of(STAMPED_OF) {
-                    self.engine.stamp(rtp);
-                }
-                self.pairs = self.pairs.wrapping_add(1);
-                Ok(LegPorts { leg, rtp, rtcp })
-            }
-            Err(error) => {
-                self.engine.close(rtp);
-                Err(refuse(error))
-            }
-        }
+    fn open(&mut self, leg: LegId, rtp: E::Socket, rtcp: E::Socket, lease: u64) -> Result<LegPorts, RelayError> {
+        let refuse = |error: OpenError| RelayError::new(ErrorCode::Full, "", error.to_string());
+        let (rtp, rtcp) = open_pair(&mut self.engine, rtp, rtcp).map_err(refuse)?;
+        stamp_some(&mut self.engine, &mut self.pairs, rtp);
+        Ok(LegPorts { leg, rtp, rtcp, lease })
     }
 
     /// Goes on after a panic: buffers back, relays out of the arena, the command in hand put right.
@@ -573,6 +651,25 @@ fn pages<T>(list: &[T], most: usize) -> impl Iterator<Item = &[T]> {
 fn count_lost<E: Engine>(engine: &mut E, relays: &mut Relays, ports: Option<&Vec<LegPorts>>) {
     for port in ports.into_iter().flatten().flat_map(|leg| [leg.rtp, leg.rtcp]) {
         relays.count_lost(port, engine.take_lost(port));
+    }
+}
+
+/// One pair in so many is stamped.
+fn stamp_some<E: Engine>(engine: &mut E, pairs: &mut u32, rtp: PortId) {
+    if pairs.is_multiple_of(STAMPED_OF) {
+        engine.stamp(rtp);
+    }
+    *pairs = pairs.wrapping_add(1);
+}
+
+fn open_pair<E: Engine>(engine: &mut E, rtp: E::Socket, rtcp: E::Socket) -> Result<(PortId, PortId), OpenError> {
+    let rtp = engine.open(rtp)?;
+    match engine.open(rtcp) {
+        Ok(rtcp) => Ok((rtp, rtcp)),
+        Err(error) => {
+            engine.close(rtp);
+            Err(error)
+        }
     }
 }
 

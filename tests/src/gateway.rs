@@ -278,7 +278,10 @@ pub fn connection(user: &str, password: &str, registrar: u16, registers: bool) -
 }
 
 /// A program of the workspace in the folder that the test program was built into.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+/// When it is not built.
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test program has a path");
     let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let file = folder.join(name);

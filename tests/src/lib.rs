@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod h264;
 pub mod impairment;
 pub mod kamailio;
+pub mod kept;
 pub mod linphone;
 pub mod media;
 pub mod namespace;

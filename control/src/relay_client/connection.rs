@@ -212,13 +212,10 @@ impl Link {
             DataplaneMessage::Event { seq, event } => {
                 *seen = Some((instance.to_owned(), seq));
                 hub.deliver(Input::RelayEvent { event }).await;
-                hub.deliver(Input::RelaySeen { instance: instance.to_owned(), seq }).await;
             }
             DataplaneMessage::Gap { resumes_at } => {
-                let seq = EventSeq(resumes_at.0.saturating_sub(1));
-                *seen = Some((instance.to_owned(), seq));
+                *seen = Some((instance.to_owned(), EventSeq(resumes_at.0.saturating_sub(1))));
                 hub.deliver(Input::RelayGap).await;
-                hub.deliver(Input::RelaySeen { instance: instance.to_owned(), seq }).await;
             }
             DataplaneMessage::Hello(_) => return Err(LinkError::NoGreeting),
         }

@@ -23,7 +23,6 @@ use super::{
     transaction::key::{ClientKey, ServerKey},
     uri::SipUri,
 };
-use crate::tracked::Tracked;
 
 mod answer;
 mod cancel;
@@ -32,7 +31,6 @@ mod config;
 mod event;
 mod inbound;
 mod outbound;
-mod restart;
 mod server;
 mod streams;
 
@@ -40,7 +38,7 @@ pub use config::{Advertised, Counters, Subnet, UaConfig};
 pub use event::{
     AccountId, ClientId, Content, Outgoing, Reply, RespondError, SendError, ServerId, Source, Transmit, UaEvent,
 };
-pub use restart::{HeldInvite, PendingInvite};
+pub use outbound::PendingInvite;
 
 use client::ClientTx;
 use server::{MergeKey, ServerTx};
@@ -82,11 +80,11 @@ pub struct Ua {
     accounts: BTreeMap<AccountId, digest::Client>,
     /// How many accounts have this address as a target.
     known_peers: BTreeMap<SocketAddr, usize>,
-    dialogs: Tracked<DialogId, Entry>,
+    dialogs: BTreeMap<DialogId, Entry>,
     clients: BTreeMap<u64, ClientTx>,
     client_keys: BTreeMap<ClientKey, u64>,
     /// The living transaction of a request: a digest retry takes the place of the first.
-    current: Tracked<ClientId, u64>,
+    current: BTreeMap<ClientId, u64>,
     servers: BTreeMap<ServerId, ServerTx>,
     server_keys: BTreeMap<ServerKey, ServerId>,
     merge_keys: BTreeMap<MergeKey, ServerId>,
@@ -111,10 +109,10 @@ impl Ua {
             entropy,
             accounts: BTreeMap::new(),
             known_peers: BTreeMap::new(),
-            dialogs: Tracked::default(),
+            dialogs: BTreeMap::new(),
             clients: BTreeMap::new(),
             client_keys: BTreeMap::new(),
-            current: Tracked::default(),
+            current: BTreeMap::new(),
             servers: BTreeMap::new(),
             server_keys: BTreeMap::new(),
             merge_keys: BTreeMap::new(),
@@ -236,6 +234,11 @@ impl Ua {
     /// Every dialog, in the order of their ids.
     pub fn dialogs(&self) -> impl Iterator<Item = &Dialog> {
         self.dialogs.values().map(|entry| &entry.dialog)
+    }
+
+    /// Takes a dialog from the journal.
+    pub fn restore_dialog(&mut self, dialog: Dialog) {
+        self.dialogs.insert(dialog.id.clone(), Entry::new(dialog));
     }
 
     /// Sends in-dialog requests to `destination` from now on: the resolved [`Dialog::next_hop`]. False when there is no such dialog.

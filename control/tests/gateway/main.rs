@@ -11,7 +11,6 @@ mod limits;
 mod outgoing;
 mod registration;
 mod relay;
-mod restart;
 mod session;
 mod simulation;
 mod trunks;

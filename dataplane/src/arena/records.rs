@@ -446,7 +446,9 @@ pub struct RelayRecord {
     pub base_wall: u64,
     /// Relay clock when the relay was made.
     pub base_mono: u64,
-    /// Generation of the program.
+    /// Digest of the program in force; 0 while it is being changed, so that a change that was cut off is seen.
+    pub digest: u64,
+    /// Generation of the program in force.
     pub generation: u32,
     /// Crashes while it was in hand.
     pub crashes: u32,
@@ -527,6 +529,8 @@ pub struct LegRecord {
 
     /// RTCP sources.
     pub rtcp_latch: Latch,
+    /// The keeper's number of its pair of ports; 0 on browser legs. The next process finds its ports by it.
+    pub lease: u64,
     /// Our ICE credentials.
     pub local: LocalCredentials,
     /// Bytes of `remote_ufrag` used; 0 while unknown.

@@ -126,10 +126,22 @@ impl Certificate {
     /// # Errors
     /// When the crypto library fails.
     pub fn generate() -> Result<Self, CertificateError> {
-        let inner = dimpl::certificate::generate_self_signed_certificate()
-            .map_err(|error| CertificateError(error.to_string()))?;
+        Self::make().map(Self::of)
+    }
+
+    /// Makes one with its key as DER, to be kept.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn make() -> Result<DtlsCertificate, CertificateError> {
+        dimpl::certificate::generate_self_signed_certificate().map_err(|error| CertificateError(error.to_string()))
+    }
+
+    /// One that was kept.
+    #[must_use]
+    pub fn of(inner: DtlsCertificate) -> Self {
         let fingerprint = fingerprint_of(&inner.certificate);
-        Ok(Certificate { inner, fingerprint })
+        Certificate { inner, fingerprint }
     }
 
     /// SHA-256 of the DER, for SDP.

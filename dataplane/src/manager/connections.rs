@@ -1,18 +1,13 @@
 //! The unix socket of RCP: who may connect, frames in, frames out. Knows no relay.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Read, Write};
 
 use gangway_shared::{
     ids::EventSeq,
     rcp::{ControlMessage, DataplaneMessage, ErrorCode, RelayError, frame},
     time::Time,
 };
-use mio::net::{UnixListener, UnixStream};
+use mio::net::UnixStream;
 use rustix::net::sockopt::socket_peercred;
 use thiserror::Error;
 
@@ -24,43 +19,6 @@ const EVENTS_PAUSE_BYTES: usize = 256 * 1024;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
-
-/// Why the socket could not be opened.
-#[derive(Debug, Error)]
-pub enum SocketError {
-    /// Somebody answers at the path.
-    #[error("dataplane_socket: another dataplane serves {0}")]
-    InUse(PathBuf),
-    /// Something else lies at the path.
-    #[error("dataplane_socket: {0} is no socket; it is left as it is")]
-    NotASocket(PathBuf),
-    /// The kernel refused.
-    #[error("dataplane_socket: {path}: {source}")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// Binds the socket, readable and writable by owner and group. A socket that a dead dataplane left is replaced; nothing else is.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, SocketError> {
-    let io = |source| SocketError::Io { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(SocketError::InUse(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io)?,
-            Err(error) => return Err(io(error)),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io(error)),
-    }
-    let listener = UnixListener::bind(path).map_err(io)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io)?;
-    Ok(listener)
-}
 
 /// Whether the process at the other end runs as the user that may control us.
 pub(super) fn may_control(stream: &UnixStream, uid: u32) -> bool {

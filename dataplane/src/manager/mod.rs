@@ -31,21 +31,20 @@ use self::{
 use crate::{
     config::Config,
     dtls::{Action, Certificate, Handshakes, LegKey, Path},
-    engine::{clock, signals::Signals},
+    engine::clock,
     events::{EventLog, Next},
+    keeper::{KeptFacts, Link, PairFacts, ToRelay},
     mailbox::{Receiver, Sender},
-    ports::Ports,
-    registry::{CAPABILITIES, Registry},
-    relay::PortId,
+    registry::{CAPABILITIES, Digest, Registry},
+    relay::{Adopted, PortId},
     worker::{Command, Report},
 };
 
-pub use connections::SocketError;
-pub use start::{Running, StartError, start};
+pub use start::{Running, StartError, adopt, start};
 
 const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);
-const SIGNALS: Token = Token(2);
+const KEEPER: Token = Token(2);
 const FIRST_CONNECTION: usize = 16;
 
 /// Connections that may be open: the living control, its successor, and a few that are refused politely.
@@ -94,12 +93,10 @@ impl WorkerLink {
 }
 
 /// How the program was started.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Mode {
-    /// Started by control: signals of the terminal are not for us, and we leave when nobody needs us.
+    /// Started by control: we leave when nobody needs us.
     pub managed: bool,
-    /// Where signals are read, in a program of its own.
-    pub signals: Option<Signals>,
 }
 
 /// See the module text.
@@ -113,7 +110,13 @@ struct Manager {
     registry: Registry,
     log: EventLog,
     handshakes: Handshakes,
-    ports: Ports,
+    /// The keeper, from whom ports come.
+    ports: Link,
+    facts: KeptFacts,
+    /// Pairs of the process before that no relay has claimed yet.
+    unclaimed: BTreeMap<u64, PairFacts>,
+    /// Workers that have not told yet what they found in their arenas. Until then nobody is served.
+    adopting: usize,
     workers: Vec<WorkerLink>,
     relays: BTreeMap<RelayId, Record>,
     /// Whose leg a handle is, for what DTLS has to tell.
@@ -126,8 +129,8 @@ struct Manager {
     /// The control that is obeyed.
     living: Option<usize>,
     next_tick: Time,
-    /// Set by SIGTERM: leave when no relay is left, at the latest then.
-    leave_by: Option<Time>,
+    /// The keeper wants us to leave when no relay is left; at the latest then, if there is a latest time.
+    leave_by: Option<Option<Time>>,
     is_leaving: bool,
 }
 
@@ -146,8 +149,7 @@ impl Manager {
             for event in &events {
                 match event.token() {
                     LISTENER => self.accept(now),
-                    SIGNALS => self.read_signals(now),
-                    WAKE => {}
+                    WAKE | KEEPER => {}
                     Token(at) => {
                         if let Some(connection) = self.connections.get_mut(&at) {
                             connection.note_readable();
@@ -156,6 +158,7 @@ impl Manager {
                 }
             }
             has_more = self.read_reports(now) | self.read_connections(now);
+            self.read_keeper(now)?;
             self.handshakes.handle_timeout(now);
             self.do_dtls();
             if self.next_tick <= now {
@@ -173,7 +176,7 @@ impl Manager {
     }
 
     fn accept(&mut self, now: Time) {
-        loop {
+        while self.adopting == 0 {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -304,6 +307,7 @@ impl Manager {
 
     fn handle_report(&mut self, now: Time, worker: u16, report: Report) {
         match report {
+            Report::Adopted { relays, lost } => self.take_adopted(now, worker, relays, lost),
             Report::Event(event) => self.handle_event(now, event),
             Report::DtlsPath { leg, port, from } => {
                 let key = LegKey { worker, leg };
@@ -397,7 +401,8 @@ impl Manager {
             tracing::info!("no control and no relay for dataplane_linger_s: leaving");
             self.is_leaving = true;
         }
-        if self.leave_by.is_some_and(|at| at <= now || self.registry.is_empty()) {
+        let is_over = |at: Option<Time>| at.is_some_and(|at| at <= now) || self.registry.is_empty();
+        if self.adopting == 0 && self.leave_by.is_some_and(is_over) {
             self.is_leaving = true;
         }
         Ok(())
@@ -419,19 +424,53 @@ impl Manager {
         self.gather_for_leases();
     }
 
-    fn read_signals(&mut self, now: Time) {
-        while let Some(signal) = self.mode.signals.as_mut().and_then(Signals::read) {
-            match signal {
-                libc::SIGTERM if self.leave_by.is_none() => {
-                    tracing::info!(relays = self.registry.len(), "SIGTERM: draining");
-                    self.registry.drain();
-                    self.leave_by = Some(now + self.config.drain_timeout);
+    /// Does what the keeper wants.
+    fn read_keeper(&mut self, now: Time) -> io::Result<()> {
+        while let Some(message) = self.ports.poll_message() {
+            match message {
+                ToRelay::Drain { deadline } => {
+                    tracing::info!(relays = self.registry.len(), "draining: no new relays");
+                    self.drain();
+                    self.leave_by = Some(deadline.then_some(now + self.config.drain_timeout));
                     self.next_tick = now;
                 }
-                libc::SIGTERM => self.is_leaving = true,
-                libc::SIGINT if !self.mode.managed => self.is_leaving = true,
-                _ => {}
+                _ => self.is_leaving = true,
             }
+        }
+        if self.ports.is_closed() { Err(io::Error::other("the keeper is gone")) } else { Ok(()) }
+    }
+
+    /// From now on new relays are refused, by the next process too.
+    fn drain(&mut self) {
+        self.registry.drain();
+        self.facts.note_draining();
+    }
+
+    /// A worker says what it found in its arena. When all have, the rest of what was handed over goes back, and we serve.
+    fn take_adopted(&mut self, now: Time, worker: u16, relays: Vec<Adopted>, lost: Vec<RelayId>) {
+        for adopted in relays {
+            let Adopted { relay, generation, digest, .. } = adopted;
+            let record = Record::adopt(worker, adopted, &mut self.unclaimed);
+            for &(id, leg) in &record.handles {
+                self.legs.insert(LegKey { worker, leg }, (relay, id));
+            }
+            self.relays.insert(relay, record);
+            self.registry.commit(now, relay, generation, Digest(digest), worker);
+        }
+        if !lost.is_empty() {
+            tracing::error!(worker, lost = lost.len(), "relays could not be taken over");
+        }
+        for lost in lost.chunks(Event::WORKER_LOST_MAX) {
+            self.log.push(Event::WorkerLost { worker, relays: lost.to_vec() });
+        }
+        self.adopting -= 1;
+        if self.adopting == 0 {
+            for (lease, _) in std::mem::take(&mut self.unclaimed) {
+                self.ports.release(lease);
+            }
+            tracing::info!(relays = self.registry.len(), "serving");
+            self.ports.say_serving();
+            self.accept(now);
         }
     }
 
@@ -443,17 +482,11 @@ impl Manager {
                 tracing::error!("a worker ended by a panic");
             }
         }
-        let _ = std::fs::remove_file(&self.config.socket);
     }
 
-    fn watch_signals(&self) -> io::Result<()> {
+    fn watch_keeper(&self) -> io::Result<()> {
         use std::os::fd::AsRawFd;
-        match &self.mode.signals {
-            Some(signals) => {
-                self.poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)
-            }
-            None => Ok(()),
-        }
+        self.poll.registry().register(&mut SourceFd(&self.ports.as_raw_fd()), KEEPER, Interest::READABLE)
     }
 }
 

@@ -8,14 +8,13 @@ use std::{
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
     rcp::{Fingerprint, Leg, LegAddress, LegKind, LegReply, PutReply, RelayError, RelayProgram, RtpLeg},
-    time::Time,
 };
 
 use crate::{
     ice_lite::LocalCredentials,
+    keeper::{HandedPair, Link, PairFacts},
     manager::entropy::OsEntropy,
-    ports::{Lease, LocalAddress, Pair, Ports},
-    relay::LegHandle,
+    relay::{Adopted, AdoptedLocal, LegHandle},
     worker::LegSource,
 };
 
@@ -32,7 +31,7 @@ pub(super) struct LegFacts {
 #[derive(Debug)]
 enum Local {
     IceDtls(LocalCredentials),
-    Rtp { on: LocalAddress, rtp: SocketAddr, rtcp: SocketAddr, lease: Lease },
+    Rtp(PairFacts),
 }
 
 /// A relay in force.
@@ -65,8 +64,7 @@ pub(super) struct Fresh {
 
 /// Gives each leg of `program` what it needs: what `before` has already, else a new pair or new credentials.
 pub(super) fn prepare(
-    now: Time,
-    ports: &mut Ports,
+    ports: &mut Link,
     worker: u16,
     before: Option<&Record>,
     program: &RelayProgram,
@@ -75,11 +73,11 @@ pub(super) fn prepare(
     for (at, leg) in program.legs.iter().enumerate() {
         prepared.fresh.order.push(leg.id);
         let old = before.and_then(|record| record.legs.iter().find(|facts| facts.id == leg.id));
-        if let Err(mut error) = prepare_leg(now, ports, worker, old, leg, &mut prepared) {
+        if let Err(mut error) = prepare_leg(ports, worker, old, leg, &mut prepared) {
             error.field = format!("program.legs[{at}]{}", error.field);
             let Prepared { sources, fresh } = prepared;
             drop(sources);
-            fresh.discard(now, ports);
+            fresh.discard(ports);
             return Err(error);
         }
     }
@@ -87,8 +85,7 @@ pub(super) fn prepare(
 }
 
 fn prepare_leg(
-    now: Time,
-    ports: &mut Ports,
+    ports: &mut Link,
     worker: u16,
     old: Option<&LegFacts>,
     leg: &Leg,
@@ -108,8 +105,8 @@ fn prepare_leg(
                 }
             }
         }
-        LegKind::Rtp(rtp) => prepare_rtp(now, ports, worker, old, leg.id, rtp, prepared)?,
-        LegKind::Srtp(srtp) => prepare_rtp(now, ports, worker, old, leg.id, &srtp.rtp, prepared)?,
+        LegKind::Rtp(rtp) => prepare_rtp(ports, worker, old, leg.id, rtp, prepared)?,
+        LegKind::Srtp(srtp) => prepare_rtp(ports, worker, old, leg.id, &srtp.rtp, prepared)?,
         // The registry has refused them already.
         LegKind::Tap(_) => return Ok(()),
     };
@@ -118,8 +115,7 @@ fn prepare_leg(
 }
 
 fn prepare_rtp(
-    now: Time,
-    ports: &mut Ports,
+    ports: &mut Link,
     worker: u16,
     old: Option<&Local>,
     id: LegId,
@@ -131,39 +127,59 @@ fn prepare_rtp(
         error.field = if rtp.local_ip.is_some() { ".local_ip".to_owned() } else { ".remote".to_owned() };
         error
     };
-    if let Some(Local::Rtp { on, .. }) = old
+    if let Some(Local::Rtp(PairFacts { on, .. })) = old
         && rtp.local_ip.is_none_or(|wanted| on.advertised == wanted || on.bind == wanted)
         && peer.is_none_or(|peer| peer.is_ipv4() == on.bind.is_ipv4())
     {
         return Ok(LegSource::Kept);
     }
     let on = ports.address_for(rtp.local_ip, peer).map_err(at_field)?;
-    let Pair { rtp, rtcp, rtp_address, rtcp_address, lease } = ports.open_pair(now, worker, on)?;
-    let local = Local::Rtp { on, rtp: rtp_address, rtcp: rtcp_address, lease };
-    prepared.fresh.legs.push(LegFacts { id, local });
-    Ok(LegSource::Open { rtp, rtcp })
+    let HandedPair { facts, rtp, rtcp } = ports.open_pair(worker, on)?;
+    prepared.fresh.legs.push(LegFacts { id, local: Local::Rtp(facts) });
+    Ok(LegSource::Open { rtp, rtcp, lease: facts.lease })
 }
 
 impl Fresh {
     /// The worker refused: what was taken for it goes back.
-    pub(super) fn discard(self, now: Time, ports: &mut Ports) {
-        self.legs.into_iter().for_each(|facts| facts.release(now, ports));
+    pub(super) fn discard(self, ports: &mut Link) {
+        self.legs.into_iter().for_each(|facts| facts.release(ports));
     }
 }
 
 impl LegFacts {
-    fn release(self, now: Time, ports: &mut Ports) {
-        if let Local::Rtp { lease, .. } = self.local {
-            ports.release(now, lease);
+    fn release(self, ports: &mut Link) {
+        if let Local::Rtp(pair) = self.local {
+            ports.release(pair.lease);
         }
     }
 }
 
 impl Record {
+    /// A relay of the process before this one. `pairs` are those that were handed over; who takes one out of it keeps it.
+    pub(super) fn adopt(worker: u16, adopted: Adopted, pairs: &mut BTreeMap<u64, PairFacts>) -> Record {
+        let mut record = Record {
+            worker,
+            generation: adopted.generation,
+            legs: Vec::new(),
+            handles: Vec::new(),
+            fingerprints: BTreeMap::new(),
+            actions: VecDeque::new(),
+        };
+        for leg in adopted.legs {
+            let local = match leg.local {
+                AdoptedLocal::IceDtls(credentials) => Some(Local::IceDtls(credentials)),
+                AdoptedLocal::Rtp { lease } => pairs.remove(&lease).map(Local::Rtp),
+            };
+            record.legs.extend(local.map(|local| LegFacts { id: leg.id, local }));
+            record.handles.push((leg.id, leg.handle));
+            record.fingerprints.insert(leg.id, leg.fingerprints);
+        }
+        record
+    }
+
     /// The worker agreed: facts of `before` that the program keeps and the fresh ones become the record, the rest goes back.
     pub(super) fn commit(
-        now: Time,
-        ports: &mut Ports,
+        ports: &mut Link,
         before: Option<Record>,
         fresh: Fresh,
         worker: u16,
@@ -178,13 +194,13 @@ impl Record {
             from(&mut new).or_else(|| from(&mut old))
         };
         let legs = fresh.order.iter().filter_map(|&id| take(id)).collect();
-        old.into_iter().for_each(|facts| facts.release(now, ports));
+        old.into_iter().for_each(|facts| facts.release(ports));
         Record { worker, generation, legs, handles, fingerprints: fresh.fingerprints, actions }
     }
 
     /// The relay is gone and its sockets are closed.
-    pub(super) fn release(self, now: Time, ports: &mut Ports) {
-        self.legs.into_iter().for_each(|facts| facts.release(now, ports));
+    pub(super) fn release(self, ports: &mut Link) {
+        self.legs.into_iter().for_each(|facts| facts.release(ports));
     }
 
     /// Fingerprints that the program names for a leg.
@@ -214,7 +230,7 @@ impl Record {
                 pwd: text(credentials.pwd()),
                 fingerprint,
             },
-            Local::Rtp { rtp, rtcp, .. } => LegAddress::Rtp { rtp: *rtp, rtcp: *rtcp },
+            Local::Rtp(pair) => LegAddress::Rtp { rtp: pair.rtp_address(), rtcp: pair.rtcp_address() },
         };
         let legs = self.legs.iter().map(|facts| LegReply { id: facts.id, address: address(&facts.local) }).collect();
         PutReply { relay, generation: self.generation, legs }

@@ -130,7 +130,7 @@ impl Manager {
             ControlMessage::Request { id, request } => {
                 let asker = Asker { connection: at, id };
                 if self.living == Some(at) {
-                    self.handle_request(now, asker, request);
+                    self.handle_request(asker, request);
                 } else {
                     self.refuse(asker, RelayError::new(ErrorCode::Invalid, "type", "say hello first"));
                 }
@@ -162,6 +162,7 @@ impl Manager {
             tracing::info!(connection = former, "the former control's connection is closed");
             self.close_connection(now, former, connection);
         }
+        self.facts.note_epoch(self.registry.epoch());
         let newest = self.log.newest();
         let seen = match &hello.resume_from {
             Some((instance, seq)) if *instance == self.instance => *seq,
@@ -178,7 +179,7 @@ impl Manager {
     }
 
     /// Takes a request in: refuses what is too much, and lets what changes a busy relay wait.
-    fn handle_request(&mut self, now: Time, asker: Asker, request: Request) {
+    fn handle_request(&mut self, asker: Asker, request: Request) {
         if self.pending.len() + self.busy.len >= PENDING_MAX {
             let reason = format!("{PENDING_MAX} requests are in flight");
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "", reason));
@@ -194,12 +195,12 @@ impl Manager {
             let reason = format!("{WAITING_MAX} requests wait for this relay");
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "relay", reason));
         }
-        self.start_request(now, asker, request);
+        self.start_request(asker, request);
     }
 
-    fn start_request(&mut self, now: Time, asker: Asker, request: Request) {
+    fn start_request(&mut self, asker: Asker, request: Request) {
         match request {
-            Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
+            Request::Put { relay, generation, program } => self.put(asker, relay, generation, program),
             Request::Delete { relay } => self.remove(relay, Some(asker)),
             Request::List { after, limit } => self.gather(Purpose::List { asker, after, limit }),
             Request::Query { relay: Some(relay), .. } => match self.relays.get(&relay) {
@@ -213,14 +214,14 @@ impl Manager {
             Request::Query { relay: None, from_worker } => self.gather(Purpose::Node { asker, from_worker }),
             Request::Act { relay, action_id, action } => self.act(asker, relay, action_id, &action),
             Request::Drain => {
-                self.registry.drain();
+                self.drain();
                 self.answer(asker, Reply::Drain);
             }
             Request::Ping => self.answer(asker, Reply::Ping),
         }
     }
 
-    fn put(&mut self, now: Time, asker: Asker, relay: RelayId, generation: Generation, program: RelayProgram) {
+    fn put(&mut self, asker: Asker, relay: RelayId, generation: Generation, program: RelayProgram) {
         let (digest, owner) = match self.registry.decide_put(relay, generation, &program) {
             PutDecision::Repeat => return self.answer_put(asker, relay),
             PutDecision::Refuse(error) => return self.refuse(asker, error),
@@ -229,11 +230,11 @@ impl Manager {
         let worker = owner.unwrap_or_else(|| self.least_loaded());
         let before = self.relays.get(&relay);
         let is_update = before.is_some();
-        let prepared = match prepare(now, &mut self.ports, worker, before, &program) {
+        let prepared = match prepare(&mut self.ports, worker, before, &program) {
             Ok(prepared) => prepared,
             Err(error) => return self.refuse(asker, error),
         };
-        let put = Put { relay, generation, program, legs: prepared.sources };
+        let put = Put { relay, generation, digest, program, legs: prepared.sources };
         let fresh = prepared.fresh;
         let token = self.remember(Pending::Put { asker, relay, generation, digest, worker, fresh, is_update });
         self.busy.begin(relay);
@@ -330,8 +331,7 @@ impl Manager {
                         for &(id, leg) in &installed.legs {
                             self.legs.insert(LegKey { worker, leg }, (relay, id));
                         }
-                        let record =
-                            Record::commit(now, &mut self.ports, before, fresh, worker, generation, installed.legs);
+                        let record = Record::commit(&mut self.ports, before, fresh, worker, generation, installed.legs);
                         self.relays.insert(relay, record);
                         if is_from_the_dead {
                             // Its worker gave it up while the update was on its way, and control was told so.
@@ -343,11 +343,11 @@ impl Manager {
                         self.answer_put(asker, relay);
                     }
                     Err(error) => {
-                        fresh.discard(now, &mut self.ports);
+                        fresh.discard(&mut self.ports);
                         self.refuse(asker, error);
                     }
                 }
-                self.go_on(now, relay);
+                self.go_on(relay);
             }
             Report::Removed { token } => self.removed(now, token),
             Report::Keyframe { token, asked } => {
@@ -370,15 +370,17 @@ impl Manager {
                 for flow in flows {
                     self.registry.note_flow(now, flow.relay, flow.forwarded);
                 }
-                self.gathered(now, token, Some(*stats));
+                self.gathered(token, Some(*stats));
             }
             Report::Failed { token } => self.fail(now, worker, token),
-            Report::Event(_) | Report::DtlsPath { .. } | Report::Dtls { .. } => unreachable!("no answers to requests"),
+            Report::Adopted { .. } | Report::Event(_) | Report::DtlsPath { .. } | Report::Dtls { .. } => {
+                unreachable!("no answers to requests")
+            }
         }
     }
 
     /// One worker answered a question to all, or never will.
-    fn gathered(&mut self, now: Time, token: u64, stats: Option<WorkerStats>) {
+    fn gathered(&mut self, token: u64, stats: Option<WorkerStats>) {
         let Some(Pending::Gather(gather)) = self.pending.get_mut(&token) else { return };
         gather.workers.extend(stats);
         gather.missing -= 1;
@@ -397,7 +399,7 @@ impl Manager {
                 workers.retain(|stats| stats.worker >= from_worker);
                 let more_workers = workers.len() > NodeStats::WORKERS_PAGE;
                 workers.truncate(NodeStats::WORKERS_PAGE);
-                let ports = self.ports.counts(now);
+                let ports = self.ports.counts();
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
                 let stats = NodeStats {
                     drop_reasons: stats::drop_reasons(),
@@ -429,14 +431,14 @@ impl Manager {
         if let Some(asker) = asker {
             self.answer(asker, Reply::Delete);
         }
-        self.go_on(now, relay);
+        self.go_on(relay);
     }
 
     /// A change of a relay is done: what waited for it has its turn, until something changes the relay again.
-    fn go_on(&mut self, now: Time, relay: RelayId) {
+    fn go_on(&mut self, relay: RelayId) {
         let mut waiting = self.busy.end(relay);
         while let Some((asker, request)) = waiting.pop_front() {
-            self.start_request(now, asker, request);
+            self.start_request(asker, request);
             if self.busy.is_busy(relay) {
                 return self.busy.wait_on(relay, waiting);
             }
@@ -448,9 +450,9 @@ impl Manager {
         let error = RelayError::new(ErrorCode::Internal, "", format!("worker {worker} failed and was started again"));
         match self.pending.remove(&token) {
             Some(Pending::Put { asker, relay, fresh, .. }) => {
-                fresh.discard(now, &mut self.ports);
+                fresh.discard(&mut self.ports);
                 self.refuse(asker, error);
-                self.go_on(now, relay);
+                self.go_on(relay);
             }
             Some(remove @ Pending::Remove { .. }) => {
                 self.pending.insert(token, remove);
@@ -462,7 +464,7 @@ impl Manager {
             Some(Pending::Relay { asker }) => self.refuse(asker, error),
             Some(gather @ Pending::Gather(_)) => {
                 self.pending.insert(token, gather);
-                self.gathered(now, token, None);
+                self.gathered(token, None);
             }
             None => {}
         }
@@ -473,7 +475,7 @@ impl Manager {
         self.registry.forget(now, relay);
         let Some(record) = self.relays.remove(&relay) else { return };
         self.forget_legs(record.worker, &record.handles, &[]);
-        record.release(now, &mut self.ports);
+        record.release(&mut self.ports);
     }
 
     /// Legs that are gone: nobody asks whose they were, and their sessions go.

@@ -1,38 +1,36 @@
-//! Start order: directory, certificate, ports and threads of the workers, and last the socket: who can connect can be served.
+//! Start order of a relay: the handover of the keeper, certificate, engines with their browser ports, threads of the workers, which
+//! take over what is in the arenas, and last the control socket: who is greeted can be served.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, DirBuilder},
     io,
     net::{SocketAddr, UdpSocket},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::{Path, PathBuf},
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
 };
 
+use dimpl::DtlsCertificate;
 use gangway_shared::entropy::Entropy;
 use mio::{Interest, Poll, net::UnixListener};
 use thiserror::Error;
 
 use super::{
-    EVENTS_MAX, FIRST_CONNECTION, LISTENER, Manager, Mode, TICK, WAKE, WorkerLink,
-    connections::{SocketError, listen},
-    entropy::OsEntropy,
-    requests::Busy,
+    EVENTS_MAX, FIRST_CONNECTION, LISTENER, Manager, Mode, TICK, WAKE, WorkerLink, entropy::OsEntropy, requests::Busy,
 };
 use crate::{
     affinity,
-    arena::Arena,
+    arena::{Arena, ArenaError},
     config::Config,
     dtls::{Certificate, CertificateError, Handshakes},
     engine::{Engine, OpenError, Wake, clock, epoll::EpollEngine},
     events::EventLog,
+    keeper::{HandedPair, Handover, Identity, Keeper, KeeperError, KeptFacts, Link, channel::Channel},
     mailbox::mailbox,
-    ports::{BrowserPortError, Ports},
     registry::{Registry, RegistryConfig},
     relay::{PortId, RelayConfig},
-    worker::{INBOX_MAX, OUTBOX_MAX, Worker},
+    worker::{INBOX_MAX, KeptPair, OUTBOX_MAX, Worker},
 };
 
 /// Bytes of the random name of this run.
@@ -41,26 +39,24 @@ const INSTANCE_BYTES: usize = 8;
 /// Why the dataplane did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// `data_dir` cannot be made or made private.
-    #[error("data_dir: {path}: {source}")]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// What the keeper needs cannot be had.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// No handover.
+    #[error("keeper: {0}")]
+    Handover(io::Error),
+    /// The manager's facts cannot be read or written.
+    #[error("facts: {0}")]
+    Facts(#[from] io::Error),
+    /// An arena is not this program's.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
     /// No certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// A browser port is taken.
-    #[error(transparent)]
-    BrowserPort(#[from] BrowserPortError),
     /// A browser port cannot be watched.
     #[error("webrtc_port: {0}")]
     Open(#[from] OpenError),
-    /// The socket cannot be served.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
     /// The kernel refused something every program needs.
     #[error("{what}: {source}")]
     Kernel {
@@ -79,6 +75,8 @@ pub struct Running {
     /// Addresses browsers are told.
     pub webrtc: Vec<SocketAddr>,
     manager: JoinHandle<io::Result<()>>,
+    /// Of this process.
+    keeper: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -87,47 +85,73 @@ impl Running {
     /// # Errors
     /// What made it fail.
     pub fn join(self) -> io::Result<()> {
-        self.manager.join().unwrap_or_else(|_| Err(io::Error::other("the manager thread panicked")))
+        let ended = self.manager.join().unwrap_or_else(|_| Err(io::Error::other("the manager thread panicked")));
+        if self.keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            return Err(io::Error::other("the keeper thread panicked"));
+        }
+        ended
     }
 }
 
-/// Starts everything; serves when it returns.
+/// Starts everything in this process, keeper included; serves when it returns. Nothing outlives the process.
 ///
 /// # Errors
 /// The first thing that cannot be had. Nothing is left running then.
 pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
-    make_private(&config.data_dir)?;
-    let certificate = Certificate::generate()?;
+    let keeper = Keeper::open(&config)?;
+    let (channel, thread) = keeper.run_beside().map_err(StartError::Handover)?;
+    let running = adopt(config, mode, channel)?;
+    Ok(Running { keeper: Some(thread), ..running })
+}
+
+/// Takes over what the keeper at the other end of the channel keeps, and serves when it returns.
+///
+/// # Errors
+/// The first thing that cannot be had. Nothing is left running then.
+pub fn adopt(mut config: Config, mode: Mode, channel: Channel) -> Result<Running, StartError> {
     let kernel = |what| move |source| StartError::Kernel { what, source };
+    let (link, handover) = Link::take_over(channel).map_err(StartError::Handover)?;
+    let Handover { blame, facts, listener, arenas, browser, pairs } = handover;
+    config.workers = u16::try_from(arenas.len()).map_err(|_| ArenaError::Foreign("number"))?;
     let poll = Poll::new().map_err(kernel("epoll"))?;
     let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE).map_err(kernel("eventfd"))?);
-    let ports = Ports::new(config.addresses.clone(), config.media, config.workers, config.quarantine)
-        .with_receive_buffers(config.receive_buffers);
     // All that can fail comes before the first thread.
     let mut prepared = Vec::new();
-    for number in 0..config.workers {
-        prepared.push(prepare_worker(&config, &ports, number)?);
+    for (number, arena) in (0..).zip(arenas) {
+        prepared.push(prepare_worker(number, arena)?);
     }
-    let mut listener = listen(&config.socket)?;
+    for (port, socket) in browser {
+        let worker = prepared.get_mut(usize::from(port.worker)).ok_or(ArenaError::Foreign("number"))?;
+        worker.mux_ports.push(worker.engine.open(socket)?);
+        worker.webrtc.push(port.advertised);
+    }
+    let unclaimed = pairs.iter().map(|pair| (pair.facts.lease, pair.facts)).collect();
+    let mut pairs: BTreeMap<u64, HandedPair> = pairs.into_iter().map(|pair| (pair.facts.lease, pair)).collect();
+    for worker in &mut prepared {
+        let leases: Vec<u64> = worker.arena.leases().collect();
+        let own = leases.iter().filter_map(|lease| pairs.remove(lease));
+        worker.pairs.extend(own.map(|pair| KeptPair { lease: pair.facts.lease, rtp: pair.rtp, rtcp: pair.rtcp }));
+    }
+    // What no leg names is closed here, and given back when all workers have said what they found.
+    drop(pairs);
+    let mut listener = UnixListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(kernel("epoll"))?;
-    let workers: Vec<WorkerLink> = prepared
-        .into_iter()
-        .map(|worker| spawn_worker(&config, worker, waker.clone()))
-        .collect::<io::Result<_>>()
-        .map_err(kernel("a worker thread"))?;
-    let manager = Manager::new(config, mode, poll, listener, certificate, ports, workers);
-    manager.watch_signals().map_err(kernel("signals"))?;
+    let manager = Manager::new(config, mode, poll, listener, link, facts)?;
+    manager.watch_keeper().map_err(kernel("epoll"))?;
+    let workers = prepared.into_iter().map(|worker| spawn_worker(&manager.config, worker, waker.clone(), blame));
+    let workers: Vec<WorkerLink> = workers.collect::<io::Result<_>>().map_err(kernel("a worker thread"))?;
+    let manager = Manager { adopting: workers.len(), workers, unclaimed, ..manager };
     let socket = manager.config.socket.clone();
     let webrtc = manager.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect();
     let manager = std::thread::Builder::new()
         .name("manager".to_owned())
         .spawn(move || manager.run())
         .map_err(kernel("the manager thread"))?;
-    Ok(Running { socket, webrtc, manager })
+    Ok(Running { socket, webrtc, manager, keeper: None })
 }
 
 impl Manager {
-    /// A manager that nobody has connected to.
+    /// A manager without workers that nobody has connected to.
     #[allow(
         clippy::disallowed_methods,
         reason = "the DTLS crate takes Instant; this is the one moment both clocks share"
@@ -137,10 +161,9 @@ impl Manager {
         mode: Mode,
         poll: Poll,
         listener: UnixListener,
-        certificate: Certificate,
-        ports: Ports,
-        workers: Vec<WorkerLink>,
-    ) -> Self {
+        ports: Link,
+        facts: KeptFacts,
+    ) -> Result<Self, StartError> {
         let now = clock::now().mono;
         let registry = RegistryConfig {
             relays_max: config.limits.relays as usize * usize::from(config.workers),
@@ -148,17 +171,26 @@ impl Manager {
             linger: mode.managed.then_some(config.linger),
         };
         let base = (now, std::time::Instant::now());
-        Manager {
-            registry: Registry::new(registry, now),
-            log: EventLog::new(EVENTS_MAX),
+        let identity = facts.identity(make_identity)?;
+        let certificate =
+            DtlsCertificate { certificate: identity.certificate.clone(), private_key: identity.private_key.clone() };
+        let certificate = Certificate::of(certificate);
+        let mut registry = Registry::new(registry, now);
+        registry.remember(facts.epoch()?, facts.is_draining()?);
+        Ok(Manager {
+            registry,
+            log: EventLog::of_run(EVENTS_MAX, facts.begin_run()?),
             handshakes: Handshakes::new(certificate.clone(), config.dtls_timeout, base),
             mode,
             poll,
             listener,
-            instance: OsEntropy.hex(INSTANCE_BYTES),
+            instance: identity.instance.clone(),
             certificate,
             ports,
-            workers,
+            facts,
+            unclaimed: BTreeMap::new(),
+            adopting: 0,
+            workers: Vec::new(),
             relays: BTreeMap::new(),
             legs: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -171,21 +203,14 @@ impl Manager {
             leave_by: None,
             is_leaving: false,
             config,
-        }
+        })
     }
 }
 
-/// Makes the directory and keeps others out of it: whoever may write into it could put his own socket in our place.
-fn make_private(path: &Path) -> Result<(), StartError> {
-    let error = |source| StartError::DataDir { path: path.to_owned(), source };
-    if !path.is_dir() {
-        return DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error);
-    }
-    let mode = fs::metadata(path).map_err(error)?.permissions().mode();
-    if mode & 0o007 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o770)).map_err(error)?;
-    }
-    Ok(())
+/// Who the dataplane is from now on.
+fn make_identity() -> Result<Identity, StartError> {
+    let DtlsCertificate { certificate, private_key } = Certificate::make()?;
+    Ok(Identity { instance: OsEntropy.hex(INSTANCE_BYTES), certificate, private_key })
 }
 
 struct PreparedWorker {
@@ -194,23 +219,22 @@ struct PreparedWorker {
     arena: Arena,
     mux_ports: Vec<PortId>,
     webrtc: Vec<SocketAddr>,
+    pairs: Vec<KeptPair<UdpSocket>>,
 }
 
-fn prepare_worker(config: &Config, ports: &Ports, number: u16) -> Result<PreparedWorker, StartError> {
-    let kernel = |what| move |source| StartError::Kernel { what, source };
-    let mut engine = EpollEngine::new().map_err(kernel("epoll"))?;
-    let arena = Arena::create(config.limits).map_err(kernel("memory for relays"))?;
-    let mut mux_ports = Vec::new();
-    let mut webrtc = Vec::new();
-    for (socket, advertised) in ports.open_browser_ports(number, config.webrtc_port)? {
-        mux_ports.push(engine.open(socket)?);
-        webrtc.push(advertised);
-    }
-    Ok(PreparedWorker { number, engine, arena, mux_ports, webrtc })
+fn prepare_worker(number: u16, arena: OwnedFd) -> Result<PreparedWorker, StartError> {
+    let engine = EpollEngine::new().map_err(|source| StartError::Kernel { what: "epoll", source })?;
+    let arena = Arena::map(arena)?;
+    Ok(PreparedWorker { number, engine, arena, mux_ports: Vec::new(), webrtc: Vec::new(), pairs: Vec::new() })
 }
 
-fn spawn_worker(config: &Config, prepared: PreparedWorker, waker: Arc<dyn Wake>) -> io::Result<WorkerLink> {
-    let PreparedWorker { number, engine, arena, mux_ports, webrtc } = prepared;
+fn spawn_worker(
+    config: &Config,
+    prepared: PreparedWorker,
+    waker: Arc<dyn Wake>,
+    blame: bool,
+) -> io::Result<WorkerLink> {
+    let PreparedWorker { number, engine, arena, mux_ports, webrtc, pairs } = prepared;
     let (commands, inbox) = mailbox::<crate::worker::Command<UdpSocket>>(INBOX_MAX, engine.waker());
     let (outbox, reports) = mailbox(OUTBOX_MAX, waker);
     let relay_config = RelayConfig {
@@ -227,7 +251,7 @@ fn spawn_worker(config: &Config, prepared: PreparedWorker, waker: Arc<dyn Wake>)
         {
             tracing::warn!(worker = number, core, %error, "the worker is not pinned");
         }
-        Worker::new(engine, arena, relay_config, inbox, outbox).run();
+        Worker::adopt(engine, arena, relay_config, inbox, outbox, (pairs, blame)).run();
     })?;
     Ok(WorkerLink { commands, reports, backlog: VecDeque::new(), thread, webrtc })
 }

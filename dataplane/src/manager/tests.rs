@@ -1,7 +1,6 @@
 //! The manager with workers and controls that the test plays: every message comes when the test says so.
 
 use std::{
-    fs,
     io::Read,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -14,11 +13,8 @@ use gangway_shared::{
 };
 use mio::net::UnixStream;
 
-use super::{
-    connections::{SocketError, listen},
-    *,
-};
-use crate::{arena::LegHandle, config::Machine, engine::Wake, mailbox::mailbox, relay::Installed};
+use super::*;
+use crate::{arena::LegHandle, config::Machine, engine::Wake, keeper::Keeper, mailbox::mailbox, relay::Installed};
 
 struct NoWake;
 
@@ -34,9 +30,11 @@ struct Desk {
     _data: tempfile::TempDir,
 }
 
-fn config() -> Config {
+fn config(data: &std::path::Path) -> Config {
     let sets = ["ip=127.0.0.1", "media_port_from=auto", "media_port_quarantine_ms=0", "webrtc_port=auto"];
-    let settings = Settings::parse("", "", &sets.map(str::to_owned)).unwrap();
+    let mut sets = sets.map(str::to_owned).to_vec();
+    sets.push(format!("data_dir={}", data.display()));
+    let settings = Settings::parse("", "", &sets).unwrap();
     let machine = Machine {
         cores: vec![0, 1, 2],
         default_ip: Some(Ipv4Addr::LOCALHOST.into()),
@@ -49,9 +47,10 @@ fn config() -> Config {
 impl Desk {
     fn new() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let config = config();
-        let listener = listen(&data.path().join("socket")).unwrap();
-        let ports = Ports::new(config.addresses.clone(), config.media, config.workers, config.quarantine);
+        let config = config(data.path());
+        let (channel, _) = Keeper::open(&config).unwrap().run_beside().unwrap();
+        let (link, handover) = Link::take_over(channel).unwrap();
+        let listener = mio::net::UnixListener::from_std(handover.listener);
         let (mut workers, mut inboxes) = (Vec::new(), Vec::new());
         for _ in 0..config.workers {
             let (commands, inbox) = mailbox(4096, Arc::new(NoWake));
@@ -60,9 +59,9 @@ impl Desk {
             workers.push(WorkerLink { commands, reports, backlog: VecDeque::new(), thread, webrtc: Vec::new() });
             inboxes.push(inbox);
         }
-        let certificate = Certificate::generate().unwrap();
         let poll = Poll::new().unwrap();
-        let manager = Manager::new(config, Mode::default(), poll, listener, certificate, ports, workers);
+        let manager = Manager::new(config, Mode::default(), poll, listener, link, handover.facts).unwrap();
+        let manager = Manager { workers, ..manager };
         Desk { manager, inboxes, peers: BTreeMap::new(), _data: data }
     }
 
@@ -214,7 +213,7 @@ fn a_relay_that_ended_while_it_was_changed_stays_ended_and_keeps_nothing() {
     }
     let token = desk.removal(0);
     desk.report(0, Report::Removed { token });
-    assert_eq!((desk.manager.ports.counts(Time::ZERO).used, desk.manager.relays.len()), (0, 0));
+    assert_eq!((desk.manager.ports.counts().used, desk.manager.relays.len()), (0, 0));
     desk.agree(0);
     match &desk.heard(control)[..] {
         [DataplaneMessage::Ok { id: 3, reply: Reply::Put(reply) }] => assert_eq!(reply.legs.len(), 1),
@@ -250,23 +249,4 @@ fn workers_with_full_mailboxes_are_stopped() {
         desk.manager.workers[0].send(Command::QueryWorker { token });
     }
     desk.manager.stop_workers();
-}
-
-#[test]
-fn only_a_socket_that_nobody_serves_is_replaced() {
-    let data = tempfile::tempdir().unwrap();
-    let path = data.path().join("notes.txt");
-    fs::write(&path, "precious").unwrap();
-    let error = listen(&path).unwrap_err();
-    assert!(matches!(&error, SocketError::NotASocket(at) if *at == path));
-    assert!(error.to_string().starts_with("dataplane_socket: "), "{error}");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    let link = data.path().join("link");
-    std::os::unix::fs::symlink(&path, &link).unwrap();
-    assert!(matches!(listen(&link), Err(SocketError::NotASocket(_))));
-    let path = data.path().join("socket");
-    let first = listen(&path).unwrap();
-    assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
-    drop(first);
-    listen(&path).unwrap();
 }

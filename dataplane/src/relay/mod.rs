@@ -13,6 +13,7 @@ mod keyframe;
 mod latch;
 mod leg;
 mod parameters;
+mod recovery;
 mod repair;
 mod rewrite;
 mod route;
@@ -24,22 +25,25 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
-    rcp::{Event, Fingerprint, ReapReason, RelayError, RelayProgram, RelayStats, WorkerStats},
+    rcp::{Event, Fingerprint, RelayError, RelayProgram, RelayStats, WorkerStats},
     time::{Time, WallTime},
 };
 
-pub use self::route::transform_of;
 use self::{
     history::History,
     leg::Derived,
     table::{Paths, PortUse, Ports, Ufrags},
     timer::Deadlines,
 };
+pub use self::{
+    recovery::{Adopted, AdoptedLeg, AdoptedLocal},
+    route::transform_of,
+};
 pub use crate::arena::{LegHandle, RelayLimits};
 use crate::{
     arena::{Arena, PATHS_MAX},
     ice_lite::{self, LocalCredentials, StunOutcome},
-    srtp::{MasterKey, RECOVERY_MARGIN},
+    srtp::MasterKey,
     stats::WorkerCounters,
     wire::{BUFFER_LEN_BYTES, DropReason, Packet, PacketKind, classify},
 };
@@ -147,6 +151,8 @@ pub struct RelaySetup {
     pub relay: RelayId,
     /// Generation of the program.
     pub generation: Generation,
+    /// Digest of the program, not 0.
+    pub digest: u64,
     /// The whole program.
     pub program: RelayProgram,
     /// One entry for each leg, in the program's order.
@@ -176,6 +182,8 @@ pub enum LegLocal {
         rtp: PortId,
         /// Port for RTCP.
         rtcp: PortId,
+        /// By which the next process finds both again.
+        lease: u64,
     },
 }
 
@@ -248,30 +256,6 @@ impl Relays {
             counters: WorkerCounters::default(),
             scratch: Box::new([0; BUFFER_LEN_BYTES]),
         }
-    }
-
-    /// Takes back what an arena holds after a crash or a restart: derives keys and tables anew and moves SRTP indexes on. A relay
-    /// that was in hand at its second crash is reaped and reported.
-    pub fn rebuild(arena: Arena, config: RelayConfig, now: Now, out: &mut impl Output) -> Self {
-        let mut relays = Relays::new(arena, config);
-        relays.arena.rebuild();
-        for slot in (0..relays.arena.reached().relays)
-            .filter(|slot| relays.arena.relay(*slot).head.used == 1)
-            .collect::<Vec<_>>()
-        {
-            relays.take_back(slot);
-        }
-        relays.free_unowned();
-        relays.judge_crash(out);
-        for slot in relays.leg_slots() {
-            // What came due while nobody was here is done at once, but not twice.
-            if Time::from_micros(relays.arena.leg(slot).report_at) < now.mono {
-                relays.next_report(now, slot);
-            }
-            relays.open_port(slot, out);
-            relays.schedule(slot);
-        }
-        relays
     }
 
     /// Gives the arena back, to be rebuilt on.
@@ -514,136 +498,5 @@ impl Relays {
             let record = self.arena.relay(*slot);
             RelayFlow { relay: *relay, generation: Generation(record.generation), forwarded: record.forwarded }
         })
-    }
-}
-
-/// What a new process, or a worker after a crash, does with what it finds.
-impl Relays {
-    fn take_back(&mut self, slot: u32) {
-        self.mend_lists(slot);
-        let record = *self.arena.relay(slot);
-        let id = RelayId::from_u128(u128::from(record.id[0]) << 64 | u128::from(record.id[1]));
-        self.by_id.insert(id, slot);
-        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
-            self.take_back_leg(leg);
-        }
-        for route in record.routes.into_iter().filter_map(|route| route.checked_sub(1)) {
-            let (to, is_kept) = (self.arena.route(route).to, self.arena.route(route).is_kept);
-            if is_kept == 1 {
-                self.history.begin(route);
-            }
-            if self.arena.leg(to).is_encrypted() {
-                // The stream's numbers were moved on; its sources follow, so that they go on without a break.
-                let route = self.arena.route_mut(route);
-                for source in [&mut route.source, &mut route.former] {
-                    source.sequence_offset = source.sequence_offset.wrapping_add(RECOVERY_MARGIN as u32);
-                    source.span = 0;
-                }
-            }
-        }
-    }
-
-    /// Takes out of a relay's lists what a crash in the middle of a change left there without being the relay's.
-    fn mend_lists(&mut self, slot: u32) {
-        let mut record = *self.arena.relay(slot);
-        for entry in &mut record.legs {
-            let leg = entry.checked_sub(1).map(|leg| self.arena.leg(leg));
-            if !leg.is_some_and(|leg| leg.head.used == 1 && leg.relay == slot + 1) {
-                *entry = 0;
-            }
-        }
-        for entry in &mut record.routes {
-            let route = entry.checked_sub(1).map(|route| self.arena.route(route));
-            let is_own = route.is_some_and(|route| {
-                let ends = [route.from + 1, route.to + 1];
-                route.head.used == 1 && route.relay == slot + 1 && ends.iter().all(|leg| record.legs.contains(leg))
-            });
-            if !is_own {
-                *entry = 0;
-            }
-        }
-        (self.arena.relay_mut(slot).legs, self.arena.relay_mut(slot).routes) = (record.legs, record.routes);
-        for leg in record.legs.into_iter().filter_map(|leg| leg.checked_sub(1)) {
-            for index in 0..self.arena.out(leg).len() {
-                let entry = self.arena.out(leg)[index].route;
-                let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
-                let route = route.map(|route| self.arena.route(route));
-                if route.is_none_or(|route| (route.to, route.out as usize) != (leg, index)) {
-                    self.arena.sections().out[(leg, index)].route = 0;
-                }
-                let entry = self.arena.out(leg)[index].repairs;
-                let route = entry.checked_sub(1).filter(|_| record.routes.contains(&entry));
-                let route = route.map(|route| self.arena.route(route));
-                if route.is_none_or(|route| (route.to, route.rtx_out as usize) != (leg, index + 1)) {
-                    self.arena.sections().out[(leg, index)].repairs = 0;
-                }
-            }
-        }
-    }
-
-    fn take_back_leg(&mut self, slot: u32) {
-        self.make_derived(slot);
-        let mut leg = self.arena.whole_leg(slot);
-        leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
-        if leg.record.is_encrypted() {
-            for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
-                stream.tx.recover();
-                stream.former_tx.recover();
-                stream.sequence = u32::from((stream.sequence as u16).wrapping_add(RECOVERY_MARGIN as u16));
-            }
-        }
-        let leg = self.arena.leg(slot);
-        if leg.is_ice() {
-            self.ufrags.insert(leg.local.ufrag(), slot);
-            for path in leg.paths.iter().filter(|path| path.port != 0) {
-                self.paths.insert(PortId(path.port - 1), path.addr, slot);
-            }
-        } else {
-            self.ports.set(PortId(leg.rtp_port - 1), PortUse::Rtp(slot));
-            self.ports.set(PortId(leg.rtcp_port - 1), PortUse::Rtcp(slot));
-        }
-        self.derive_keys(slot);
-        self.list_routes(slot);
-        self.keep_arrivals(slot);
-    }
-
-    /// Records that no relay lists were left by a crash in the middle of a change.
-    fn free_unowned(&mut self) {
-        let reached = self.arena.reached();
-        let relay_of = |arena: &Arena, relay: u32| {
-            let relay = relay.checked_sub(1).filter(|slot| *slot < reached.relays).map(|slot| *arena.relay(slot));
-            relay.filter(|relay| relay.head.used == 1)
-        };
-        for slot in 0..reached.legs {
-            let leg = self.arena.leg(slot);
-            let owner = relay_of(&self.arena, leg.relay);
-            if leg.head.used == 1 && owner.is_none_or(|relay| !relay.legs.contains(&(slot + 1))) {
-                self.arena.free_leg(slot);
-            }
-        }
-        for slot in 0..reached.routes {
-            let route = self.arena.route(slot);
-            let owner = relay_of(&self.arena, route.relay);
-            if route.head.used == 1 && owner.is_none_or(|relay| !relay.routes.contains(&(slot + 1))) {
-                self.arena.free_route(slot);
-            }
-        }
-    }
-
-    fn judge_crash(&mut self, out: &mut impl Output) {
-        let in_hand = std::mem::take(&mut self.arena.sections().header.in_hand);
-        let Some(leg) = in_hand.checked_sub(1).filter(|leg| self.arena.leg(*leg).head.used == 1) else { return };
-        let relay = self.arena.leg(leg).relay_slot();
-        let (id, _) = self.name_of(leg);
-        self.arena.relay_mut(relay).crashes += 1;
-        if self.arena.relay(relay).crashes >= CRASHES_MAX {
-            self.remove(id, out);
-            out.event(Event::RelayReaped { relay: id, reason: ReapReason::Poisonous });
-        }
-    }
-
-    fn leg_slots(&self) -> Vec<u32> {
-        let relays = self.by_id.values().map(|slot| self.arena.relay(*slot));
-        relays.flat_map(|relay| relay.legs.iter().filter_map(|leg| leg.checked_sub(1))).collect()
     }
 }

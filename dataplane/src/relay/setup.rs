@@ -18,7 +18,7 @@ use super::{
     table::{PORTS_MAX, PortUse, mix},
 };
 use crate::{
-    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, RtxEntry, kind},
+    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, RtxEntry, kind, step},
     ice_lite::LocalCredentials,
     registry,
     srtp::{MasterKey, Profile},
@@ -77,7 +77,8 @@ impl Relays {
             None => self.add_relay(now, setup.relay),
         };
         let relay = self.arena.relay_mut(slot);
-        relay.generation = setup.generation.0;
+        relay.digest = 0;
+        step();
         let cname = setup.program.cname.as_bytes();
         relay.cname[..cname.len()].copy_from_slice(cname);
         relay.cname_len = cname.len() as u32;
@@ -99,6 +100,10 @@ impl Relays {
             self.set_expected(now, leg);
             self.schedule(leg);
         }
+        let relay = self.arena.relay_mut(slot);
+        relay.generation = setup.generation.0;
+        step();
+        relay.digest = setup.digest;
         let handles = setup.program.legs.iter().zip(legs);
         Ok(Installed { legs: handles.map(|(leg, slot)| (leg.id, self.arena.handle(slot - 1))).collect() })
     }
@@ -150,7 +155,7 @@ impl Relays {
                     _ => Ok(()),
                 }
             }
-            LegLocal::Rtp { rtp, rtcp } if matches!(leg.kind, LegKind::Rtp(_) | LegKind::Srtp(_)) => {
+            LegLocal::Rtp { rtp, rtcp, .. } if matches!(leg.kind, LegKind::Rtp(_) | LegKind::Srtp(_)) => {
                 let is_free = |port: &PortId| match self.ports.find(*port) {
                     PortUse::Closed => port.0 < PORTS_MAX,
                     PortUse::Mux => false,
@@ -330,9 +335,11 @@ impl Relays {
             (LegKind::IceDtls(ice), LegLocal::IceDtls { credentials }) => {
                 self.set_ice(now, slot, ice, credentials, out);
             }
-            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp }) => self.set_rtp(now, slot, rtp, (*port, *rtcp), out),
-            (LegKind::Srtp(srtp), LegLocal::Rtp { rtp: port, rtcp }) => {
-                self.set_rtp(now, slot, &srtp.rtp, (*port, *rtcp), out);
+            (LegKind::Rtp(rtp), LegLocal::Rtp { rtp: port, rtcp, lease }) => {
+                self.set_rtp(now, slot, rtp, (*port, *rtcp), *lease, out);
+            }
+            (LegKind::Srtp(srtp), LegLocal::Rtp { rtp: port, rtcp, lease }) => {
+                self.set_rtp(now, slot, &srtp.rtp, (*port, *rtcp), *lease, out);
                 self.set_sdes(now, slot, keys);
             }
             _ => unreachable!("check_local compared the kinds"),
@@ -367,7 +374,15 @@ impl Relays {
         self.judge_held(now, slot, out);
     }
 
-    fn set_rtp(&mut self, now: Now, slot: u32, rtp: &RtpLeg, (port, rtcp): (PortId, PortId), out: &mut impl Output) {
+    fn set_rtp(
+        &mut self,
+        now: Now,
+        slot: u32,
+        rtp: &RtpLeg,
+        (port, rtcp): (PortId, PortId),
+        lease: u64,
+        out: &mut impl Output,
+    ) {
         let leg = self.arena.leg_mut(slot);
         if leg.rtp_port != port.0 + 1 {
             self.derived[slot as usize].heard_alone = Addr::NONE;
@@ -375,7 +390,7 @@ impl Relays {
         for old in [leg.rtp_port, leg.rtcp_port].into_iter().filter_map(|port| port.checked_sub(1)) {
             self.ports.clear(PortId(old), slot);
         }
-        (leg.rtp_port, leg.rtcp_port) = (port.0 + 1, rtcp.0 + 1);
+        (leg.lease, leg.rtp_port, leg.rtcp_port) = (lease, port.0 + 1, rtcp.0 + 1);
         self.ports.set(port, PortUse::Rtp(slot));
         self.ports.set(rtcp, PortUse::Rtcp(slot));
         leg.has_remote = u8::from(rtp.remote.is_some());

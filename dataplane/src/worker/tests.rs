@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn put(&mut self, generation: u32, legs: Vec<(LegId, LegSource<SimSocket>)>) -> Result<Installed, RelayError> {
-        let put = Put { relay: relay(), generation: Generation(generation), program: echo(), legs };
+        let put = Put { relay: relay(), generation: Generation(generation), digest: Digest(1), program: echo(), legs };
         match self.ask(Command::Put { token: 9, put }) {
             Report::Put { token: 9, result } => result,
             other => panic!("{other:?}"),
@@ -63,7 +63,7 @@ impl Bench {
 
     fn put_new(&mut self) {
         let (rtp, rtcp) = (self.socket("192.0.2.1:1000"), self.socket("192.0.2.1:1001"));
-        self.put(1, vec![(LegId(0), LegSource::Open { rtp, rtcp })]).unwrap();
+        self.put(1, vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 1 })]).unwrap();
     }
 
     /// Whether the peer hears its own packet again.
@@ -170,9 +170,15 @@ fn the_time_from_arrival_to_sending_is_counted_on_stamped_ports() {
     let mut bench = Bench::new();
     let peer = bench.socket("192.0.2.9:4000");
     bench.put_new();
-    let other = Put { relay: RelayId::new(1, 1, 2), generation: Generation(1), program: echo(), legs: Vec::new() };
+    let other = Put {
+        relay: RelayId::new(1, 1, 2),
+        generation: Generation(1),
+        digest: Digest(1),
+        program: echo(),
+        legs: Vec::new(),
+    };
     let (rtp, rtcp) = (bench.socket("192.0.2.1:1002"), bench.socket("192.0.2.1:1003"));
-    let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
+    let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 1 })];
     bench.ask(Command::Put { token: 1, put: Put { legs, ..other } });
     let packet = [&[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9][..], &[0xff; 160]].concat();
     for port in [1000, 1002] {
@@ -261,8 +267,14 @@ fn the_clock_is_read_once_a_batch_and_once_more_where_latency_is_measured() {
     for number in 0..2 {
         let [rtp, rtcp] =
             [1000 + 2 * number, 1001 + 2 * number].map(|port| network.bind(([192, 0, 2, 1], port).into()).unwrap());
-        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
-        let put = Put { relay: RelayId::new(1, 1, number.into()), generation: Generation(1), program: echo(), legs };
+        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 1 })];
+        let put = Put {
+            relay: RelayId::new(1, 1, number.into()),
+            generation: Generation(1),
+            digest: Digest(1),
+            program: echo(),
+            legs,
+        };
         commands.send(Command::Put { token: 0, put }).unwrap();
     }
     worker.turn();
@@ -340,8 +352,8 @@ fn a_panic_while_a_relay_is_made_leaves_nothing_of_it() {
         let mut bench = Bench::new();
         bench.worker.fails_at = Some(stage);
         let (rtp, rtcp) = (bench.socket("192.0.2.1:1000"), bench.socket("192.0.2.1:1001"));
-        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp })];
-        let put = Put { relay: relay(), generation: Generation(1), program: echo(), legs };
+        let legs = vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 1 })];
+        let put = Put { relay: relay(), generation: Generation(1), digest: Digest(1), program: echo(), legs };
         let reports = fail(&mut bench, Command::Put { token: 5, put });
         assert!(reports.iter().any(is_failed), "{reports:?}");
         assert_eq!(lost(&reports), [], "it never was in force");
@@ -361,8 +373,8 @@ fn a_panic_while_a_relay_is_changed_ends_it_and_says_so() {
         let (rtp, rtcp) = (bench.socket("192.0.2.1:1002"), bench.socket("192.0.2.1:1003"));
         let mut program = echo();
         program.legs.push(Leg { id: LegId(1), ..program.legs[0].clone() });
-        let legs = vec![(LegId(0), LegSource::Kept), (LegId(1), LegSource::Open { rtp, rtcp })];
-        let put = Put { relay: relay(), generation: Generation(2), program, legs };
+        let legs = vec![(LegId(0), LegSource::Kept), (LegId(1), LegSource::Open { rtp, rtcp, lease: 1 })];
+        let put = Put { relay: relay(), generation: Generation(2), digest: Digest(2), program, legs };
         let reports = fail(&mut bench, Command::Put { token: 5, put });
         assert!(reports.iter().any(is_failed), "{reports:?}");
         assert_eq!(lost(&reports), [relay()]);

@@ -14,6 +14,7 @@ use gangway_dataplane::{
     arena::Arena,
     engine::{Engine, Wake, epoll::EpollEngine},
     mailbox::mailbox,
+    registry::Digest,
     relay::{LegHandle, Output, PortId, RelayConfig, RelayLimits, Relays, Verdict},
     srtp::Profile,
     wire::{BUFFER_LEN_BYTES, Packet, rtcp, rtp},
@@ -160,9 +161,11 @@ fn works_without_allocating<E: Engine<Socket = UdpSocket>>(mut engine: E, profil
     let mut program = call(Some(CERTIFICATE), Some("127.0.0.1:9"));
     let LegKind::Rtp(leg) = &mut program.legs[1].kind else { unreachable!("leg 1 is plain") };
     leg.remote = Some(RtpRemote { rtp: at(&phone), rtcp: at(&phone_rtcp), rtcp_mux: false });
-    let legs =
-        vec![(LegId(0), LegSource::IceDtls(credentials(1, LegId(0)))), (LegId(1), LegSource::Open { rtp, rtcp })];
-    let put = Put { relay: relay_id(1), generation: Generation(1), program, legs };
+    let legs = vec![
+        (LegId(0), LegSource::IceDtls(credentials(1, LegId(0)))),
+        (LegId(1), LegSource::Open { rtp, rtcp, lease: 1 }),
+    ];
+    let put = Put { relay: relay_id(1), generation: Generation(1), digest: Digest(1), program, legs };
     assert!(commands.send(Command::Put { token: 1, put }).is_ok());
     worker.turn();
     let Some(Report::Put { result: Ok(installed), .. }) = reports.receive() else { panic!("the relay was refused") };

@@ -272,11 +272,17 @@ pub(crate) fn setup(number: u64, generation: u32, program: &RelayProgram) -> Rel
         LegKind::IceDtls(_) => LegLocal::IceDtls { credentials: credentials(number, leg.id) },
         _ => {
             let (rtp, rtcp) = ports(number, leg.id);
-            LegLocal::Rtp { rtp, rtcp }
+            LegLocal::Rtp { rtp, rtcp, lease: u64::from(rtp.0) }
         }
     };
     let legs = program.legs.iter().map(|leg| LegSetup { id: leg.id, local: local(leg) }).collect();
-    RelaySetup { relay: relay_id(number), generation: Generation(generation), program: program.clone(), legs }
+    RelaySetup {
+        relay: relay_id(number),
+        generation: Generation(generation),
+        digest: u64::from(generation),
+        program: program.clone(),
+        legs,
+    }
 }
 
 pub(crate) fn payload(pt: u8, codec: Codec, clock: u32) -> Payload {

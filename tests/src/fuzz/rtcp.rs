@@ -155,9 +155,9 @@ impl Bench {
         let now = Now { mono: Time::from_millis(1_000_000), wall: WallTime::from_unix_micros(1_790_000_000_000_000) };
         let mut out = Sent::default();
         let program = program();
-        let local = |leg: u32| LegLocal::Rtp { rtp: PortId(2 * leg), rtcp: PortId(2 * leg + 1) };
+        let local = |leg: u32| LegLocal::Rtp { rtp: PortId(2 * leg), rtcp: PortId(2 * leg + 1), lease: leg.into() };
         let legs = (0..2).map(|leg| LegSetup { id: LegId(leg), local: local(leg.into()) }).collect();
-        let setup = RelaySetup { relay: RelayId::new(1, 1, 1), generation: Generation(1), program, legs };
+        let setup = RelaySetup { relay: RelayId::new(1, 1, 1), generation: Generation(1), digest: 1, program, legs };
         relays.put(now, &setup, &mut out).expect("a program of this dataplane");
         Bench { relays, now, out }
     }

@@ -1,4 +1,5 @@
 //! The dataplane alone: programmed over its socket, with browsers and SIP peers made by the test, all on loopback.
 
 mod media;
+mod restart;
 mod wall;

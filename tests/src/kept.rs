@@ -1,0 +1,95 @@
+//! The dataplane as a program of its own: a keeper and its relay, which tests kill.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use gangway_shared::rcp::{Hello, Reply, Request};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{
+    dataplane::Control,
+    deadline::Deadline,
+    gateway::binary,
+    process::{Process, children},
+};
+
+/// A running `gangway-dataplane` with everything on loopback and ports that the kernel chose.
+pub struct KeptDataplane {
+    /// The keeper.
+    pub process: Process,
+    data: TempDir,
+}
+
+impl KeptDataplane {
+    /// Starts one with one worker, not pinned, and further settings as `key=value`; returns when it serves.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[track_caller]
+    pub fn start(sets: &[&str]) -> Self {
+        Self::start_program(&binary("gangway-dataplane"), sets)
+    }
+
+    /// The same from another file.
+    #[track_caller]
+    pub fn start_program(program: &std::path::Path, sets: &[&str]) -> Self {
+        let data = tempfile::Builder::new().prefix("kept").tempdir().expect("a temporary directory");
+        let mut command = Command::new(program);
+        let data_dir = format!("data_dir={}", data.path().join("data").display());
+        let fixed = [
+            "ip=127.0.0.1",
+            "webrtc_port=auto",
+            "media_port_from=auto",
+            "dataplane_cores=none",
+            "dataplane_relays_max=64",
+            "dataplane_workers=1",
+            &data_dir,
+        ];
+        for set in fixed.into_iter().chain(sets.iter().copied()) {
+            command.args(["--set", set]);
+        }
+        let mut process = Process::start("gangway-dataplane", command);
+        process.wait_line("the relay's word that it serves", Deadline::seconds(20), |line| line.contains("serving"));
+        KeptDataplane { process, data }
+    }
+
+    /// Path of its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.data.path().join("data/dataplane.sock")
+    }
+
+    /// A control of this epoch, accepted.
+    #[track_caller]
+    pub fn control(&self, epoch: u32) -> Control {
+        let mut control = Control::connect(&self.socket());
+        control.hello(epoch, None);
+        assert_eq!(control.ask(Request::Ping), Ok(Reply::Ping));
+        control
+    }
+
+    /// What it says to who connects.
+    #[track_caller]
+    pub fn greeting(&self) -> Hello {
+        Control::connect(&self.socket()).greeting
+    }
+
+    /// Process id of the relay; `None` while there is none.
+    pub fn relay(&self) -> Option<i32> {
+        children(self.process.pid()).into_iter().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "gangway-relay")
+        })
+    }
+
+    /// Waits for a relay other than `former`.
+    #[track_caller]
+    pub fn next_relay(&self, former: i32) -> i32 {
+        Deadline::seconds(20).poll("another relay", || self.relay().filter(|pid| *pid != former))
+    }
+
+    /// Sends a signal to the relay alone, and nothing when there is none.
+    pub fn signal_relay(&self, signal: Signal) -> Option<i32> {
+        let relay = self.relay()?;
+        kill_process(Pid::from_raw(relay)?, signal).ok()?;
+        Some(relay)
+    }
+}

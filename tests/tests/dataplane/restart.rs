@@ -1,0 +1,320 @@
+//! The relay process is killed while people talk: every call goes on, in its place and with its numbers.
+
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use gangway_shared::{
+    ids::{EventSeq, Generation, LegId, RelayId},
+    rcp::{ActAction, Codec, ErrorCode, Event, LegAddress, ListEntry, Reply, Request},
+};
+use gangway_tests::{
+    browser_leg::{BrowserLeg, Heard, rtp_bytes},
+    dataplane::{Control, audio_route, browser_leg, echo_program, program, rtp_leg, same},
+    deadline::{Deadline, pause},
+    kept::KeptDataplane,
+    process::held,
+};
+use rustix::process::Signal;
+
+/// Packets of one receive round at most.
+const ROUND_MAX: u64 = 128;
+
+fn id(number: u64) -> RelayId {
+    RelayId::new(1, 1, number)
+}
+
+/// Random enough for instants, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// A SIP peer that says numbered packets and notes which it hears.
+struct Peer {
+    socket: UdpSocket,
+    ssrc: u32,
+    said: u64,
+    heard: Vec<u64>,
+    ssrcs: BTreeSet<u32>,
+}
+
+impl Peer {
+    fn new(ssrc: u32) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        socket.set_nonblocking(true).expect("a socket");
+        Peer { socket, ssrc, said: 0, heard: Vec::new(), ssrcs: BTreeSet::new() }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("a bound socket")
+    }
+
+    fn say(&mut self, to: SocketAddr) {
+        let said = numbered(self.ssrc, self.said);
+        self.said += 1;
+        self.socket.send_to(&rtp_bytes(&said), to).expect("loopback");
+    }
+
+    fn hear(&mut self) {
+        let mut bytes = [0; 2048];
+        while let Ok((len, _)) = self.socket.recv_from(&mut bytes) {
+            let packet = &bytes[..len];
+            if packet[1] & 0x7f == 8 {
+                self.ssrcs.insert(u32::from_be_bytes([packet[8], packet[9], packet[10], packet[11]]));
+                let number = number_in(&packet[12..]);
+                // What the source's numbers were moved by never changes on a plain leg.
+                let moved = u16::from_be_bytes([packet[2], packet[3]]).wrapping_sub(number as u16);
+                assert_eq!(moved, self.heard.first().map_or(moved, |_| moved));
+                self.heard.push(number);
+            }
+        }
+    }
+}
+
+fn numbered(ssrc: u32, number: u64) -> Heard {
+    let payload = [&number.to_be_bytes()[..], &[0xd5; 152]].concat();
+    Heard { pt: 8, ssrc, sequence: number as u16, timestamp: (number as u32).wrapping_mul(160), payload }
+}
+
+fn number_in(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload[..8].try_into().expect("eight bytes"))
+}
+
+/// What is missing in what was heard, as runs of numbers; it must have come in order and once.
+#[track_caller]
+fn gaps(heard: &[u64]) -> Vec<u64> {
+    let steps = heard.windows(2).map(|pair| {
+        assert!(pair[0] < pair[1], "{} came after {}", pair[1], pair[0]);
+        pair[1] - pair[0] - 1
+    });
+    steps.filter(|gap| *gap > 0).collect()
+}
+
+/// Every gap is of one round, and there is at most one for each kill.
+#[track_caller]
+fn assert_small(gaps: &[u64], kills: usize) {
+    eprintln!("{kills} kills cost {gaps:?} packets");
+    assert!(gaps.len() <= kills, "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= ROUND_MAX), "{gaps:?}");
+}
+
+fn rtp_port(address: &LegAddress) -> SocketAddr {
+    match address {
+        LegAddress::Rtp { rtp, .. } => *rtp,
+        LegAddress::IceDtls { .. } | LegAddress::None => panic!("{address:?}"),
+    }
+}
+
+fn list(control: &mut Control) -> Vec<ListEntry> {
+    match control.ask(Request::List { after: None, limit: 100 }) {
+        Ok(Reply::List { relays, more: false }) => relays,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn phones_program(peers: &[Peer; 2]) -> gangway_shared::rcp::RelayProgram {
+    let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
+    let legs = vec![rtp_leg(0, Some(peers[0].address())), rtp_leg(1, Some(peers[1].address()))];
+    program(legs, vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())])
+}
+
+/// Both say a packet every few milliseconds until each heard `more` that were not heard before.
+#[track_caller]
+fn talk(peers: &mut [Peer; 2], ports: [SocketAddr; 2], more: usize) {
+    let wanted = peers.each_ref().map(|peer| peer.heard.len() + more);
+    let deadline = Deadline::seconds(20);
+    while peers.iter().zip(wanted).any(|(peer, wanted)| peer.heard.len() < wanted) {
+        assert!(!deadline.is_over(), "the phones hear nothing any more");
+        for (peer, port) in peers.iter_mut().zip(ports) {
+            peer.say(port);
+        }
+        pause(Duration::from_millis(2));
+        peers.iter_mut().for_each(Peer::hear);
+    }
+}
+
+#[test]
+fn phones_talk_on_through_many_kills_of_the_relay() {
+    const KILLS: usize = 25;
+    let dataplane = KeptDataplane::start(&[]);
+    let mut peers = [Peer::new(1), Peer::new(2)];
+    let mut control = dataplane.control(1);
+    let reply = control.put(id(1), 3, phones_program(&peers)).expect("a relay");
+    let ports = [rtp_port(&reply.legs[0].address), rtp_port(&reply.legs[1].address)];
+    let before = list(&mut control);
+    let instance = control.greeting.clone();
+    let mut dice = Dice(7);
+    talk(&mut peers, ports, 20);
+    for kill in 0..KILLS {
+        if kill % 9 == 8 {
+            // More in a row would be answered by pauses.
+            talk(&mut peers, ports, 1100);
+        }
+        talk(&mut peers, ports, 1 + dice.below(30) as usize);
+        // While packets are on their way through it.
+        (0..dice.below(6)).for_each(|_| peers[0].say(ports[0]));
+        let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+        peers.iter_mut().zip(ports).for_each(|(peer, port)| peer.say(port));
+        dataplane.next_relay(killed);
+    }
+    talk(&mut peers, ports, 20);
+    for (peer, ssrc) in peers.iter().zip([72, 71]) {
+        assert_small(&gaps(&peer.heard), KILLS);
+        assert_eq!(peer.ssrcs, BTreeSet::from([ssrc]));
+    }
+    drop(control);
+
+    // Who controls finds everything as it was.
+    let mut control = Control::connect(&dataplane.socket());
+    assert_eq!((control.greeting.epoch, &control.greeting.instance), (1, &instance.instance));
+    assert_eq!((&control.greeting.webrtc, control.greeting.workers), (&instance.webrtc, instance.workers));
+    control.hello(1, Some((instance.instance, EventSeq(0))));
+    let entries = list(&mut control);
+    assert_eq!(control.gaps().len(), 1, "events of the killed relays are told as a gap");
+    let facts = |entries: &[ListEntry]| {
+        entries.iter().map(|entry| (entry.relay, entry.generation, entry.digest.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(facts(&entries), facts(&before));
+    assert_eq!(control.put(id(1), 3, phones_program(&peers)), Ok(reply.clone()), "the same program is no change");
+    assert_eq!(control.put(id(1), 2, phones_program(&peers)).unwrap_err().code, ErrorCode::Stale);
+    let Ok(Reply::QueryRelay(stats)) = control.ask(Request::Query { relay: Some(id(1)), from_worker: 0 }) else {
+        panic!("no stats")
+    };
+    assert!(stats.legs[0].received.packets >= peers[1].heard.len() as u64, "counters went on");
+    assert_eq!(control.node().media_ports_used, 4);
+    let mut held_up = phones_program(&peers);
+    held_up.routes[0].paused = true;
+    let again = control.put(id(1), 4, held_up).expect("an update");
+    assert_eq!(again.legs, reply.legs, "the legs stay where they are");
+    control.put(id(1), 5, phones_program(&peers)).expect("an update");
+    talk(&mut peers, ports, 5);
+    control.delete(id(1));
+    let node = control.node();
+    assert_eq!((node.relays, node.media_ports_used, node.media_ports_quarantined), (0, 0, 4));
+}
+
+#[test]
+fn a_browser_talks_on_through_many_kills_of_the_relay_and_no_index_is_used_twice() {
+    const KILLS: usize = 10;
+    let dataplane = KeptDataplane::start(&["rtcp_interval_ms=100"]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let mut peer = Peer::new(2);
+    let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
+    let calls = || {
+        let legs = vec![browser_leg(0, Some(browser.remote())), rtp_leg(1, Some(peer.address()))];
+        program(legs, vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())])
+    };
+    let the_program = calls();
+    let reply = control.put(id(1), 1, the_program.clone()).expect("a relay");
+    let port = rtp_port(&reply.legs[1].address);
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    control.wait_event("the keys", |event| matches!(event, Event::KeysReady { .. }));
+    drop(control);
+    let mut dice = Dice(11);
+    let mut said = 0;
+    let (mut heard, mut sequences) = (Vec::new(), Vec::new());
+    for kill in 0..=KILLS {
+        let wanted = [heard.len(), peer.heard.len()].map(|len| len + 10 + dice.below(20) as usize);
+        let deadline = Deadline::seconds(20);
+        while heard.len() < wanted[0] || peer.heard.len() < wanted[1] {
+            assert!(!deadline.is_over(), "browser and phone hear nothing any more");
+            browser.speak(&numbered(0x1234, said));
+            said += 1;
+            peer.say(port);
+            // Fails for an index that came before, and for one with another rollover counter.
+            for packet in browser.listen_for(Duration::from_millis(4)) {
+                heard.push(number_in(&packet.payload));
+                sequences.push(packet.sequence);
+                assert_eq!(packet.ssrc, 72);
+            }
+            peer.hear();
+            browser.check(false);
+        }
+        if kill < KILLS {
+            let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+            peer.say(port);
+            dataplane.next_relay(killed);
+        }
+    }
+    assert_small(&gaps(&heard), KILLS);
+    assert_small(&gaps(&peer.heard), KILLS);
+    assert_eq!(peer.ssrcs, BTreeSet::from([71]));
+    let skips = sequences.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) > 64).count();
+    assert_eq!(skips, KILLS, "each relay begins behind what the one before may have sent");
+    assert!(browser.rtcp_heard > 0, "reports went on under fresh indexes");
+    let mut control = dataplane.control(1);
+    assert_eq!(control.put(id(1), 1, the_program), Ok(reply), "credentials and certificate are the same");
+    let act = Request::Act { relay: id(1), action_id: 1, action: ActAction::Keyframe { leg: LegId(0) } };
+    assert_eq!(control.ask(act), Ok(Reply::Act));
+    control.delete(id(1));
+    assert_eq!(control.node().media_ports_used, 0);
+}
+
+#[test]
+fn a_call_can_be_set_up_after_a_kill_with_what_was_agreed_before_it() {
+    let dataplane = KeptDataplane::start(&[]);
+    let mut control = dataplane.control(1);
+    let mut browser = BrowserLeg::unanswered();
+    let reply = control.put(id(1), 1, echo_program(Some(browser.remote()))).expect("a relay");
+    browser.answer(&reply.legs[0].address);
+    let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    dataplane.next_relay(killed);
+    browser.connect();
+    browser.speak(&Heard { pt: 111, ..numbered(5, 1) });
+    assert_eq!(number_in(&browser.listen().payload), 1);
+}
+
+#[test]
+fn a_relay_that_crashes_in_a_loop_is_started_later_and_later() {
+    let dataplane = KeptDataplane::start(&[]);
+    let mut last = dataplane.relay().expect("a relay runs");
+    for _ in 0..11 {
+        dataplane.signal_relay(Signal::KILL);
+        last = dataplane.next_relay(last);
+    }
+    let pauses: Vec<String> = dataplane.process.lines_with("is started again");
+    let paused = pauses.iter().filter(|line| !line.contains("pause_ms=0")).count();
+    assert!(paused >= 1, "{pauses:?}");
+    let keeper = held(dataplane.process.pid());
+    assert_eq!(keeper.threads, 1, "the keeper is one thread");
+    assert_eq!(dataplane.control(1).node().relays, 0, "and it serves");
+}
+
+#[test]
+fn nothing_is_left_when_the_keeper_is_killed() {
+    let dataplane = KeptDataplane::start(&[]);
+    let relay = dataplane.relay().expect("a relay runs");
+    dataplane.process.signal(Signal::KILL);
+    Deadline::seconds(10)
+        .poll("the relay's end", || (!std::path::Path::new(&format!("/proc/{relay}")).exists()).then_some(()));
+}
+
+#[test]
+fn what_a_relay_gave_back_before_its_end_stays_given_back() {
+    let dataplane = KeptDataplane::start(&[]);
+    let mut control = dataplane.control(1);
+    let peers = [Peer::new(1), Peer::new(2)];
+    for number in 1..=20 {
+        control.put(id(number), 1, phones_program(&peers)).expect("a relay");
+    }
+    let opened = held(dataplane.process.pid()).descriptors;
+    for number in 1..=10 {
+        control.delete(id(number));
+    }
+    let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    dataplane.next_relay(killed);
+    let mut control = dataplane.control(1);
+    let node = control.node();
+    assert_eq!((node.relays, node.media_ports_used, node.media_ports_quarantined), (10, 40, 40));
+    assert_eq!(held(dataplane.process.pid()).descriptors, opened - 40, "the keeper closed its duplicates");
+    assert!(list(&mut control).iter().all(|entry| entry.generation == Generation(1)));
+}
