@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     api::{Api, ApiError, BoundApi, Demo, MetricSources, PageFacts},
     config::Config,
-    gateway::{Gateway, effects::Input},
+    gateway::{Gateway, effects::Input, journal::JournalEntry},
     hub::{self, Adapters, Clock, Hub, HubHandle, OsEntropy},
     journal::Journal,
     metrics::Metrics,
@@ -81,16 +81,14 @@ impl House {
         let metrics = Arc::new(Metrics::default());
         let (journal, former) = Journal::open(&config.data_dir(), Arc::clone(&metrics))
             .map_err(|source| StartError::Journal { path: config.data_dir().join("journal"), source })?;
-        if former.entries > 0 {
-            tracing::warn!(
-                entries = former.entries,
-                "a former control left sessions or calls; they are not taken over"
-            );
-        }
         let (hub, queue) = hub::queue(config.count("hub_queue_max"));
         let sockets = SipSockets::bind(config)?;
         let api = Api::bind(config)?;
-        let client = ClientConfig::new(config, OsEntropy.hex(8), former.epoch);
+        let relay_seen = former.entries.iter().find_map(|entry| match entry {
+            JournalEntry::RelaySeen { instance, seq } => Some((instance.clone(), *seq)),
+            _ => None,
+        });
+        let client = ClientConfig::new(config, OsEntropy.hex(8), former.epoch, relay_seen);
         let (client, relay) =
             RelayClient::new(client, Supervisor::new(config), hub.clone(), journal.clone(), Arc::clone(&metrics));
         let (stop_dataplane, stopped) = oneshot::channel();
@@ -107,7 +105,8 @@ impl House {
             tracing::warn!("{warning}");
         }
         let gateway = Gateway::new(gateway_config, Box::new(OsEntropy), Box::new(OsEntropy));
-        let (task, idle) = Hub::new(gateway, Clock::start(), queue, hub.clone(), adapters);
+        let (mut task, idle) = Hub::new(gateway, Clock::start(), queue, hub.clone(), adapters);
+        task.restore(former.entries);
         tokio::spawn(task.run());
         let bound = api.bound();
         let stop_dataplane = Some(stop_dataplane);

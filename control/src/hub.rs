@@ -25,6 +25,7 @@ use crate::{
     gateway::{
         Gateway,
         effects::{Answer, Ask, AskId, Counts, Input, Output, RestCall, RestId, RestReply, SocketId, SocketPeer},
+        journal::JournalEntry,
     },
     journal::Journal,
     relay_client::{RelayHandle, ReplyTo},
@@ -48,6 +49,13 @@ impl Clock {
     #[must_use]
     pub fn now(self) -> Time {
         Time::ZERO + self.start.elapsed()
+    }
+
+    /// What the clock on the wall showed when this one started.
+    #[must_use]
+    pub fn wall_at_start(self) -> WallTime {
+        let since = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        WallTime::from_unix_micros(Clock::wall().as_unix_micros().saturating_sub(since))
     }
 
     /// The runtime's instant of `time`, for sleeping.
@@ -217,7 +225,12 @@ pub struct Hub {
     /// Inputs that outputs caused at once: answers that need no world.
     pending: VecDeque<Input>,
     idle: watch::Sender<bool>,
+    /// When a journal that was behind got everything again.
+    caught_up: Time,
 }
+
+/// Between two times that the journal gets everything because it lost lines.
+const CATCH_UP_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Hub {
     /// A hub around `gateway`. The receiver tells when the core is idle (no call left, everybody told), for the end of the program.
@@ -241,12 +254,14 @@ impl Hub {
             next_rest: 1,
             pending: VecDeque::new(),
             idle,
+            caught_up: Time::ZERO,
         };
         (hub, watched)
     }
 
     /// Runs until every handle is gone.
     pub async fn run(mut self) {
+        self.drain();
         loop {
             let wake = self.gateway.poll_timeout().map(|time| self.clock.instant(time));
             let arrival = tokio::select! {
@@ -261,6 +276,7 @@ impl Hub {
                 Some(arrival) => self.take(arrival),
             }
             self.drain();
+            self.catch_up();
             let idle = self.gateway.is_idle();
             self.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
         }
@@ -294,6 +310,22 @@ impl Hub {
             self.outboxes.remove(socket);
         }
         self.gateway.handle_input(self.clock.now(), input);
+    }
+
+    /// Takes over what a former control left, before anything else.
+    pub fn restore(&mut self, entries: Vec<JournalEntry>) {
+        self.gateway.set_wall_clock(self.clock.wall_at_start());
+        self.gateway.restore(self.clock.now(), entries);
+        self.adapters.journal.replace(self.gateway.journal_all());
+    }
+
+    /// A journal that lost lines gets everything again, not more often than it can write that.
+    fn catch_up(&mut self) {
+        let now = self.clock.now();
+        if self.adapters.journal.is_behind() && now.since(self.caught_up) >= CATCH_UP_PAUSE {
+            self.caught_up = now;
+            self.adapters.journal.replace(self.gateway.journal_all());
+        }
     }
 
     /// One mutation, then a full drain, until nothing is left to do.

@@ -1,119 +1,132 @@
 //! What survives control: one JSON line a change, one `write()` each, no fsync, mode 0600.
 //!
-//! A torn last line is ignored. The file is compacted at start and whenever it has grown far beyond what is in force. Taking over the
-//! sessions and calls of a former control is not done yet: what it left is read, counted and dropped; the epoch stays.
+//! A torn last line is ignored, and so is a line that means nothing here. The file is written anew at start, whenever it has grown far
+//! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. Passwords are
+//! sealed on their way to the disk ([`Sealer`]).
+
+#![allow(clippy::disallowed_methods, reason = "the writer owns the pause after a full disk")]
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
+use gangway_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-use crate::{gateway::journal::JournalEntry, metrics::Metrics};
+use crate::{
+    gateway::journal::{FORMAT, JournalEntry, Standing},
+    metrics::Metrics,
+    seal::Sealer,
+};
 
 /// Largest journal that is read at start.
 const FILE_MAX_BYTES: u64 = 1 << 30;
 
-/// Bytes beyond which a running journal is compacted, when less than half of it is in force.
+/// Bytes beyond which a running journal is compacted.
 const COMPACT_AT_BYTES: u64 = 16 << 20;
 
 /// Lines waiting for the disk.
 const QUEUE_MAX: usize = 8192;
 
+/// Between attempts to write the file anew after the disk refused a line.
+const REWRITE_PAUSE: Duration = Duration::from_secs(1);
+
 /// One line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
+    Format { format: u16 },
     Epoch { epoch: u32 },
     Core(JournalEntry),
 }
 
-/// Everything in force, by what an entry is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the writer is asked for.
+enum Order {
+    Line(Line),
+    /// This and nothing else is in force.
+    All(Vec<JournalEntry>),
+}
+
+/// Everything in force.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Content {
     epoch: u32,
-    entries: BTreeMap<String, JournalEntry>,
+    standing: Standing,
 }
 
 impl Content {
     fn take(&mut self, line: Line) {
-        let entry = match line {
-            Line::Epoch { epoch } => {
-                self.epoch = self.epoch.max(epoch);
-                return;
+        match line {
+            Line::Format { format } if format > FORMAT => {
+                tracing::warn!(format, "the journal is of a later version: what means nothing here is passed over");
             }
-            Line::Core(entry) => entry,
-        };
-        let key = key(&entry);
-        match entry {
-            JournalEntry::SessionClosed { session } => {
-                self.entries.remove(&key);
-                // Its registration was taken back with it: nobody is left to hear of the answer.
-                self.entries.remove(&registration_key(&session));
-            }
-            JournalEntry::Unregistered { .. } | JournalEntry::RelayEnded { .. } | JournalEntry::DialogEnded { .. } => {
-                self.entries.remove(&key);
-            }
-            entry => {
-                self.entries.insert(key, entry);
-            }
+            Line::Format { .. } => {}
+            Line::Epoch { epoch } => self.epoch = self.epoch.max(epoch),
+            Line::Core(entry) => self.standing.take(entry),
         }
     }
 
-    fn lines(&self) -> Vec<u8> {
-        let mut bytes = line_bytes(&Line::Epoch { epoch: self.epoch });
-        for entry in self.entries.values() {
-            bytes.extend(line_bytes(&Line::Core(entry.clone())));
+    fn lines(&self, sealer: &Sealer) -> Vec<u8> {
+        let mut bytes = line_bytes(Line::Format { format: FORMAT }, sealer);
+        bytes.extend(line_bytes(Line::Epoch { epoch: self.epoch }, sealer));
+        for entry in self.standing.entries() {
+            bytes.extend(line_bytes(Line::Core(entry.clone()), sealer));
         }
         bytes
     }
 }
 
-/// What an entry is about: a later entry of the same key replaces it, its end removes it.
-fn key(entry: &JournalEntry) -> String {
-    match entry {
-        JournalEntry::SessionOpened { session, .. } | JournalEntry::SessionClosed { session } => format!("s/{session}"),
-        JournalEntry::Registered { session, .. } | JournalEntry::Unregistered { session } => registration_key(session),
-        JournalEntry::Program { relay, .. } | JournalEntry::RelayEnded { relay } => format!("p/{relay}"),
-        JournalEntry::Dialog { dialog, .. } => dialog_key(&dialog.id),
-        JournalEntry::DialogEnded { dialog } => dialog_key(dialog),
+fn line_bytes(mut line: Line, sealer: &Sealer) -> Vec<u8> {
+    if let Line::Core(entry) = &mut line {
+        seal(entry, sealer);
     }
-}
-
-fn registration_key(session: &str) -> String {
-    format!("r/{session}")
-}
-
-fn dialog_key(id: &crate::sip::dialog::DialogId) -> String {
-    format!("d/{}/{}/{}", id.call_id, id.local_tag, id.remote_tag)
-}
-
-fn line_bytes(line: &Line) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(line).expect("plain data with text keys always serialises");
+    let mut bytes = serde_json::to_vec(&line).expect("plain data with text keys always serialises");
     bytes.push(b'\n');
     bytes
 }
 
+fn seal(entry: &mut JournalEntry, sealer: &Sealer) {
+    let password = entry.password().filter(|password| !password.expose().is_empty()).cloned();
+    if let (JournalEntry::Session { session, record }, Some(password)) = (entry, password) {
+        record.sealed_password = Some(sealer.seal(session, &password));
+    }
+}
+
+fn unseal(line: &mut Line, sealer: &Sealer) {
+    let Line::Core(JournalEntry::Session { session, record }) = line else { return };
+    let Some(sealed) = record.sealed_password.take() else { return };
+    let password = sealer.unseal(session, &sealed).unwrap_or_else(|| {
+        tracing::warn!(%session, "a password of the journal was sealed with another key: its session cannot authenticate");
+        Secret::default()
+    });
+    record.unseal(password);
+}
+
 /// What a former control left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Former {
     /// The highest epoch it knew.
     pub epoch: u32,
-    /// Entries in force when it ended.
-    pub entries: usize,
+    /// What was in force when it ended.
+    pub entries: Vec<JournalEntry>,
 }
 
 /// The journal's writing end. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    queue: mpsc::SyncSender<Line>,
+    queue: mpsc::SyncSender<Order>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    is_behind: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -124,31 +137,44 @@ impl Journal {
     /// The file with what the system says.
     pub fn open(dir: &Path, metrics: Arc<Metrics>) -> io::Result<(Self, Former)> {
         let path = dir.join("journal");
-        let content = read(&path)?;
-        let former = Former { epoch: content.epoch, entries: content.entries.len() };
-        let kept = Content { epoch: content.epoch, entries: BTreeMap::new() };
-        let file = rewrite(&path, &kept)?;
-        let (queue, lines) = mpsc::sync_channel(QUEUE_MAX);
-        let lost = Arc::clone(&metrics);
-        let writer = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || Writer { path, file, content: kept, written: 0, metrics: lost }.run(&lines))?;
-        Ok((Journal { queue, writer: Arc::new(Mutex::new(Some(writer))), metrics }, former))
+        let sealer = Sealer::open(dir)?;
+        let content = read(&path, &sealer)?;
+        let former = Former { epoch: content.epoch, entries: content.standing.entries().cloned().collect() };
+        let file = rewrite(&path, &content, &sealer)?;
+        let (queue, orders) = mpsc::sync_channel(QUEUE_MAX);
+        let writer =
+            Writer { path, file, sealer, content, written_bytes: 0, refused_at: None, metrics: Arc::clone(&metrics) };
+        let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&orders))?;
+        let writer = Arc::new(Mutex::new(Some(writer)));
+        Ok((Journal { queue, writer, is_behind: Arc::default(), metrics }, former))
     }
 
-    /// Writes an entry of the core. Never waits: a line that the disk cannot take in time is counted as lost.
+    /// Writes an entry of the core. Never waits: a line that finds no room is counted, and the journal is behind.
     pub fn append(&self, entry: JournalEntry) {
-        self.line(Line::Core(entry));
+        self.order(Order::Line(Line::Core(entry)));
     }
 
     /// Writes our epoch.
     pub fn append_epoch(&self, epoch: u32) {
-        self.line(Line::Epoch { epoch });
+        self.order(Order::Line(Line::Epoch { epoch }));
     }
 
-    fn line(&self, line: Line) {
-        if self.queue.try_send(line).is_err() {
+    /// Whether lines were lost, so that [`Journal::replace`] is due.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Writes everything in force in place of what was written before. Never waits, as [`Journal::append`].
+    pub fn replace(&self, entries: Vec<JournalEntry>) {
+        self.is_behind.store(false, Ordering::Relaxed);
+        self.order(Order::All(entries));
+    }
+
+    fn order(&self, order: Order) {
+        if self.queue.try_send(order).is_err() {
             self.metrics.journal_lost.add(1);
+            self.is_behind.store(true, Ordering::Relaxed);
         }
     }
 
@@ -165,161 +191,103 @@ impl Journal {
 struct Writer {
     path: PathBuf,
     file: File,
+    sealer: Sealer,
     content: Content,
-    written: u64,
+    written_bytes: u64,
+    /// The disk refused a line: the file lacks what came since, until it is written anew.
+    refused_at: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
-    fn run(mut self, lines: &mpsc::Receiver<Line>) {
-        while let Ok(line) = lines.recv() {
-            let bytes = line_bytes(&line);
-            self.content.take(line);
-            match self.file.write_all(&bytes) {
-                Ok(()) => self.written += bytes.len() as u64,
-                Err(error) => {
-                    self.metrics.journal_lost.add(1);
-                    tracing::error!(%error, path = %self.path.display(), "the journal cannot be written");
+    fn run(mut self, orders: &mpsc::Receiver<Order>) {
+        loop {
+            // A file that lacks lines is written anew also when nothing more comes.
+            let order = match self.refused_at {
+                Some(_) => orders.recv_timeout(REWRITE_PAUSE),
+                None => orders.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            };
+            match order {
+                Ok(Order::Line(line)) => self.line(line),
+                Ok(Order::All(entries)) => {
+                    self.content.standing = Standing::of(entries);
+                    self.compact();
                 }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            if self.written > COMPACT_AT_BYTES {
+            let is_due = self.refused_at.is_some_and(|at| at.elapsed() >= REWRITE_PAUSE);
+            if is_due || self.written_bytes > COMPACT_AT_BYTES {
                 self.compact();
             }
+        }
+        if self.refused_at.is_some() {
+            self.compact();
+        }
+    }
+
+    fn line(&mut self, line: Line) {
+        let bytes = line_bytes(line.clone(), &self.sealer);
+        self.content.take(line);
+        if self.refused_at.is_some() {
+            return;
+        }
+        match self.file.write_all(&bytes) {
+            Ok(()) => self.written_bytes += bytes.len() as u64,
+            Err(error) => self.refused(&error),
         }
     }
 
     fn compact(&mut self) {
-        self.written = 0;
-        match rewrite(&self.path, &self.content) {
-            Ok(file) => self.file = file,
-            Err(error) => tracing::error!(%error, path = %self.path.display(), "the journal cannot be compacted"),
+        self.written_bytes = 0;
+        match rewrite(&self.path, &self.content, &self.sealer) {
+            Ok(file) => (self.file, self.refused_at) = (file, None),
+            Err(error) => self.refused(&error),
         }
+    }
+
+    fn refused(&mut self, error: &io::Error) {
+        self.metrics.journal_lost.add(1);
+        self.refused_at = Some(Instant::now());
+        tracing::error!(%error, path = %self.path.display(), "the journal cannot be written");
     }
 }
 
 /// Folds the lines of the file. A line that cannot be read is a torn tail or a later version's: it is passed over.
-fn read(path: &Path) -> io::Result<Content> {
+fn read(path: &Path, sealer: &Sealer) -> io::Result<Content> {
     let mut text = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_MAX_BYTES).read_to_end(&mut text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
+    Ok(fold(&text, sealer))
+}
+
+fn fold(text: &[u8], sealer: &Sealer) -> Content {
     let mut content = Content::default();
     for line in text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n")) {
         match serde_json::from_slice(line) {
-            Ok(line) => content.take(line),
+            Ok(mut line) => {
+                unseal(&mut line, sealer);
+                content.take(line);
+            }
             Err(error) => tracing::warn!(%error, "a line of the journal cannot be read"),
         }
     }
-    Ok(content)
+    content
 }
 
 /// Writes `content` beside the file and puts it in its place, so that a crash leaves one or the other.
-fn rewrite(path: &Path, content: &Content) -> io::Result<File> {
+fn rewrite(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<File> {
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(&content.lines())?;
+    file.write_all(&content.lines(sealer))?;
     fs::rename(&fresh, path)?;
     Ok(file)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use gangway_shared::{
-        ids::{Generation, RelayId},
-        rcp::RelayProgram,
-    };
-
-    use super::*;
-
-    fn opened(session: &str) -> JournalEntry {
-        JournalEntry::SessionOpened { session: session.to_owned(), address_of_record: None, keep_alive: true }
-    }
-
-    fn program(counter: u64, generation: u32) -> JournalEntry {
-        JournalEntry::Program {
-            relay: RelayId::new(0, 1, counter),
-            session: "s".to_owned(),
-            call: "c".to_owned(),
-            generation: Generation(generation),
-            program: RelayProgram { cname: format!("g{generation}"), ..RelayProgram::default() },
-        }
-    }
-
-    fn write_all(dir: &Path, entries: &[JournalEntry]) -> Former {
-        let (journal, former) = Journal::open(dir, Arc::default()).unwrap();
-        for entry in entries {
-            journal.append(entry.clone());
-        }
-        journal.finish();
-        former
-    }
-
-    #[test]
-    fn the_epoch_and_what_is_in_force_are_read_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let (journal, former) = Journal::open(dir.path(), Arc::default()).unwrap();
-        assert_eq!(former, Former::default());
-        journal.append_epoch(7);
-        for entry in [opened("a"), opened("b"), program(1, 1), program(1, 2), program(2, 1)] {
-            journal.append(entry);
-        }
-        journal.append(JournalEntry::SessionClosed { session: "a".to_owned() });
-        journal.append(JournalEntry::RelayEnded { relay: RelayId::new(0, 1, 2) });
-        journal.finish();
-        let content = read(&dir.path().join("journal")).unwrap();
-        assert_eq!(content.epoch, 7);
-        assert_eq!(content.entries.into_values().collect::<Vec<_>>(), [program(1, 2), opened("b")]);
-        assert_eq!(write_all(dir.path(), &[]), Former { epoch: 7, entries: 2 });
-        let mode = fs::metadata(dir.path().join("journal")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_closed_session_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let registered =
-            JournalEntry::Registered { session: "a".to_owned(), call_id: "c".to_owned(), cseq: 2, expires_s: 60 };
-        write_all(dir.path(), &[opened("a"), registered, JournalEntry::SessionClosed { session: "a".to_owned() }]);
-        assert_eq!(write_all(dir.path(), &[]).entries, 0);
-    }
-
-    #[test]
-    fn a_tail_torn_at_any_byte_loses_only_itself() {
-        let dir = tempfile::tempdir().unwrap();
-        write_all(dir.path(), &[opened("a"), opened("b")]);
-        let path = dir.path().join("journal");
-        let whole = fs::read(&path).unwrap();
-        let last_line = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
-        for cut in last_line..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
-            let content = read(&path).unwrap();
-            assert_eq!(content.entries.into_values().collect::<Vec<_>>(), [opened("a")], "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_line_of_rubbish_in_the_middle_is_passed_over() {
-        let dir = tempfile::tempdir().unwrap();
-        write_all(dir.path(), &[opened("a")]);
-        let path = dir.path().join("journal");
-        let mut text = b"\xff\xfe{}\n{\"entry\":\"from_the_future\"}\n".to_vec();
-        text.extend(fs::read(&path).unwrap());
-        fs::write(&path, text).unwrap();
-        assert_eq!(write_all(dir.path(), &[]).entries, 1);
-    }
-
-    #[test]
-    fn compaction_keeps_what_is_in_force() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let mut content = Content { epoch: 3, ..Content::default() };
-        content.take(Line::Core(opened("a")));
-        rewrite(&path, &content).unwrap();
-        assert_eq!(read(&path).unwrap(), content);
-    }
-}
+#[path = "journal/tests.rs"]
+mod tests;

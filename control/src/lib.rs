@@ -14,6 +14,8 @@ pub mod lock;
 pub mod metrics;
 pub mod relay_client;
 pub mod sdp;
+pub mod seal;
 pub mod sip;
 pub mod supervisor;
+pub mod tracked;
 pub mod transport;

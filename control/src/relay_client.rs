@@ -127,17 +127,25 @@ pub struct ClientConfig {
     pub instance: String,
     /// Highest epoch that the journal knows.
     pub journal_epoch: u32,
+    /// The last event that the journal knows, of which run of the dataplane.
+    pub journal_seen: Option<(String, EventSeq)>,
 }
 
 impl ClientConfig {
     /// As the settings say. `instance` is random.
     #[must_use]
-    pub fn new(config: &Config, instance: String, journal_epoch: u32) -> Self {
+    pub fn new(
+        config: &Config,
+        instance: String,
+        journal_epoch: u32,
+        journal_seen: Option<(String, EventSeq)>,
+    ) -> Self {
         ClientConfig {
             socket: config.dataplane_socket(),
             timeout: config.millis("rcp_timeout_ms"),
             instance,
             journal_epoch,
+            journal_seen,
         }
     }
 }
@@ -173,8 +181,8 @@ impl RelayClient {
         let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let (state, watched) = watch::channel(None);
         let handle = RelayHandle { queue, state: watched, timeout: config.timeout };
-        let epoch = config.journal_epoch;
-        let client = RelayClient { config, supervisor, hub, journal, metrics, commands, state, epoch, seen: None };
+        let (epoch, seen) = (config.journal_epoch, config.journal_seen.clone());
+        let client = RelayClient { config, supervisor, hub, journal, metrics, commands, state, epoch, seen };
         (client, handle)
     }
 

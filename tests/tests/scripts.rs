@@ -6,11 +6,11 @@ use gangway_tests::source::{root, rust_files};
 
 #[test]
 fn the_scripts_parse_and_are_executable() {
-    for script in ["run", "test", ".ci/run"] {
+    for script in ["run", "test", ".ci/run", "bench/run"] {
         let mode = fs::metadata(root().join(script)).expect(script).permissions().mode();
         assert_ne!(mode & 0o111, 0, "{script} is not executable");
     }
-    for script in ["run", "test", ".ci/run", ".ci/install.sh"] {
+    for script in ["run", "test", ".ci/run", ".ci/install.sh", "bench/run"] {
         let checked = Command::new("bash").arg("-n").arg(root().join(script)).output().expect("bash");
         assert!(checked.status.success(), "{script}: {}", String::from_utf8_lossy(&checked.stderr));
     }
@@ -63,7 +63,7 @@ fn every_test_named_in_the_testing_page_exists() {
     assert!(readme.contains("\n./run\n") && readme.contains("\n./test\n"), "the README's two commands");
     let page = fs::read_to_string(root().join("docs/TESTING.md")).expect("docs/TESTING.md");
     let mut functions = BTreeSet::new();
-    for file in rust_files(&["tests", "shared", "dataplane", "control"]) {
+    for file in rust_files(&["tests", "shared", "dataplane", "control", "bench"]) {
         for line in file.text.lines() {
             let line = line.trim_start();
             if let Some(rest) = line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("fn ")) {

@@ -3,7 +3,7 @@
 //! The two take turns in short rounds, so that a noisy neighbour meets both; the cheapest round of each counts.
 
 use bytes::Bytes;
-use gangway_bench::cpu::thread_cpu_ns;
+use gangway_bench::sys::thread_cpu_ns;
 use gangway_dataplane::{
     srtp::{MAX_OVERHEAD_LEN, MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     wire::{Packet, rtp},

@@ -82,6 +82,7 @@ impl Config {
             client_timeout_check_interval: self.millis("client_timeout_check_interval"),
             ask_timeout: self.millis("ask_timeout_ms"),
             relay_timeout: self.millis("rcp_timeout_ms"),
+            orphan_grace: self.seconds("orphan_grace_s"),
             max_sessions: self.count("sessions_max"),
             max_sessions_per_ip: self.count("sessions_per_ip_max"),
             max_detached_sessions: self.count("sessions_detached_max"),

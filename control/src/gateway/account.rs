@@ -1,6 +1,7 @@
 //! A session's SIP account: the check of the fields of `connection`, and the addresses made of them.
 
 use gangway_shared::secret::Secret;
+use serde::{Deserialize, Serialize};
 
 use super::{messages::Connection, outcome::SessionFailure};
 use crate::sip::{
@@ -14,13 +15,14 @@ const FIELD_MAX_BYTES: usize = 255;
 const PASSWORD_MAX_BYTES: usize = 4096;
 
 /// Who a session is towards SIP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SipAccount {
     /// User part of the address of record.
     pub(super) login: String,
     /// Digest user.
     pub(super) authentication_name: String,
-    /// Digest password.
+    /// Digest password; no line of the journal holds it in clear.
+    #[serde(skip)]
     pub(super) password: Secret<String>,
     /// `sip:domain`, with a port if one was named.
     pub(super) domain: SipUri,

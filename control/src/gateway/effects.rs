@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use gangway_shared::{
-    ids::RelayId,
+    ids::{EventSeq, RelayId},
     rcp::{Event, PutReply, RelayError, RelayProgram, Reply, Request},
     time::Time,
 };
@@ -117,6 +117,13 @@ pub enum Input {
     RelayEvent {
         /// What.
         event: Event,
+    },
+    /// The event before this was the dataplane's `seq`-th: its consequences are known.
+    RelaySeen {
+        /// The run of the dataplane.
+        instance: String,
+        /// The event.
+        seq: EventSeq,
     },
     /// An ask was answered. Late and repeated answers are ignored.
     Answer {

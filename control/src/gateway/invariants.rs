@@ -91,7 +91,9 @@ impl Gateway {
         }
         let detached = self.sessions.values().filter(|session| session.detached().is_some()).count();
         ensure(detached == self.detached.len(), || "a detached session has no place".to_owned())?;
-        let (few, most) = (self.detached.len(), self.config.max_detached_sessions);
+        let adopted = self.sessions.values().filter(|session| session.is_adopted).count();
+        ensure(adopted == self.adopted, || format!("{adopted} adopted sessions, {} are counted", self.adopted))?;
+        let (few, most) = (self.detached.len(), self.config.max_detached_sessions + self.adopted);
         ensure(few <= most, || format!("{few} detached sessions, {most} are allowed"))?;
         for (name, key) in self.contacts.iter().chain(&self.tokens) {
             ensure(self.sessions.contains_key(key), || format!("{name} names no session"))?;
@@ -130,7 +132,7 @@ impl Gateway {
                 Timer::Hello(socket) | Timer::Ping(socket) => self.sockets.contains_key(&socket),
                 Timer::Ask(ask) => self.asks.contains_key(&ask),
                 Timer::Register(key) | Timer::OldToken(key) | Timer::Linger(key) => self.sessions.contains_key(&key),
-                Timer::Sweep | Timer::Relist => true,
+                Timer::Sweep | Timer::Relist | Timer::Orphans => true,
                 Timer::Call(key, _) => self.calls.contains_key(&key),
             };
             ensure(owned, || format!("{timer:?} is set for nobody"))?;

@@ -52,6 +52,13 @@ impl Serialize for KeptJson {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for KeptJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        KeptJson::of(&value).ok_or_else(|| D::Error::custom("it is longer than what is kept"))
+    }
+}
+
 /// A value that is read, once, while it is written.
 struct Read<D>(Cell<Option<D>>);
 

@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod plan;
 mod registration;
 mod rest;
+mod restore;
 mod session;
 mod settings;
 mod taken;
@@ -39,9 +40,9 @@ use std::{
 
 use gangway_shared::{
     entropy::Entropy,
-    ids::RelayId,
+    ids::{EventSeq, RelayId},
     rcp::{ErrorCode, RelayError},
-    time::Time,
+    time::{Time, WallTime},
 };
 
 use crate::{
@@ -51,10 +52,11 @@ use crate::{
         message::{Method, Response},
         ua::{ClientId, Counters, LongRequests, ServerId, Ua, UaEvent},
     },
+    tracked::Tracked,
 };
 use call::{Call, CallKey, Phase};
 use effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId};
-use journal::JournalEntry;
+use journal::Written;
 use messages::{ClientMessage, Fail, ServerMessage, Subject};
 use outcome::{CallEnd, SessionFailure};
 use session::{Session, SessionKey, Socket, Worth};
@@ -105,7 +107,7 @@ pub struct Gateway {
     timers: Timers,
     draining: bool,
     sockets: BTreeMap<SocketId, Socket>,
-    sessions: BTreeMap<SessionKey, Session>,
+    sessions: Tracked<SessionKey, Session>,
     /// Opaque keys and token finders of living sessions.
     contacts: BTreeMap<String, SessionKey>,
     tokens: BTreeMap<String, SessionKey>,
@@ -113,7 +115,7 @@ pub struct Gateway {
     account_targets: BTreeMap<SessionKey, Vec<SocketAddr>>,
     /// Sessions without a socket, in the order in which they make room for others.
     detached: BTreeSet<(Worth, Time, SessionKey)>,
-    calls: BTreeMap<CallKey, Call>,
+    calls: Tracked<CallKey, Call>,
     call_ids: BTreeMap<String, CallKey>,
     asks: BTreeMap<AskId, AskOwner>,
     clients: BTreeMap<ClientId, ClientUse>,
@@ -122,6 +124,14 @@ pub struct Gateway {
     relays: BTreeMap<RelayId, CallKey>,
     puts: BTreeMap<RelayRequestId, CallKey>,
     wall: Wall,
+    /// What the journal holds.
+    written: Written,
+    wall_at_zero: WallTime,
+    /// The dataplane's last event, and whether that is to be written down.
+    relay_seen: Option<(String, EventSeq)>,
+    is_relay_seen_new: bool,
+    /// Sessions of a former control whose pages have not come back.
+    adopted: usize,
     taken: TakenByPeer,
     totals: Totals,
     next_session: u64,
@@ -144,7 +154,11 @@ impl Gateway {
         sip_entropy: Box<dyn Entropy + Send>,
     ) -> Self {
         config.ua.allow = vec![Method::Invite, Method::Info];
-        let ua = Ua::new(config.ua.clone(), sip_entropy);
+        let mut ua = Ua::new(config.ua.clone(), sip_entropy);
+        ua.track_changes();
+        let (mut sessions, mut calls) = (Tracked::default(), Tracked::default());
+        sessions.track();
+        calls.track();
         Gateway {
             codecs: Arc::new(config.codecs.clone()),
             config,
@@ -155,12 +169,12 @@ impl Gateway {
             timers: Timers::default(),
             draining: false,
             sockets: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions,
             contacts: BTreeMap::new(),
             tokens: BTreeMap::new(),
             account_targets: BTreeMap::new(),
             detached: BTreeSet::new(),
-            calls: BTreeMap::new(),
+            calls,
             call_ids: BTreeMap::new(),
             asks: BTreeMap::new(),
             clients: BTreeMap::new(),
@@ -169,6 +183,11 @@ impl Gateway {
             relays: BTreeMap::new(),
             puts: BTreeMap::new(),
             wall: Wall::default(),
+            written: Written::default(),
+            wall_at_zero: WallTime::default(),
+            relay_seen: None,
+            is_relay_seen_new: false,
+            adopted: 0,
             taken: TakenByPeer::default(),
             totals: Totals::default(),
             next_session: 0,
@@ -196,11 +215,16 @@ impl Gateway {
             Input::RelayGap => self.list(None),
             Input::RelayReply { id, result } => self.relay_reply(id, result),
             Input::RelayEvent { event } => self.relay_event(event),
+            Input::RelaySeen { instance, seq } => {
+                self.relay_seen = Some((instance, seq));
+                self.is_relay_seen_new = true;
+            }
             Input::Answer { ask, answer } => self.ask_answered(ask, Some(answer)),
             Input::Drain => self.drain(),
             Input::EndAll => self.end_all(),
         }
         self.pump();
+        self.write_journal();
     }
 
     /// Runs what is due at `now`. Drain [`Gateway::poll_output`] afterwards.
@@ -216,12 +240,14 @@ impl Gateway {
                 Timer::Register(session) => self.register_due(session),
                 Timer::OldToken(session) => self.forget_old_token(session),
                 Timer::Linger(session) => self.remove_departed(session),
+                Timer::Orphans => self.end_orphans(),
                 Timer::Sweep => self.sweep(),
                 Timer::Relist => self.list(None),
                 Timer::Call(call, timer) => self.call_timeout(call, timer),
             }
             self.pump();
         }
+        self.write_journal();
     }
 
     /// When [`Gateway::handle_timeout`] wants to be called next.
@@ -438,10 +464,6 @@ impl Gateway {
             }
             _ => {}
         }
-    }
-
-    fn journal(&mut self, entry: JournalEntry) {
-        self.outputs.push_back(Output::Journal(entry));
     }
 
     fn drain(&mut self) {

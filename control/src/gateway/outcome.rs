@@ -64,6 +64,8 @@ pub enum CallEnd {
     RelayLost,
     /// Ended by REST.
     Terminated,
+    /// The gateway was started anew while the call was being set up.
+    Restarted,
     /// The gateway stops and ends its calls.
     Shutdown,
     /// The gateway drains and takes no new call: what a SIP peer is told by 503.
@@ -209,6 +211,7 @@ impl Outcome {
             CallEnd::RelayRefused(_) => failed(Some(500), I::FailedBySessionCreation, 500, TEMPORARY),
             CallEnd::RelayLost => failed(None, I::FailedByError, 500, TEMPORARY),
             CallEnd::Terminated => finish(None, 603, NORMAL),
+            CallEnd::Restarted => failed(None, I::FailedByError, 503, TEMPORARY),
             CallEnd::Shutdown => finish(None, 503, NORMAL),
             CallEnd::Draining => failed(Some(503), I::FailedBySessionCreation, 503, NO_RESOURCE),
             CallEnd::LateAnswer => failed(Some(487), I::FailedByError, 487, NORMAL),

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use gangway_shared::time::Time;
+use gangway_shared::time::{Time, WallTime};
 use serde_json::json;
 
 use super::{
     AskOwner, ClientUse, Gateway,
     effects::{Answer, Ask, AskId},
-    journal::JournalEntry,
+    journal::RegistrationRecord,
     messages::ServerMessage,
     outcome::{SessionFailure, SessionNotice},
     session::{SessionKey, SessionState},
@@ -79,6 +79,32 @@ impl Registration {
     /// Whether nothing is under way.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Off
+    }
+
+    /// All of it for a later control; none of a registration that never was. `due` is its timer.
+    pub(super) fn record(&self, due: Option<WallTime>) -> Option<RegistrationRecord> {
+        let call_id = self.call_id.clone().filter(|_| self.state != State::Off)?;
+        Some(RegistrationRecord {
+            call_id,
+            cseq: self.cseq,
+            binding: self.binding.map(|target| Target { flow: None, ..target }),
+            due,
+            min_expires_s: self.min_expires_s,
+            announced: self.announced,
+        })
+    }
+
+    /// A registration of a former control. One that was under way goes on as one that failed and is tried again.
+    pub(super) fn adopted(record: RegistrationRecord) -> Self {
+        Registration {
+            state: if record.binding.is_some() { State::Registered } else { State::BackingOff },
+            call_id: Some(record.call_id),
+            cseq: record.cseq.saturating_add(CSEQ_SKIP),
+            min_expires_s: record.min_expires_s,
+            binding: record.binding,
+            announced: record.announced,
+            ..Registration::default()
+        }
     }
 
     /// When the address in use is given up: it and those that are left share the time of a first registration evenly, so that a silent
@@ -258,16 +284,9 @@ impl Gateway {
         registration.state = State::Registered;
         registration.announced = true;
         registration.failures = 0;
-        let entry = JournalEntry::Registered {
-            session: session.contact_key.clone(),
-            call_id: registration.call_id.clone().unwrap_or_default(),
-            cseq: registration.cseq,
-            expires_s: granted_s,
-        };
         let (part, whole) = REFRESH_FRACTION;
         let refresh = Duration::from_millis(u64::from(granted_s) * 1000 * part / whole);
         self.timers.set(Timer::Register(key), self.now + refresh);
-        self.journal(entry);
         if first || recovered {
             self.tell_registered(key);
         }
@@ -307,8 +326,6 @@ impl Gateway {
         self.timers.set(Timer::Register(key), self.now + wait);
         if warn {
             registration.binding = None;
-            let entry = JournalEntry::Unregistered { session: session.contact_key.clone() };
-            self.journal(entry);
             self.end_session_with(key, SessionNotice::of(&SessionFailure::RegistrationLost));
         }
     }

@@ -1,20 +1,26 @@
 //! Sockets and sessions: `connection`, tokens, pings, and what becomes of a session when its socket goes away.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-use gangway_shared::{secret::Secret, time::Time};
+use gangway_shared::time::Time;
 
 use super::{
     Gateway,
     account::SipAccount,
     call::CallKey,
     effects::{Answer, Ask, AskId, Authorize, Output, SocketId, SocketPeer},
-    journal::JournalEntry,
+    journal::SessionRecord,
     kept::{KEPT_MAX_BYTES, KeptJson},
-    messages::{Connection, Fail, ServerMessage},
+    messages::{CallMessage, CallStatus, CallView, Connection, Fail, ServerMessage},
     outcome::{CallEnd, SessionFailure, SessionNotice},
     registration::Registration,
     timers::Timer,
@@ -30,16 +36,43 @@ pub(super) struct SessionKey(pub(super) u64);
 
 /// Random bytes of a session's opaque key, the user part of its Contact: who knows it was told by us or by the registrar.
 const CONTACT_KEY_BYTES: usize = 10;
+/// As many hexadecimal digits of it as a number holds.
+const ACCOUNT_ID_DIGITS: usize = 16;
 /// Random bytes that find a token, and those that prove it.
 const TOKEN_FINDER_BYTES: usize = 8;
 const TOKEN_SECRET_BYTES: usize = 16;
 /// A token that was renewed at resume stays good for so long, or until the first pong of the new socket.
-const OLD_TOKEN_LIFE: Duration = Duration::from_secs(60);
+pub(super) const OLD_TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Ends of calls that are kept for a page that comes back.
+const ENDED_CALLS_MAX: usize = 16;
 /// Longest part of a field's name that is repeated to whom sent it.
 const SHOWN_FIELD_MAX_CHARS: usize = 64;
 /// Close codes: normal, and going away.
 pub(super) const CLOSE_NORMAL: u16 = 1000;
 pub(super) const CLOSE_GOING_AWAY: u16 = 1001;
+
+/// What is known of a token: enough to find and to prove it, not enough to show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Token {
+    /// The part that finds its session.
+    pub(super) finder: String,
+    /// SHA-256 of all of it, in hexadecimal digits.
+    digest: String,
+}
+
+impl Token {
+    fn of(token: &str) -> Self {
+        let digest: String = Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        Token { finder: finder_of(token).unwrap_or_default().to_owned(), digest }
+    }
+}
+
+/// The number under which the SIP agent keeps a session's credentials: made of its opaque key, so that dialogs of the journal mean the
+/// same account in every run.
+fn account_id(contact_key: &str) -> AccountId {
+    let digits = contact_key.get(..ACCOUNT_ID_DIGITS).unwrap_or_default();
+    AccountId(u64::from_str_radix(digits, 16).unwrap_or_default())
+}
 
 /// A websocket.
 #[derive(Debug)]
@@ -84,13 +117,17 @@ pub(super) struct Session {
     /// Fields of `connection` without password and token, for echoes.
     pub(super) fields: KeptJson,
     /// Whom it counts for in the limit of one address.
-    remote: IpAddr,
+    pub(super) remote: IpAddr,
     pub(super) account: Option<SipAccount>,
     pub(super) account_id: AccountId,
     pub(super) keep_alive: bool,
-    token: Option<Secret<String>>,
+    /// It was there before a restart of ours and its page has not come back: until then it counts as one with keepAlive.
+    pub(super) is_adopted: bool,
+    pub(super) token: Option<Token>,
     /// The token before the last resume.
-    old_token: Option<Secret<String>>,
+    pub(super) old_token: Option<Token>,
+    /// Ends of calls that its page could not be told, the oldest first.
+    ended: VecDeque<CallView>,
     /// Its place among the sessions without a socket: what it is worth, and since when it has none.
     detached: Option<(Worth, Time)>,
     pub(super) registration: Registration,
@@ -105,6 +142,66 @@ impl Session {
     /// Whether calls may use it.
     pub(super) fn is_established(&self) -> bool {
         self.state == SessionState::Established
+    }
+
+    /// Whether it lives on without its socket.
+    pub(super) fn outlives_its_socket(&self) -> bool {
+        self.keep_alive || self.is_adopted
+    }
+
+    /// All of it for a later control; the password goes along unwritten.
+    pub(super) fn record(&self, key: SessionKey, targets: Vec<SocketAddr>) -> SessionRecord {
+        SessionRecord {
+            number: key.0,
+            session_id: self.session_id.clone(),
+            app_key: self.app_key.clone(),
+            fields: self.fields.clone(),
+            remote: self.remote,
+            account: self.account.clone(),
+            sealed_password: None,
+            targets,
+            keep_alive: self.keep_alive,
+            token: self.token.clone(),
+            old_token: self.old_token.clone(),
+            is_departing: self.state == SessionState::Departing,
+            had_calls: self.had_calls,
+            proxy: self.proxy.map(|target| Target { flow: None, ..target }),
+        }
+    }
+
+    /// A session of a former control: it waits for its page.
+    pub(super) fn adopted(contact_key: String, record: SessionRecord) -> Self {
+        Session {
+            state: SessionState::Established,
+            socket: None,
+            session_id: record.session_id,
+            app_key: record.app_key,
+            fields: record.fields,
+            remote: record.remote,
+            account: record.account,
+            account_id: account_id(&contact_key),
+            contact_key,
+            keep_alive: record.keep_alive,
+            is_adopted: true,
+            token: record.token,
+            old_token: record.old_token,
+            ended: VecDeque::new(),
+            detached: None,
+            registration: Registration::default(),
+            proxy: record.proxy,
+            calls: BTreeSet::new(),
+            had_calls: record.had_calls,
+        }
+    }
+
+    /// Keeps the end of a call for the page that comes back; the oldest makes room.
+    pub(super) fn keep_end(&mut self, call: CallView) {
+        // What an application adds to a call may be long.
+        let call = CallView { custom: None, ..call };
+        if self.ended.len() >= ENDED_CALLS_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(call);
     }
 
     /// The connection as its page sees it.
@@ -262,6 +359,7 @@ impl Gateway {
             }),
         );
         self.contacts.insert(contact_key.clone(), key);
+        let account_id = account_id(&contact_key);
         self.sessions.insert(
             key,
             Session {
@@ -273,10 +371,12 @@ impl Gateway {
                 fields,
                 remote: counted_as(peer.remote.ip()),
                 account,
-                account_id: AccountId(key.0),
+                account_id,
                 keep_alive: connection.keep_alive.unwrap_or(false),
+                is_adopted: false,
                 token: None,
                 old_token: None,
+                ended: VecDeque::new(),
                 detached: None,
                 registration: Registration::default(),
                 proxy: None,
@@ -301,49 +401,46 @@ impl Gateway {
         }
         session.state = SessionState::Established;
         let address_of_record = session.account.as_ref().map(|account| account.address_of_record().to_string());
-        let (contact_key, keep_alive) = (session.contact_key.clone(), session.keep_alive);
         let registers = session.account.as_ref().is_some_and(|account| account.register);
-        tracing::info!(session = %contact_key, account = address_of_record.as_deref(), "session established");
-        self.journal(JournalEntry::SessionOpened { session: contact_key, address_of_record, keep_alive });
-        self.renew_token(key);
+        tracing::info!(session = %session.contact_key, account = address_of_record.as_deref(), "session established");
         self.greet(key);
         if registers {
             self.start_registration(key);
         }
     }
 
-    /// `getUserData`: once per socket (R3).
+    /// `getUserData` with a new token: once per socket (R3).
     fn greet(&mut self, key: SessionKey) {
+        let token = self.renew_token(key);
         let Some(session) = self.sessions.get(&key) else { return };
         let Some(socket) = session.socket else { return };
         let mut fields = session.view(self.config.node);
-        if let Some(token) = &session.token {
-            fields.insert("authToken".to_owned(), json!(token.expose()));
-        }
+        fields.insert("authToken".to_owned(), json!(token));
         self.send(socket, ServerMessage::UserData(fields));
     }
 
-    fn renew_token(&mut self, key: SessionKey) {
+    fn renew_token(&mut self, key: SessionKey) -> String {
         let finder = self.entropy.hex(TOKEN_FINDER_BYTES);
         let secret = self.entropy.hex(TOKEN_SECRET_BYTES);
         let token = format!("{:04x}-{finder}-{secret}", self.config.node);
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let former = session.token.replace(Secret::new(token));
+        let Some(session) = self.sessions.get_mut(&key) else { return token };
+        let former = session.token.replace(Token::of(&token));
         let forgotten = std::mem::replace(&mut session.old_token, former);
         let has_old = session.old_token.is_some();
         if let Some(forgotten) = forgotten {
-            self.tokens.remove(finder_of(forgotten.expose()).unwrap_or_default());
+            self.tokens.remove(&forgotten.finder);
         }
         self.tokens.insert(finder, key);
         if has_old {
             self.timers.set(Timer::OldToken(key), self.now + OLD_TOKEN_LIFE);
         }
+        token
     }
 
     pub(super) fn forget_old_token(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if let Some(old) = session.old_token.take() {
-            self.tokens.remove(finder_of(old.expose()).unwrap_or_default());
+            self.tokens.remove(&old.finder);
             self.timers.clear(Timer::OldToken(key));
         }
     }
@@ -351,9 +448,11 @@ impl Gateway {
     /// The session whose token this is. The finder part is looked up, the secret part compared in constant time.
     fn session_of_token(&self, token: &str) -> Option<SessionKey> {
         let key = *self.tokens.get(finder_of(token)?)?;
-        let session = self.sessions.get(&key).filter(|session| session.is_established() && session.keep_alive)?;
-        let matches = |known: &Option<Secret<String>>| {
-            known.as_ref().is_some_and(|known| bool::from(known.expose().as_bytes().ct_eq(token.as_bytes())))
+        let session =
+            self.sessions.get(&key).filter(|session| session.is_established() && session.outlives_its_socket())?;
+        let shown = Token::of(token);
+        let matches = |known: &Option<Token>| {
+            known.as_ref().is_some_and(|known| bool::from(known.digest.as_bytes().ct_eq(shown.digest.as_bytes())))
         };
         // Both are compared so that the time tells nothing.
         let (current, old) = (matches(&session.token), matches(&session.old_token));
@@ -364,6 +463,7 @@ impl Gateway {
     fn resume(&mut self, socket: SocketId, key: SessionKey) {
         self.undetach(key);
         let Some(session) = self.sessions.get_mut(&key) else { return };
+        self.adopted -= usize::from(std::mem::take(&mut session.is_adopted));
         let former = session.socket.replace(socket);
         if let Some(state) = self.sockets.get_mut(&socket) {
             state.session = Some(key);
@@ -376,15 +476,27 @@ impl Gateway {
             self.close_socket(former, CLOSE_NORMAL);
             self.end_calls_of_lost_page(key);
         }
-        self.renew_token(key);
         self.greet(key);
         if self.sessions.get(&key).is_some_and(|session| session.registration.is_registered()) {
             self.tell_registered(key);
         }
+        self.tell_ends(key, socket);
         let waiting: Vec<CallKey> =
             self.sessions.get(&key).map(|s| s.calls.iter().copied().collect()).unwrap_or_default();
         for call in waiting {
             self.announce(call);
+            // A page that is still the one of before learns that it goes on.
+            if self.calls.get(&call).is_some_and(|call| call.status == CallStatus::Established) {
+                self.tell(call, CallMessage::Talk);
+            }
+        }
+    }
+
+    /// Ends of calls that came while there was no socket.
+    fn tell_ends(&mut self, key: SessionKey, socket: SocketId) {
+        let ended = self.sessions.get_mut(&key).map(|session| std::mem::take(&mut session.ended)).unwrap_or_default();
+        for call in ended {
+            self.send(socket, ServerMessage::CallStatus { kind: CallMessage::Finish, call: Box::new(call) });
         }
     }
 
@@ -393,7 +505,7 @@ impl Gateway {
             return;
         };
         session.socket = None;
-        if session.is_established() && session.keep_alive && !self.draining {
+        if session.is_established() && session.outlives_its_socket() && !self.draining {
             self.end_calls_of_lost_page(key);
             self.detach(key);
         } else {
@@ -402,7 +514,7 @@ impl Gateway {
     }
 
     /// Keeps a session without its socket. Beyond the limit the one of the least worth ends, of those the oldest.
-    fn detach(&mut self, key: SessionKey) {
+    pub(super) fn detach(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let worth = session.worth();
         session.detached = Some((worth, self.now));
@@ -410,12 +522,17 @@ impl Gateway {
         if !self.timers.is_set(Timer::Sweep) {
             self.timers.set(Timer::Sweep, self.now + self.config.client_timeout_check_interval);
         }
-        if self.detached.len() > self.config.max_detached_sessions
-            && let Some(&(_, _, least)) = self.detached.first()
+        if self.detached.len() > self.config.max_detached_sessions + self.adopted
+            && let Some(&(_, _, least)) = self.detached.iter().find(|(_, _, key)| !self.is_adopted(*key))
         {
             self.totals.sessions_displaced += 1;
             self.end_session(least, CallEnd::SessionClosed);
         }
+    }
+
+    /// Whether a session waits for its page since a restart of ours: no other has to make room for it, nor it for any.
+    fn is_adopted(&self, key: SessionKey) -> bool {
+        self.sessions.get(&key).is_some_and(|session| session.is_adopted)
     }
 
     /// A session's calls have changed: without a socket it has another place from now on, as old as before.
@@ -491,10 +608,12 @@ impl Gateway {
         let was = std::mem::replace(&mut session.state, SessionState::Departing);
         let socket = session.socket.take();
         session.fields = KeptJson::default();
+        session.ended.clear();
+        self.adopted -= usize::from(std::mem::take(&mut session.is_adopted));
         let tokens = [session.token.take(), session.old_token.take()];
         let contact_key = session.contact_key.clone();
         for token in tokens.into_iter().flatten() {
-            self.tokens.remove(finder_of(token.expose()).unwrap_or_default());
+            self.tokens.remove(&token.finder);
         }
         self.contacts.remove(&contact_key);
         self.timers.clear(Timer::OldToken(key));
@@ -502,7 +621,6 @@ impl Gateway {
             self.abandon_ask(ask);
         } else {
             tracing::info!(session = %contact_key, "session ended");
-            self.journal(JournalEntry::SessionClosed { session: contact_key });
         }
         if let Some(socket) = socket {
             let code = if self.draining { CLOSE_GOING_AWAY } else { CLOSE_NORMAL };
@@ -523,7 +641,7 @@ impl Gateway {
             && session.registration.is_over()
             && !self.timers.is_set(Timer::Linger(key));
         if done {
-            self.ua.remove_account(AccountId(key.0));
+            self.ua.remove_account(session.account_id);
             self.account_targets.remove(&key);
             self.sessions.remove(&key);
         }

@@ -113,6 +113,8 @@ pub struct GatewayConfig {
     pub ask_timeout: Duration,
     /// How long a `Put` of a living call may take, the wall's absence included.
     pub relay_timeout: Duration,
+    /// After a restart: how long relays live that the journal does not know (setting `orphan_grace_s`).
+    pub orphan_grace: Duration,
     /// Most sessions, detached ones included; beyond, `connection` gets `fail`.
     pub max_sessions: usize,
     /// Most sessions of one address (an IPv6 /64), detached ones included; beyond, `connection` gets `fail`.
@@ -161,6 +163,7 @@ impl GatewayConfig {
             client_timeout_check_interval: Duration::from_secs(300),
             ask_timeout: super::effects::ASK_TIMEOUT,
             relay_timeout: Duration::from_secs(5),
+            orphan_grace: Duration::from_secs(300),
             max_sessions: 10_000,
             max_sessions_per_ip: 1000,
             max_detached_sessions: 5000,

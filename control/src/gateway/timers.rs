@@ -27,6 +27,8 @@ pub(super) enum Timer {
     Linger(SessionKey),
     /// A `Delete` or a `List` was refused: look for what nobody owns.
     Relist,
+    /// Relays that nobody owns have had their grace.
+    Orphans,
     /// Look for detached sessions that are too old.
     Sweep,
     /// A call's patience.
@@ -68,6 +70,11 @@ impl Timers {
         if let Some(at) = self.due.remove(&timer) {
             self.order.remove(&(at, timer));
         }
+    }
+
+    /// When it is due, if it is set.
+    pub(super) fn due(&self, timer: Timer) -> Option<Time> {
+        self.due.get(&timer).copied()
     }
 
     /// Whether it is set.

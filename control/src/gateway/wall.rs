@@ -1,16 +1,18 @@
 //! The wall as the core sees it: up or down, relay ids, and who owns what after it comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gangway_shared::{
-    ids::RelayId,
+    ids::{Generation, RelayId},
     rcp::{ListEntry, RelayError, Reply, Request},
+    time::Time,
 };
 
 use super::{
     Gateway,
     call::{CallKey, Purpose},
     effects::{Output, RelayRequestId},
+    outcome::CallEnd,
     timers::Timer,
 };
 use crate::sdp::Abilities;
@@ -27,6 +29,10 @@ pub(super) struct Wall {
     listing: Option<RelayRequestId>,
     /// What its pages have named so far; as many as the dataplane has relays.
     seen: BTreeSet<RelayId>,
+    /// Relays that ended while the wall was down; as many as there were calls.
+    released: BTreeSet<RelayId>,
+    /// Relays of a former control that its journal did not know, each until when it lives; as many as the dataplane has.
+    orphans: BTreeMap<RelayId, Time>,
 }
 
 impl Wall {
@@ -71,7 +77,7 @@ impl Gateway {
         self.wall.epoch = None;
         self.wall.listing = None;
         self.puts.clear();
-        for call in self.calls.values_mut() {
+        for call in self.calls.values_mut_unmarked() {
             if let Some((request, _)) = call.relay.as_mut().and_then(|relay| relay.pending.as_mut()) {
                 *request = None;
             }
@@ -110,10 +116,11 @@ impl Gateway {
     }
 
     fn listed(&mut self, relays: &[ListEntry], more: bool) {
-        for entry in relays.iter().filter(|entry| !self.relays.contains_key(&entry.relay)).collect::<Vec<_>>() {
-            tracing::info!(relay = %entry.relay, "deleting a relay that nobody owns");
-            let id = self.next_request_id();
-            self.outputs.push_back(Output::Relay { id, request: Request::Delete { relay: entry.relay } });
+        for entry in relays {
+            match self.relays.get(&entry.relay).copied() {
+                Some(key) => self.take_over(key, entry),
+                None => self.judge_orphan(entry.relay),
+            }
         }
         self.wall.seen.extend(relays.iter().map(|entry| entry.relay));
         if let Some(last) = relays.last().filter(|_| more) {
@@ -121,14 +128,85 @@ impl Gateway {
         }
         // One that went unheard comes back with other addresses, and the reply ends its call.
         let seen = std::mem::take(&mut self.wall.seen);
+        self.wall.released.clear();
+        self.wall.orphans.retain(|relay, _| seen.contains(relay));
+        self.await_orphans();
         for key in
             self.relays.iter().filter(|(relay, _)| !seen.contains(relay)).map(|(_, key)| *key).collect::<Vec<_>>()
         {
+            let relay = self.calls.get(&key).and_then(|call| call.relay.as_ref());
+            if relay.is_some_and(|relay| relay.is_inherited) {
+                // Its ports and keys are gone, and a browser cannot follow to others (R7).
+                self.finish(key, CallEnd::RelayLost);
+                continue;
+            }
             let relay = self.calls.get(&key).and_then(|call| call.relay.as_ref());
             if relay.is_some_and(|relay| relay.addresses.is_some() && relay.pending.is_none()) {
                 self.put(key, Purpose::Again);
             }
         }
+    }
+
+    /// A relay of a former control's that is one of ours: the program of the journal is put again, which gives its addresses.
+    fn take_over(&mut self, key: CallKey, entry: &ListEntry) {
+        let Some(relay) = self.calls.get_mut(&key).and_then(|call| call.relay.as_mut()) else { return };
+        if !relay.is_inherited || relay.pending.as_ref().is_some_and(|(request, _)| request.is_some()) {
+            return;
+        }
+        if entry.generation > relay.generation {
+            // Its last program did not come to the journal.
+            relay.generation = Generation(entry.generation.0 + 1);
+        }
+        self.put(key, Purpose::Again);
+    }
+
+    /// A relay that nobody owns: rubbish, unless a former control made it and lost the line about it. That one has its grace, because
+    /// people may be talking over it.
+    fn judge_orphan(&mut self, relay: RelayId) {
+        let is_former = self.wall.epoch.is_some_and(|epoch| relay.epoch() < epoch);
+        if is_former && !self.wall.released.contains(&relay) {
+            let until = self.now + self.config.orphan_grace;
+            let known = self.wall.orphans.insert(relay, until);
+            if let Some(known) = known {
+                self.wall.orphans.insert(relay, known);
+            } else {
+                tracing::warn!(%relay, "a relay that the journal does not know: it ends after its grace");
+            }
+            return;
+        }
+        tracing::info!(%relay, "deleting a relay that nobody owns");
+        self.delete(relay);
+    }
+
+    fn await_orphans(&mut self) {
+        match self.wall.orphans.values().min() {
+            Some(first) => self.timers.set(Timer::Orphans, *first),
+            None => self.timers.clear(Timer::Orphans),
+        }
+    }
+
+    /// Relays that nobody owns have had their grace. With the wall down the next `List` finds them.
+    pub(super) fn end_orphans(&mut self) {
+        let due = self.wall.orphans.iter().filter(|(_, until)| **until <= self.now).map(|(relay, _)| *relay);
+        for relay in due.collect::<Vec<_>>() {
+            self.wall.orphans.remove(&relay);
+            self.release(relay);
+        }
+        self.await_orphans();
+    }
+
+    /// Gives a relay back. With the wall down the `List` after it comes back finds what nobody owns.
+    pub(super) fn release(&mut self, relay: RelayId) {
+        if self.wall.is_up() {
+            self.delete(relay);
+        } else {
+            self.wall.released.insert(relay);
+        }
+    }
+
+    fn delete(&mut self, relay: RelayId) {
+        let id = self.next_request_id();
+        self.outputs.push_back(Output::Relay { id, request: Request::Delete { relay } });
     }
 
     pub(super) fn next_request_id(&mut self) -> RelayRequestId {

@@ -212,10 +212,13 @@ impl Link {
             DataplaneMessage::Event { seq, event } => {
                 *seen = Some((instance.to_owned(), seq));
                 hub.deliver(Input::RelayEvent { event }).await;
+                hub.deliver(Input::RelaySeen { instance: instance.to_owned(), seq }).await;
             }
             DataplaneMessage::Gap { resumes_at } => {
-                *seen = Some((instance.to_owned(), EventSeq(resumes_at.0.saturating_sub(1))));
+                let seq = EventSeq(resumes_at.0.saturating_sub(1));
+                *seen = Some((instance.to_owned(), seq));
                 hub.deliver(Input::RelayGap).await;
+                hub.deliver(Input::RelaySeen { instance: instance.to_owned(), seq }).await;
             }
             DataplaneMessage::Hello(_) => return Err(LinkError::NoGreeting),
         }

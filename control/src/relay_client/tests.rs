@@ -92,8 +92,13 @@ fn fixture(journal_epoch: u32) -> Fixture {
     let metrics = Arc::new(Metrics::default());
     let (journal, _) = Journal::open(dir.path(), Arc::clone(&metrics)).unwrap();
     let supervisor = Supervisor::of("/bin/true".into(), Vec::new(), Duration::from_secs(60));
-    let config =
-        ClientConfig { socket, timeout: Duration::from_millis(800), instance: "control".to_owned(), journal_epoch };
+    let config = ClientConfig {
+        socket,
+        timeout: Duration::from_millis(800),
+        instance: "control".to_owned(),
+        journal_epoch,
+        journal_seen: None,
+    };
     let (client, handle) = RelayClient::new(config, supervisor, hub, journal, metrics);
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(client.run(stopped));
@@ -168,6 +173,8 @@ async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     let event = Event::MediaTimeout { relay, leg: LegId(1) };
     peer.send(&DataplaneMessage::Event { seq: EventSeq(41), event }).await;
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayEvent { .. }));
+    let seen = next(&mut fixture.queue).await;
+    assert!(matches!(&seen, Input::RelaySeen { instance, seq: EventSeq(41) } if instance == "a"), "{seen:?}");
     fixture.handle.allocate(relay, RelayProgram::default(), AskId(3)).unwrap();
     peer.request().await;
     drop(peer);
@@ -180,6 +187,7 @@ async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { epoch: 5, .. }));
     peer.send(&DataplaneMessage::Gap { resumes_at: EventSeq(90) }).await;
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayGap));
+    assert!(matches!(next(&mut fixture.queue).await, Input::RelaySeen { seq: EventSeq(89), .. }));
     drop(peer);
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayDown));
     // Another run of the dataplane has events of its own.

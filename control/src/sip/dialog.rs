@@ -92,7 +92,7 @@ pub struct Dialog {
     pub remote_cseq: Option<u32>,
     /// Where in-dialog requests are sent. Follows the next hop while that is an IP address that we can reach by its transport.
     pub destination: Target,
-    /// The account whose credentials answer challenges.
+    /// The account whose credentials answer challenges: a number that its owner keeps over restarts.
     pub account: Option<u64>,
 }
 

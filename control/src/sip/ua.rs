@@ -23,6 +23,7 @@ use super::{
     transaction::key::{ClientKey, ServerKey},
     uri::SipUri,
 };
+use crate::tracked::Tracked;
 
 mod answer;
 mod cancel;
@@ -31,6 +32,7 @@ mod config;
 mod event;
 mod inbound;
 mod outbound;
+mod restart;
 mod server;
 mod streams;
 
@@ -38,7 +40,7 @@ pub use config::{Advertised, Counters, Subnet, UaConfig};
 pub use event::{
     AccountId, ClientId, Content, Outgoing, Reply, RespondError, SendError, ServerId, Source, Transmit, UaEvent,
 };
-pub use outbound::PendingInvite;
+pub use restart::{HeldInvite, PendingInvite};
 
 use client::ClientTx;
 use server::{MergeKey, ServerTx};
@@ -80,11 +82,11 @@ pub struct Ua {
     accounts: BTreeMap<AccountId, digest::Client>,
     /// How many accounts have this address as a target.
     known_peers: BTreeMap<SocketAddr, usize>,
-    dialogs: BTreeMap<DialogId, Entry>,
+    dialogs: Tracked<DialogId, Entry>,
     clients: BTreeMap<u64, ClientTx>,
     client_keys: BTreeMap<ClientKey, u64>,
     /// The living transaction of a request: a digest retry takes the place of the first.
-    current: BTreeMap<ClientId, u64>,
+    current: Tracked<ClientId, u64>,
     servers: BTreeMap<ServerId, ServerTx>,
     server_keys: BTreeMap<ServerKey, ServerId>,
     merge_keys: BTreeMap<MergeKey, ServerId>,
@@ -109,10 +111,10 @@ impl Ua {
             entropy,
             accounts: BTreeMap::new(),
             known_peers: BTreeMap::new(),
-            dialogs: BTreeMap::new(),
+            dialogs: Tracked::default(),
             clients: BTreeMap::new(),
             client_keys: BTreeMap::new(),
-            current: BTreeMap::new(),
+            current: Tracked::default(),
             servers: BTreeMap::new(),
             server_keys: BTreeMap::new(),
             merge_keys: BTreeMap::new(),
@@ -234,11 +236,6 @@ impl Ua {
     /// Every dialog, in the order of their ids.
     pub fn dialogs(&self) -> impl Iterator<Item = &Dialog> {
         self.dialogs.values().map(|entry| &entry.dialog)
-    }
-
-    /// Takes a dialog from the journal.
-    pub fn restore_dialog(&mut self, dialog: Dialog) {
-        self.dialogs.insert(dialog.id.clone(), Entry::new(dialog));
     }
 
     /// Sends in-dialog requests to `destination` from now on: the resolved [`Dialog::next_hop`]. False when there is no such dialog.

@@ -111,7 +111,8 @@ impl fmt::Display for Host {
 }
 
 /// A `sip:` or `sips:` URI.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct SipUri {
     /// `sips:`.
     pub secure: bool,
@@ -127,6 +128,20 @@ pub struct SipUri {
     pub params: Params,
     /// What stands after `?`.
     pub headers: Params,
+}
+
+impl From<SipUri> for String {
+    fn from(uri: SipUri) -> Self {
+        uri.to_string()
+    }
+}
+
+impl TryFrom<String> for SipUri {
+    type Error = UriError;
+
+    fn try_from(text: String) -> Result<Self, UriError> {
+        text.parse()
+    }
 }
 
 impl SipUri {

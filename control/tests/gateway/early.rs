@@ -6,7 +6,6 @@ use gangway_control::{
     gateway::{
         GatewayConfig, Ringback, RingbackTone,
         effects::{Input, SocketId},
-        journal::JournalEntry,
         messages::{CallStatus, ServerMessage},
     },
     sdp::CodecPolicy,
@@ -14,7 +13,7 @@ use gangway_control::{
 };
 use gangway_shared::{
     ids::LegId,
-    rcp::{Codec, ErrorCode, Event, Fill, LegKind, RelayError, RelayProgram, Sound},
+    rcp::{Codec, ErrorCode, Event, Fill, LegKind, RelayError, RelayProgram, Request as RelayRequest, Sound},
 };
 
 use crate::world::{BROWSER_OFFER, World, config, phone_sdp, relay_up};
@@ -248,8 +247,13 @@ fn of_two_forks_with_early_media_the_newest_is_heard_and_the_200_decides() {
 #[test]
 fn early_descriptions_wait_for_the_relay_and_only_the_newest_is_put() {
     let (mut world, _, invite) = calling(config(), BROWSER_OFFER);
-    let programs =
-        |world: &World| world.journal.iter().filter(|entry| matches!(entry, JournalEntry::Program { .. })).count();
+    let programs = |world: &World| {
+        let asked = world.requests.iter().filter_map(|(_, request)| match request {
+            RelayRequest::Put { generation, .. } => Some(generation.0),
+            _ => None,
+        });
+        asked.chain(world.relay.relays.values().map(|(generation, _)| generation.0)).max().unwrap_or(0)
+    };
     let before = programs(&world);
     world.hold_requests = true;
     for port in (4000..4100).step_by(2) {

@@ -11,6 +11,7 @@ mod limits;
 mod outgoing;
 mod registration;
 mod relay;
+mod restart;
 mod session;
 mod simulation;
 mod trunks;

@@ -18,7 +18,8 @@ fn programs_are_put_again_and_strangers_deleted_when_the_wall_comes_back() {
     world.established(page, "c1");
     let ours = world.only_relay();
     world.input(Input::RelayDown);
-    let stranger = RelayId::new(0, 0, 99);
+    // Made by this control for a call that is over.
+    let stranger = RelayId::new(0, 1, 99);
     world.relay.relays.insert(stranger, (Generation(1), RelayProgram::default()));
     world.hold_requests = true;
     world.input(relay_up(1));
@@ -129,7 +130,7 @@ fn a_relay_that_is_missing_after_a_gap_in_the_events_is_lost() {
 #[test]
 fn a_list_that_the_dataplane_refuses_is_asked_again() {
     let mut world = World::new(config());
-    let stranger = RelayId::new(0, 0, 99);
+    let stranger = RelayId::new(0, 1, 99);
     world.relay.relays.insert(stranger, (Generation(1), RelayProgram::default()));
     world.hold_requests = true;
     world.input(Input::RelayGap);

@@ -15,6 +15,7 @@ use gangway_control::{
     gateway::{
         Gateway, GatewayConfig, Ringback,
         effects::{Answer, Ask, Input, Output, RestCall, RestId, SocketId, SocketPeer},
+        journal::{JournalEntry, Standing},
         messages::{AnswerRequest, CallMessage, CallReference, CallRequest, ClientMessage, ServerMessage, Subject},
     },
     sip::{
@@ -35,7 +36,7 @@ use gangway_shared::{
 
 use crate::{
     video::{H264_PHONE, VP8_PHONE, camera_answer, camera_offer},
-    world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up},
+    world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up, through_json},
 };
 
 /// Seeds of one run.
@@ -61,6 +62,10 @@ enum Flying {
     PeerHangup,
     /// A browser or a script does something.
     Act,
+    /// The core is killed, and another takes over.
+    Kill,
+    /// The new core reaches the dataplane.
+    WallUp,
     /// A page hears what was sent to it, a little later.
     Page(SocketId, Box<ServerMessage>),
 }
@@ -77,6 +82,10 @@ struct Simulation {
     now: Time,
     dice: SeededEntropy,
     gateway: Gateway,
+    settings: GatewayConfig,
+    /// What the core wrote down in this life, after what it took over.
+    journal: Vec<JournalEntry>,
+    epoch: u32,
     relay: Relay,
     wall_up: bool,
     peer: Ua,
@@ -111,6 +120,7 @@ fn settings() -> GatewayConfig {
     config.register_backoff_max = Duration::from_secs(8);
     config.max_calls_per_session = 4;
     config.max_detached_sessions = 2;
+    config.orphan_grace = Duration::from_secs(20);
     config
 }
 
@@ -126,7 +136,7 @@ impl Simulation {
         let entropy = |dice: &mut SeededEntropy| Box::new(SeededEntropy::new(dice.next_u64()));
         let ringback = [Ringback::Auto, Ringback::On][(seed % 2) as usize];
         let settings = GatewayConfig { ringback, ..settings() };
-        let gateway = Gateway::new(settings, entropy(&mut dice), entropy(&mut dice));
+        let gateway = Gateway::new(settings.clone(), entropy(&mut dice), entropy(&mut dice));
         let mut peer_config = ua_config("10.0.0.2");
         peer_config.allow = vec![Method::Invite, Method::Register];
         let peer = Ua::new(peer_config, entropy(&mut dice));
@@ -134,6 +144,9 @@ impl Simulation {
             now: Time::from_millis(1),
             dice,
             gateway,
+            settings,
+            journal: Vec::new(),
+            epoch: 1,
             relay: Relay::default(),
             wall_up: false,
             peer,
@@ -155,6 +168,10 @@ impl Simulation {
         for _ in 0..ACTIONS {
             let at = world.between(0, DISTURBED.as_millis() as u32);
             world.fly(at, Flying::Act);
+        }
+        for _ in 0..world.dice.below(4) {
+            let at = world.between(0, DISTURBED.as_millis() as u32);
+            world.fly(at, Flying::Kill);
         }
         world
     }
@@ -227,6 +244,9 @@ impl Simulation {
             Flying::Input(input) => self.input(*input),
             Flying::Decide(server) => self.decide(server),
             Flying::PeerHangup => self.peer_hangup(),
+            Flying::Kill => self.kill(),
+            Flying::WallUp if self.wall_up => {}
+            Flying::WallUp => self.wall(true),
             Flying::Act if self.quiet => {}
             Flying::Act => self.act(),
             Flying::Page(socket, message) => self.page(socket, *message),
@@ -270,7 +290,8 @@ impl Simulation {
                         self.fly(slow, Flying::Input(Box::new(Input::Answer { ask, answer })));
                     }
                 }
-                Output::Journal(_) | Output::RestReply { .. } => {}
+                Output::Journal(entry) => self.journal.push(through_json(&entry)),
+                Output::RestReply { .. } => {}
             }
         }
         self.check();
@@ -477,7 +498,35 @@ impl Simulation {
         // What was asked before the wall fell is never answered.
         self.flying
             .retain(|_, what| !matches!(what, Flying::Input(input) if matches!(**input, Input::RelayReply { .. })));
-        self.input(relay_up(1));
+        self.input(relay_up(self.epoch));
+    }
+
+    /// The core vanishes with all that was on its way to it from within; another takes over its journal, of which the last lines may not
+    /// have come to the disk.
+    fn kill(&mut self) {
+        let all = Standing::of(self.gateway.journal_all().iter().map(through_json));
+        assert!(Standing::of(self.journal.iter().cloned()) == all, "the journal and the core differ at {}", self.now);
+        let lost = if self.chance(30) { self.dice.below(4) as usize } else { 0 };
+        self.journal.truncate(self.journal.len().saturating_sub(lost));
+        self.note(format_args!("killed, {lost} lines lost"));
+        self.flying.retain(|_, what| match what {
+            Flying::Input(input) => matches!(**input, Input::RelayEvent { .. }),
+            _ => true,
+        });
+        self.open.clear();
+        (self.wall_up, self.epoch) = (false, self.epoch + 1);
+        let (one, two) = (self.dice.next_u64(), self.dice.next_u64());
+        let settings = self.settings.clone();
+        self.gateway = Gateway::new(settings, Box::new(SeededEntropy::new(one)), Box::new(SeededEntropy::new(two)));
+        let left = Standing::of(std::mem::take(&mut self.journal));
+        self.gateway.restore(self.now, left.entries().cloned().collect());
+        self.journal = self.gateway.journal_all().iter().map(through_json).collect();
+        self.drain_core();
+        for _ in 0..self.gateway.counts().calls_established {
+            self.note(format_args!("talks on"));
+        }
+        let away = self.between(1, 500);
+        self.fly(away, Flying::WallUp);
     }
 
     fn open_page(&mut self) {
@@ -757,7 +806,7 @@ fn short(request: &gangway_shared::rcp::Request) -> String {
 fn every_seed_comes_to_rest_with_nothing_left_and_replays_the_same() {
     let only = std::env::var("GANGWAY_SEED").ok().map(|seed| seed.parse::<u64>().expect("GANGWAY_SEED is a number"));
     let seeds: Vec<u64> = only.map_or_else(|| (0..SEEDS).collect(), |seed| vec![seed]);
-    let (mut established, mut pictures, mut lines) = (0, 0, 0);
+    let (mut established, mut pictures, mut lines, mut taken_over) = (0, 0, 0, 0);
     for seed in seeds {
         let guard = PrintSeed(seed);
         let first = Simulation::new(seed).run();
@@ -766,11 +815,13 @@ fn every_seed_comes_to_rest_with_nothing_left_and_replays_the_same() {
         established += first.matches(" talk\n").count();
         pictures += first.matches(" pictures\n").count();
         lines += first.lines().count();
+        taken_over += first.matches(" talks on\n").count();
         std::mem::forget(guard);
     }
-    println!("{lines} steps, {established} calls established, {pictures} with pictures");
+    println!("{lines} steps, {established} calls established, {pictures} with pictures, {taken_over} taken over");
     // A simulation in which nothing succeeds proves nothing.
     assert!(only.is_some() || established > 256, "only {established} calls were established");
+    assert!(only.is_some() || taken_over > 24, "only {taken_over} calls were taken over");
     assert!(only.is_some() || pictures > 64, "only {pictures} descriptions had pictures");
 }
 

@@ -13,7 +13,7 @@ use gangway_control::{
     gateway::{
         Gateway, GatewayConfig,
         effects::{Answer, Ask, AskId, Input, Output, RelayRequestId, SocketId, SocketPeer},
-        journal::JournalEntry,
+        journal::{JournalEntry, Standing},
         messages::{
             AnswerRequest, CallMessage, CallReference, CallRequest, CallStatus, CallView, ClientMessage, ServerMessage,
         },
@@ -179,6 +179,11 @@ pub(crate) struct World {
     /// Transport and bytes of each SIP request.
     pub(crate) requests_sent: Vec<(Transport, usize)>,
     pub(crate) journal: Vec<JournalEntry>,
+    /// What of it is in force.
+    pub(crate) standing: Standing,
+    config: GatewayConfig,
+    /// Lives of the core so far.
+    pub(crate) lives: u64,
     pub(crate) rest: Vec<gangway_control::gateway::effects::RestReply>,
     /// Asks that wait for the test, when it said so.
     pub(crate) asks: VecDeque<(AskId, Ask)>,
@@ -190,6 +195,8 @@ pub(crate) struct World {
     pub(crate) pongs: bool,
     /// How the peer's messages come: UDP, or TCP over its one connection.
     pub(crate) transport: Transport,
+    /// By which transport its name is reached.
+    pub(crate) resolves_to: Transport,
     told: BTreeMap<(SocketId, String), Told>,
     next_socket: u64,
     next_branch: u64,
@@ -197,7 +204,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(config: GatewayConfig) -> Self {
-        let gateway = Gateway::new(config, Box::new(SeededEntropy::new(1)), Box::new(SeededEntropy::new(2)));
+        let gateway = Gateway::new(config.clone(), Box::new(SeededEntropy::new(1)), Box::new(SeededEntropy::new(2)));
         let mut world = World {
             gateway,
             now: Time::from_millis(1),
@@ -209,6 +216,9 @@ impl World {
             sent_to: None,
             requests_sent: Vec::new(),
             journal: Vec::new(),
+            standing: Standing::default(),
+            config,
+            lives: 1,
             rest: Vec::new(),
             asks: VecDeque::new(),
             hold_asks: false,
@@ -216,6 +226,7 @@ impl World {
             hold_requests: false,
             pongs: true,
             transport: Transport::Udp,
+            resolves_to: Transport::Udp,
             told: BTreeMap::new(),
             next_socket: 0,
             next_branch: 0,
@@ -261,8 +272,7 @@ impl World {
                     self.gateway.handle_input(self.now, Input::Answer { ask, answer });
                 }
                 Output::Journal(entry) => {
-                    let line = serde_json::to_string(&entry).unwrap();
-                    assert_eq!(serde_json::from_str::<JournalEntry>(&line).unwrap(), entry);
+                    self.standing.take(through_json(&entry));
                     self.journal.push(entry);
                 }
             }
@@ -270,12 +280,53 @@ impl World {
         self.gateway.check_invariants().unwrap();
     }
 
+    /// The core is killed and another takes over what its journal holds; the wall is down.
+    pub(crate) fn kill(&mut self) {
+        self.assert_journal();
+        self.take_over();
+    }
+
+    /// The same, and one line of the journal, counted in their order, cannot be read.
+    pub(crate) fn lose_line(&mut self, which: usize) {
+        let left = self.standing.entries().enumerate().filter(|(at, _)| *at != which).map(|(_, entry)| entry.clone());
+        self.standing = Standing::of(left.collect::<Vec<_>>());
+        self.take_over();
+    }
+
+    fn take_over(&mut self) {
+        for socket in 1..=self.next_socket {
+            self.closed.push((SocketId(socket), 1006));
+        }
+        self.asks.clear();
+        self.requests.clear();
+        self.lives += 1;
+        let entropy = |salt| Box::new(SeededEntropy::new(1000 * self.lives + salt));
+        self.gateway = Gateway::new(self.config.clone(), entropy(1), entropy(2));
+        let left: Vec<JournalEntry> = self.standing.entries().cloned().collect();
+        self.gateway.restore(self.now, left);
+        self.standing = Standing::of(self.gateway.journal_all().iter().map(through_json));
+        self.drain();
+    }
+
+    /// The same, and the new core greets the dataplane.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.input(relay_up(u32::try_from(self.lives).unwrap()));
+    }
+
+    /// The lines of the journal and the core say the same.
+    pub(crate) fn assert_journal(&mut self) {
+        let all = Standing::of(self.gateway.journal_all().iter().map(through_json));
+        assert_eq!(self.standing, all);
+    }
+
     /// The answer of a willing world.
     pub(crate) fn consent(&mut self, what: Ask) -> Answer {
         match what {
             Ask::Authorize(_) => Answer::Authorized,
             Ask::Resolve { .. } => {
-                let target = |remote: &SocketAddr| Target { transport: Transport::Udp, remote: *remote, flow: None };
+                let transport = self.resolves_to;
+                let target = |remote: &SocketAddr| Target { transport, remote: *remote, flow: None };
                 Answer::Resolved(self.addresses.iter().map(target).collect())
             }
             Ask::AllocateRelay { relay, program } => match self.relay.put(relay, Generation(1), program) {
@@ -473,6 +524,12 @@ impl World {
             }
         }
         panic!("no {method} was sent");
+    }
+
+    /// The same, if there is one.
+    pub(crate) fn next_request(&mut self, method: &Method) -> Option<Request> {
+        let is_wanted = |message: &Message| matches!(message, Message::Request(request) if request.method == *method);
+        self.sip.iter().any(is_wanted).then(|| self.request(method))
     }
 
     /// Takes the last request of this method, dropping all others: no repeat to an address that fell silent.
@@ -698,6 +755,18 @@ impl World {
         );
         assert_eq!(counts.calls_trying + counts.calls_ring + counts.calls_established, 0);
     }
+}
+
+/// An entry as it comes back from the disk: as text, its password by the way of its own.
+pub(crate) fn through_json(entry: &JournalEntry) -> JournalEntry {
+    let line = serde_json::to_string(entry).unwrap();
+    assert!(!line.contains("secret"), "a password in clear: {line}");
+    let mut read = serde_json::from_str::<JournalEntry>(&line).unwrap();
+    if let (JournalEntry::Session { record, .. }, Some(password)) = (&mut read, entry.password()) {
+        record.unseal(password.clone());
+    }
+    assert_eq!(read, *entry);
+    read
 }
 
 /// Fields of `connection` for account 1001.

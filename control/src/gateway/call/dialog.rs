@@ -103,16 +103,13 @@ impl Gateway {
     pub(in crate::gateway) fn dialog_ended(&mut self, dialog: &DialogId, end: CallEnd) {
         let Some(key) = self.dialogs.remove(dialog) else { return };
         if let Some(call) = self.calls.get_mut(&key) {
-            let ended = call.dialog.take();
-            if let Some(dialog) = ended {
-                self.journal(crate::gateway::journal::JournalEntry::DialogEnded { dialog });
-            }
+            call.dialog = None;
         }
         self.finish(key, end);
     }
 
     /// A 101-299 to an INVITE of a call: with our Contact, and with the account whose credentials answer challenges in its dialog.
-    pub(super) fn dialog_reply(&self, key: CallKey, status: u16, description: Option<String>) -> Reply {
+    pub(in crate::gateway) fn dialog_reply(&self, key: CallKey, status: u16, description: Option<String>) -> Reply {
         let mut reply = Reply { content: description.map(sdp_content), ..Reply::new(Status::literal(status)) };
         if let Some(call) = self.calls.get(&key)
             && let Some(session) = self.sessions.get(&call.session)

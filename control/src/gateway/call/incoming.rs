@@ -298,7 +298,6 @@ impl Gateway {
     }
 
     fn answered(&mut self, key: CallKey, server: ServerId, offered: bool) {
-        self.journal_dialog(key);
         let Some(call) = self.calls.get_mut(&key) else { return };
         if offered {
             call.phase = Phase::AwaitingAck;
@@ -403,6 +402,7 @@ impl Gateway {
             addresses: None,
             pending: None,
             is_outdated: false,
+            is_inherited: false,
         });
         self.relays.insert(relay, key);
         self.ask_for_call(key, Ask::AllocateRelay { relay, program }, Phase::Allocating);

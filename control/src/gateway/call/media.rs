@@ -10,7 +10,6 @@ use crate::{
     gateway::{
         Gateway,
         effects::{Answer, Output, RelayRequestId},
-        journal::JournalEntry,
         outcome::CallEnd,
         plan::{self, CallAddresses},
         timers::{CallTimer, Timer},
@@ -44,7 +43,6 @@ impl Gateway {
         };
         relay.addresses = Some(addresses);
         let incoming = call.incoming;
-        self.journal_program(key);
         if incoming { self.ring_browser(key) } else { self.invite(key) }
     }
 
@@ -87,7 +85,6 @@ impl Gateway {
             (purpose, _) => purpose,
         };
         self.put(key, purpose);
-        self.journal_program(key);
     }
 
     /// Sends the program in force; with the wall down it goes when the wall is back.
@@ -109,23 +106,10 @@ impl Gateway {
     }
 
     /// The browser has its description: now its path and keys must come.
-    pub(super) fn await_path(&mut self, key: CallKey) {
+    pub(in crate::gateway) fn await_path(&mut self, key: CallKey) {
         if self.calls.get(&key).is_some_and(|call| !call.keys_ready) {
             self.timers.set(Timer::Call(key, CallTimer::Path), self.now + self.config.ice_timeout);
         }
-    }
-
-    fn journal_program(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get(&key) else { return };
-        let Some(relay) = &call.relay else { return };
-        let entry = JournalEntry::Program {
-            relay: relay.id,
-            session: self.sessions.get(&call.session).map(|s| s.contact_key.clone()).unwrap_or_default(),
-            call: call.id.clone(),
-            generation: relay.generation,
-            program: relay.program.clone(),
-        };
-        self.journal(entry);
     }
 
     /// The reply to a `Put`.
@@ -144,6 +128,9 @@ impl Gateway {
         else {
             return;
         };
+        if relay.is_inherited {
+            return self.relay_taken_over(key, result);
+        }
         let is_same = |reply: &RelayReply| matches!(reply, RelayReply::Put(reply) if Self::same_addresses(relay.addresses.as_ref(), reply));
         // A dataplane that started anew has other ports and keys: the browser cannot follow (R7). The purpose stays with the call until
         // then, so that a re-INVITE that waits for it is answered.
@@ -156,6 +143,30 @@ impl Gateway {
             Ok(_) => self.put_done(key, purpose),
             Err(error) => self.put_refused(key, purpose, &error),
         }
+    }
+
+    /// The reply to the first `Put` of a relay that a former control made: it is ours with it.
+    fn relay_taken_over(&mut self, key: CallKey, result: Result<RelayReply, RelayError>) {
+        let Some(relay) = self.calls.get_mut(&key).and_then(|call| call.relay.as_mut()) else { return };
+        let reply = match result {
+            Ok(RelayReply::Put(reply)) => reply,
+            // The former control's last program did not come to the journal: ours takes its place.
+            Err(error) if error.code == ErrorCode::Stale => {
+                relay.generation = Generation(relay.generation.0 + 1);
+                return self.put(key, Purpose::Again);
+            }
+            Ok(_) => return self.finish(key, CallEnd::RelayLost),
+            Err(error) => {
+                tracing::warn!(%error, "a relay could not be taken over");
+                return self.finish(key, CallEnd::RelayLost);
+            }
+        };
+        let Some(addresses) = CallAddresses::from_reply(&reply) else { return self.finish(key, CallEnd::RelayLost) };
+        (relay.addresses, relay.is_inherited, relay.pending) = (Some(addresses), false, None);
+        self.timers.clear(Timer::Call(key, CallTimer::Put));
+        self.put_done(key, Purpose::Again);
+        self.announce(key);
+        self.refuse_video(key);
     }
 
     fn same_addresses(known: Option<&CallAddresses>, reply: &PutReply) -> bool {

@@ -14,13 +14,12 @@ use std::sync::Arc;
 
 use gangway_shared::{
     ids::{Generation, RelayId},
-    rcp::{IceRemote, RelayProgram, Request},
+    rcp::{IceRemote, RelayProgram},
 };
 
 use super::{
     AskOwner, ClientUse, Gateway,
-    effects::{Ask, AskId, Output, RelayRequestId, SocketId},
-    journal::JournalEntry,
+    effects::{Ask, AskId, RelayRequestId, SocketId},
     kept::KeptJson,
     messages::{CallMessage, CallReference, CallStatus, CallView, DtmfRequest, Fail, ServerMessage, TransferRequest},
     outcome::{CallEnd, Outcome, Reason},
@@ -99,6 +98,8 @@ pub(super) struct CallRelay {
     pub(super) pending: Option<(Option<RelayRequestId>, Purpose)>,
     /// What was agreed since waits for that reply.
     pub(super) is_outdated: bool,
+    /// It was made by a former control, and the dataplane has not said yet that it is there and where its legs are.
+    pub(super) is_inherited: bool,
 }
 
 /// One call.
@@ -232,23 +233,24 @@ impl Call {
     /// Whether a `Put` under way stands in the way of another change.
     fn is_changing(&self) -> bool {
         let pending = self.relay.as_ref().and_then(|relay| relay.pending.as_ref());
-        pending.is_some_and(|(_, purpose)| matches!(purpose, Purpose::Answer | Purpose::Reoffer { .. }))
+        self.relay.as_ref().is_some_and(|relay| relay.is_inherited)
+            || pending.is_some_and(|(_, purpose)| matches!(purpose, Purpose::Answer | Purpose::Reoffer { .. }))
     }
 }
 
 /// What a call begins with.
-struct NewCall {
-    session: SessionKey,
-    id: String,
-    incoming: bool,
-    caller: String,
-    callee: String,
-    visible_name: String,
-    trunk: TrunkSession,
+pub(super) struct NewCall {
+    pub(super) session: SessionKey,
+    pub(super) id: String,
+    pub(super) incoming: bool,
+    pub(super) caller: String,
+    pub(super) callee: String,
+    pub(super) visible_name: String,
+    pub(super) trunk: TrunkSession,
 }
 
 impl Gateway {
-    fn insert_call(&mut self, new: NewCall) -> CallKey {
+    pub(super) fn insert_call(&mut self, new: NewCall) -> CallKey {
         self.next_call += 1;
         let key = CallKey(self.next_call);
         self.call_ids.insert(new.id.clone(), key);
@@ -343,7 +345,7 @@ impl Gateway {
     }
 
     /// Sends a call's status to its page.
-    fn tell(&mut self, key: CallKey, kind: CallMessage) {
+    pub(super) fn tell(&mut self, key: CallKey, kind: CallMessage) {
         let Some(call) = self.calls.get(&key) else { return };
         let Some(socket) = self.socket_of(call) else { return };
         let call = Box::new(self.view(call));
@@ -430,14 +432,22 @@ impl Gateway {
 
     /// `busy` where it fits, then the one `finish`.
     fn tell_end(&mut self, call: &Call, outcome: &Outcome) {
-        let Some(socket) = self.socket_of(call) else { return };
-        // A page that came back by token knows only calls that were announced to it.
-        if call.incoming && call.described_to != Some(socket) {
+        // A page that came back by token knows only calls that were announced to it, and those that talk.
+        let talked = call.status == CallStatus::Established;
+        let socket = self.socket_of(call);
+        if call.incoming && !talked && (socket.is_none() || call.described_to != socket) {
             return;
         }
         let mut view = self.view(call);
         view.sip_status = outcome.sip_status.or(call.sip_status.filter(|status| *status >= 200));
         view.info = Some(outcome.info.text().to_owned());
+        let Some(socket) = socket else {
+            view.status = outcome.status;
+            if let Some(session) = self.sessions.get_mut(&call.session).filter(|session| session.is_established()) {
+                session.keep_end(view);
+            }
+            return;
+        };
         if outcome.busy_first {
             let busy = CallView { status: CallStatus::Busy, ..view.clone() };
             self.send(socket, ServerMessage::CallStatus { kind: CallMessage::Busy, call: Box::new(busy) });
@@ -455,7 +465,6 @@ impl Gateway {
         }
         if let Some(dialog) = &call.dialog {
             self.dialogs.remove(dialog);
-            self.journal(JournalEntry::DialogEnded { dialog: dialog.clone() });
             match self.ua.send_in_dialog(self.now, dialog, Method::Bye, reason_header(outcome.reason), None) {
                 Ok(client) => {
                     self.clients.insert(client, ClientUse::Bye);
@@ -495,20 +504,7 @@ impl Gateway {
         if let Some((Some(request), _)) = relay.pending {
             self.puts.remove(&request);
         }
-        self.journal(JournalEntry::RelayEnded { relay: relay.id });
-        // With the wall down, the `List` after it comes back finds what nobody owns.
-        if self.wall.is_up() {
-            let id = self.next_request_id();
-            self.outputs.push_back(Output::Relay { id, request: Request::Delete { relay: relay.id } });
-        }
-    }
-
-    fn journal_dialog(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get(&key) else { return };
-        let Some(dialog) = call.dialog.as_ref().and_then(|id| self.ua.dialog(id)) else { return };
-        let session = self.sessions.get(&call.session).map(|s| s.contact_key.clone()).unwrap_or_default();
-        let entry = JournalEntry::Dialog { session, call: call.id.clone(), dialog: Box::new(dialog.clone()) };
-        self.journal(entry);
+        self.release(relay.id);
     }
 }
 
@@ -526,7 +522,7 @@ fn sdp_content(text: String) -> Content {
 ///
 /// # Errors
 /// The body is something else.
-fn description(headers: &Headers, body: &[u8]) -> Result<Option<String>, CallEnd> {
+pub(super) fn description(headers: &Headers, body: &[u8]) -> Result<Option<String>, CallEnd> {
     if body.is_empty() {
         return Ok(None);
     }

@@ -302,7 +302,6 @@ impl Gateway {
         self.dialogs.insert(dialog, key);
         self.proxy_answered(key);
         self.timers.clear(Timer::Call(key, CallTimer::Answer));
-        self.journal_dialog(key);
         match self.agree(key, response) {
             Ok(agreement) => {
                 if let Some(target) = self.calls.get(&key).and_then(|call| call.targets.current()) {

@@ -44,6 +44,7 @@ fn every_cause_has_its_row() {
         (CallEnd::RelayRefused(ErrorCode::Invalid), (Failed, Some(500), I::FailedBySessionCreation, 500, 41)),
         (CallEnd::RelayLost, (Failed, None, I::FailedByError, 500, 41)),
         (CallEnd::Terminated, (Finish, None, I::NormalCallClearing, 603, 16)),
+        (CallEnd::Restarted, (Failed, None, I::FailedByError, 503, 41)),
         (CallEnd::Shutdown, (Finish, None, I::NormalCallClearing, 503, 16)),
         (CallEnd::Draining, (Failed, Some(503), I::FailedBySessionCreation, 503, 47)),
         (CallEnd::LateAnswer, (Failed, Some(487), I::FailedByError, 487, 16)),

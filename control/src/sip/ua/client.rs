@@ -149,6 +149,10 @@ impl Ua {
     /// Ends or re-arms a transaction after something happened to it.
     pub(super) fn settle_client(&mut self, id: u64) {
         let Some(tx) = self.clients.get(&id) else { return };
+        if tx.request.method == Method::Invite {
+            // It may be one that waits no more.
+            self.current.touch(&tx.client);
+        }
         if tx.machine.is_terminated() {
             self.drop_client(id);
             return;

@@ -15,11 +15,20 @@ use crate::sip::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub(super) u64);
 
+impl ClientId {
+    /// Its number in this run of the agent.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// A request that we received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(pub(super) u64);
 
-/// An account whose credentials the agent keeps. The owner chooses the number.
+/// An account whose credentials the agent keeps. The owner chooses the number, which must mean the same account after a restart: dialogs
+/// of the journal name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(pub u64);
 

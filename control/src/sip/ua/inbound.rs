@@ -199,7 +199,7 @@ impl Ua {
     }
 
     /// Whether the request is already here over another way (RFC 3261 section 8.2.2.2); when not, it is the one from now on.
-    fn is_merged(&mut self, server: ServerId, request: &Request) -> bool {
+    pub(super) fn is_merged(&mut self, server: ServerId, request: &Request) -> bool {
         let (Ok(call_id), Ok(from), Ok(cseq)) =
             (request.headers.call_id(), request.headers.from(), request.headers.cseq())
         else {

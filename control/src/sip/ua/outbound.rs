@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use gangway_shared::time::Time;
-use serde::{Deserialize, Serialize};
 
 use super::{
     AccountId, ClientId, Content, Outgoing, SendError, Transmit, Ua, UaEvent,
@@ -14,10 +13,8 @@ use crate::sip::{
     dialog::{DialogId, DialogState, MAX_FORWARDS, Role, Target},
     digest::Attempts,
     headers::Via,
-    message::{HeaderName, Headers, Message, Method, Request},
-    parser,
+    message::{HeaderName, Headers, Method, Request},
     transaction::{
-        Transaction,
         client::Client,
         client_invite::ClientInvite,
         key::{ClientKey, MAGIC_COOKIE},
@@ -46,18 +43,6 @@ pub(super) const MANAGED: [HeaderName; 13] = [
     HeaderName::Authorization,
     HeaderName::ProxyAuthorization,
 ];
-
-/// An INVITE that has no final answer yet, for the journal: after a restart it can be cancelled with the same branch, and a late 2xx
-/// gets ACK and BYE.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingInvite {
-    /// The request as it was sent, without its body.
-    request: String,
-    /// Where it was sent.
-    target: Target,
-    /// Whose credentials answer challenges to the BYE.
-    account: Option<u64>,
-}
 
 impl Ua {
     /// Sends a request outside of any dialog: INVITE, REGISTER, OPTIONS, MESSAGE ..
@@ -340,37 +325,5 @@ impl Ua {
         let via = self.fresh_via(target)?;
         request.headers.push_front(HeaderName::Via, via.to_string());
         Some(transmit(target, request.to_bytes()))
-    }
-
-    /// Our INVITE for the journal, while it has no final answer.
-    #[must_use]
-    pub fn pending_invite(&self, client: ClientId) -> Option<PendingInvite> {
-        let tx = self.current.get(&client).and_then(|id| self.clients.get(id))?;
-        if tx.request.method != Method::Invite || !tx.machine.is_pending() {
-            return None;
-        }
-        let bare = Request { body: Vec::new(), ..tx.request.clone() };
-        let request = String::from_utf8_lossy(&bare.to_bytes()).into_owned();
-        Some(PendingInvite { request, target: tx.target, account: tx.account.map(|account| account.0) })
-    }
-
-    /// Takes an INVITE from the journal and gives it up: CANCEL is sent (again) on the same branch, a 2xx gets ACK and BYE. It ends with
-    /// one event like any request. `None` when the entry cannot be read or the table is full.
-    pub fn restore_invite(&mut self, now: Time, pending: &PendingInvite) -> Option<ClientId> {
-        let Ok(Message::Request(request)) = parser::parse(pending.request.as_bytes()) else { return None };
-        let branch = request.headers.top_via().ok()?.branch()?.to_owned();
-        if request.method != Method::Invite || self.transactions() >= self.config.max_transactions {
-            return None;
-        }
-        let machine =
-            Machine::Invite(ClientInvite::restored(pending.target.transport.is_reliable(), &self.config.timers));
-        let client = ClientId(self.fresh_id());
-        let (key, account) = (ClientKey::new(branch, Method::Invite), pending.account.map(AccountId));
-        let id = self.keep_client(client, key, machine, request, Vec::new(), pending.target, |tx| {
-            tx.account = account;
-            tx.cancelling = Cancelling::Wanted(Headers::new());
-        });
-        self.send_wanted_cancel(now, id);
-        Some(client)
     }
 }

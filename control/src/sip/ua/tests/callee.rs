@@ -289,7 +289,7 @@ fn a_bye_of_ours_in_a_call_of_the_peer_answers_a_challenge_with_the_replys_accou
     // It comes back from the journal too.
     let json = serde_json::to_string(bench.ua.dialog(&dialog).unwrap()).unwrap();
     bench.ua.remove_dialog(&dialog);
-    bench.ua.restore_dialog(serde_json::from_str(&json).unwrap());
+    bench.ua.restore_dialog(serde_json::from_str(&json).unwrap(), false);
     let bye = bench.ua.send_in_dialog(bench.now, &dialog, Method::Bye, Headers::new(), None).unwrap();
     let first = bench.sent_request(Method::Bye);
     bench.receive(&challenge(&first, "n1"));

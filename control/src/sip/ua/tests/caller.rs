@@ -111,7 +111,7 @@ fn a_2xx_that_repeats_after_a_restart_is_acknowledged_from_the_journal() {
     let (_, invite, dialog) = established(&mut bench);
     let json = serde_json::to_string(bench.ua.dialog(&dialog).unwrap()).unwrap();
     let mut bench = Bench::new();
-    bench.ua.restore_dialog(serde_json::from_str(&json).unwrap());
+    bench.ua.restore_dialog(serde_json::from_str(&json).unwrap(), false);
     bench.receive(&answer_with_contact(&invite, 200, "bt"));
     let ack = bench.sent_request(Method::Ack);
     assert_eq!(ack.headers.cseq().unwrap().number, 1);

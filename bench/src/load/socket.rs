@@ -1,0 +1,144 @@
+//! The generator's sockets, and whose a datagram is.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+
+use crate::sys::stamp_arrivals;
+
+/// Room for what comes while this thread is kept from its core, bytes; as far as the kernel allows.
+const SHARED_BUFFER_BYTES: usize = 64 << 20;
+const OWN_BUFFER_BYTES: usize = 1 << 20;
+
+struct Port {
+    socket: UdpSocket,
+    address: SocketAddrV4,
+    /// Ends by the relay's port: 1 and the index.
+    ends: Ends,
+    is_ready: bool,
+}
+
+enum Ends {
+    /// Shared by many.
+    ByPort(Box<[u32]>),
+    /// Of one alone.
+    One(Option<usize>),
+}
+
+/// All sockets.
+pub(super) struct Sockets {
+    ports: Vec<Port>,
+    poll: Poll,
+    events: Events,
+    ready: Vec<usize>,
+}
+
+impl Sockets {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Sockets { ports: Vec::new(), poll: Poll::new()?, events: Events::with_capacity(1024), ready: Vec::new() })
+    }
+
+    /// A socket for the ends of many calls, and one for their RTCP.
+    pub(super) fn open_pair(&mut self) -> io::Result<(usize, usize)> {
+        let shared = || Ends::ByPort(vec![0; 1 << 16].into());
+        Ok((self.add(shared(), SHARED_BUFFER_BYTES)?, self.add(shared(), SHARED_BUFFER_BYTES)?))
+    }
+
+    /// A socket for one end.
+    pub(super) fn open(&mut self) -> io::Result<usize> {
+        self.add(Ends::One(None), OWN_BUFFER_BYTES)
+    }
+
+    fn add(&mut self, ends: Ends, buffer_bytes: usize) -> io::Result<usize> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_nonblocking(true)?;
+        stamp_arrivals(&socket)?;
+        // Only who may administer the network gets more than net.core.rmem_max; own drops are reported either way.
+        let _ = set_socket_recv_buffer_size_force(&socket, buffer_bytes);
+        let _ = set_socket_send_buffer_size_force(&socket, buffer_bytes);
+        let SocketAddr::V4(address) = socket.local_addr()? else {
+            return Err(io::Error::other("bound to IPv4, told IPv6"));
+        };
+        let at = self.ports.len();
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(at), Interest::READABLE)?;
+        self.ports.push(Port { socket, address, ends, is_ready: false });
+        Ok(at)
+    }
+
+    pub(super) fn address(&self, port: usize) -> SocketAddrV4 {
+        self.ports[port].address
+    }
+
+    pub(super) fn socket(&self, port: usize) -> &UdpSocket {
+        &self.ports[port].socket
+    }
+
+    /// What comes from `relay` to `port` is for `end`.
+    pub(super) fn expect(&mut self, port: usize, relay: SocketAddrV4, end: usize) {
+        match &mut self.ports[port].ends {
+            Ends::ByPort(ends) => ends[usize::from(relay.port())] = end as u32 + 1,
+            Ends::One(one) => *one = Some(end),
+        }
+    }
+
+    /// Whose a datagram is that came to `port` from this address.
+    pub(super) fn end_of(&self, port: usize, from: SocketAddrV4) -> Option<usize> {
+        match &self.ports[port].ends {
+            Ends::ByPort(ends) => ends[usize::from(from.port())].checked_sub(1).map(|end| end as usize),
+            Ends::One(end) => *end,
+        }
+    }
+
+    /// Looks which sockets have something, for at most `timeout`, in steps of a millisecond.
+    pub(super) fn wait(&mut self, timeout: Duration) {
+        if self.poll.poll(&mut self.events, Some(timeout)).is_err() {
+            return;
+        }
+        for event in &self.events {
+            let at = event.token().0;
+            if !std::mem::replace(&mut self.ports[at].is_ready, true) {
+                self.ready.push(at);
+            }
+        }
+    }
+
+    /// Sockets with something; each stays so until [`empty`](Self::empty) is said.
+    pub(super) fn ready(&self) -> Vec<usize> {
+        self.ready.clone()
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Nothing is left on these.
+    pub(super) fn empty(&mut self, ports: &[usize]) {
+        for &port in ports {
+            self.ports[port].is_ready = false;
+        }
+        self.ready.retain(|&port| self.ports[port].is_ready);
+    }
+
+    /// Datagrams that found no room on them so far (`/proc/net/udp`, last column).
+    pub(super) fn drops(&self) -> u64 {
+        let table = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+        let own: std::collections::BTreeSet<u16> = self.ports.iter().map(|port| port.address.port()).collect();
+        let drops = table.lines().skip(1).filter_map(|line| {
+            let local = line.split_whitespace().nth(1)?.rsplit_once(':')?.1;
+            let port = u16::from_str_radix(local, 16).ok()?;
+            own.contains(&port).then(|| line.split_whitespace().last()?.parse::<u64>().ok()).flatten()
+        });
+        drops.sum()
+    }
+}
+
+/// The next datagram, if there is one.
+pub(super) fn free_for_datagrams(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
+    socket.recv(buffer).ok()
+}

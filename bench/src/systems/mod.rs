@@ -1,0 +1,138 @@
+//! Systems under test: how each is started on its core, told of calls, and ended.
+
+pub mod bencode;
+pub mod gangway;
+pub mod rtpengine;
+
+use std::{
+    io,
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+    process::Command,
+};
+
+use self::{gangway::Gangway, rtpengine::RtpEngine};
+use crate::{
+    call::{Answer, CallSpec},
+    process::{Running, sibling},
+};
+
+/// First and last media port of systems that choose by themselves: below the kernel's usual range, which the generator uses.
+pub const MEDIA_PORTS: (u16, u16) = (10_000, 32_767);
+
+/// A relay that runs.
+pub trait System {
+    /// Its process; with all that descends from it, it is what is measured.
+    fn pid(&self) -> u32;
+
+    /// Makes calls, in this order.
+    ///
+    /// # Errors
+    /// A refusal, with what was refused.
+    fn add(&mut self, calls: &[CallSpec]) -> io::Result<Vec<[Answer; 2]>>;
+}
+
+/// The systems that can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours, with this engine.
+    Gangway {
+        /// `epoll` or `uring`.
+        engine: String,
+        /// Another binary than the one built beside this program.
+        binary: Option<PathBuf>,
+    },
+    /// Debian's rtpengine, in user space, one thread.
+    RtpEngine,
+    /// A relay of `baseline`: `bare`, `tokio-uring` or `webrtc-srtp`.
+    Baseline(&'static str),
+}
+
+/// A system with the name it has in tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// For tables.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Choice {
+    /// The system of this name; `other=PATH` is another `gangway-dataplane`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let engine = |engine: &str, binary| Kind::Gangway { engine: engine.to_owned(), binary };
+        let kind = match text {
+            "epoll" | "uring" => engine(text, None),
+            "rtpengine" => Kind::RtpEngine,
+            "bare" => Kind::Baseline("bare"),
+            "tokio-uring" => Kind::Baseline("tokio-uring"),
+            "webrtc-srtp" => Kind::Baseline("webrtc-srtp"),
+            _ => {
+                let (name, path) = text.split_once('=')?;
+                let engine_name = name.rsplit_once('-').map_or("auto", |(_, engine)| engine);
+                return Some(Choice { name: name.to_owned(), kind: engine(engine_name, Some(path.into())) });
+            }
+        };
+        Some(Choice { name: text.to_owned(), kind })
+    }
+
+    /// Whether it can run calls with such ends.
+    #[must_use]
+    pub fn can(&self, side: crate::load::Side) -> bool {
+        use crate::load::Side;
+        match (&self.kind, side) {
+            (Kind::Gangway { .. }, _) | (Kind::RtpEngine, Side::Plain | Side::Srtp(_)) => true,
+            (Kind::Baseline("webrtc-srtp"), side) => matches!(side, Side::Srtp(_)),
+            (Kind::Baseline(_), side) => side == Side::Plain,
+            (Kind::RtpEngine, Side::Ice | Side::Mixed) => false,
+        }
+    }
+
+    /// Starts it, on `core` alone where one is given.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start(&self, core: Option<usize>) -> io::Result<Box<dyn System>> {
+        Ok(match &self.kind {
+            Kind::Gangway { engine, binary } => {
+                let binary = binary.clone().map_or_else(|| sibling("gangway-dataplane"), Ok)?;
+                Box::new(Gangway::start(&binary, &[format!("dataplane_engine={engine}")], core)?)
+            }
+            Kind::RtpEngine => Box::new(RtpEngine::start(core)?),
+            Kind::Baseline(mode) => Box::new(Baseline::start(mode, core)?),
+        })
+    }
+}
+
+/// A relay of our own that does only what it must: `baseline MODE`, told of all calls at once by one line of JSON.
+struct Baseline(Running);
+
+impl Baseline {
+    fn start(mode: &str, core: Option<usize>) -> io::Result<Self> {
+        let mut command = Command::new(sibling("baseline")?);
+        command.arg(mode);
+        Ok(Baseline(Running::start(command, core)?))
+    }
+}
+
+impl System for Baseline {
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    fn add(&mut self, calls: &[CallSpec]) -> io::Result<Vec<[Answer; 2]>> {
+        let mut stdin = self.0.take_stdin();
+        serde_json::to_writer(&mut stdin, calls)?;
+        drop(stdin);
+        Ok(serde_json::from_str(&self.0.read_line()?)?)
+    }
+}
+
+/// Both addresses of a pair, which must be IPv4.
+fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => Err(io::Error::other("the benches speak IPv4 only")),
+    }
+}

@@ -1,0 +1,123 @@
+//! Generator and comparison against the built dataplane and our own baselines.
+
+use std::{process::Command, time::Duration};
+
+use gangway_bench::{
+    call::Media,
+    load::{Load, Mark, Report, Shape, Side, Timing},
+    process::CpuMark,
+    systems::Choice,
+};
+
+const SHORT: Timing = Timing {
+    warm_up: Duration::from_millis(400),
+    measure: Duration::from_millis(800),
+    drain: Duration::from_millis(400),
+    spin: false,
+};
+
+#[track_caller]
+fn run(system: &str, shape: Shape) -> Report {
+    let mut system = Choice::parse(system).expect("a system").start(None).expect("it starts");
+    let mut load = Load::open(shape).expect("sockets");
+    let answers = system.add(load.specs()).expect("the calls are taken");
+    load.connect(&answers).expect("the calls are connected");
+    let (mut before, mut used) = (CpuMark::default(), 0);
+    let report = load.run(&SHORT, |mark| match mark {
+        Mark::Begin => before = CpuMark::read(system.pid()),
+        Mark::Middle => {}
+        Mark::End => used = CpuMark::read(system.pid()).since(&before).run_ns,
+    });
+    assert!(used > 0, "a relay that forwards takes CPU time");
+    report
+}
+
+#[track_caller]
+fn assert_whole(report: &Report, shape: Shape) {
+    assert_eq!((report.lost, report.dead_streams), (0, 0), "{report:?}");
+    assert!(report.is_clean(), "{report:?}");
+    let pps = match shape.media {
+        Media::Audio => 50,
+        Media::Video => 150,
+    };
+    let expected = f64::from(2 * shape.talking * pps) * report.seconds;
+    assert!(report.sent as f64 > 0.7 * expected, "{} of {expected} packets were sent", report.sent);
+    assert!(report.latency.p50_us > 0.0 && report.latency.max_us < 1e6, "{:?}", report.latency);
+}
+
+#[test]
+fn every_kind_of_call_is_carried_whole_by_the_dataplane() {
+    for side in ["plain", "cm", "gcm", "gcm256", "ice", "mixed"] {
+        let shape = Shape { talking: 8, silent: 4, side: Side::parse(side).unwrap(), media: Media::Audio };
+        let report = run("epoll", shape);
+        assert_whole(&report, shape);
+        assert!(report.rtcp.0 > 0, "{side}: reports run beside the media");
+        if side == "ice" {
+            assert!(report.consent.0 > 0 && report.consent.1 > 0, "checks run and are answered: {report:?}");
+        }
+    }
+}
+
+#[test]
+fn video_is_carried_whole_by_the_dataplane() {
+    let shape = Shape { talking: 4, silent: 0, side: Side::Plain, media: Media::Video };
+    assert_whole(&run("epoll", shape), shape);
+}
+
+#[test]
+fn the_baselines_carry_their_calls_whole() {
+    let plain = Shape { talking: 8, silent: 0, side: Side::Plain, media: Media::Audio };
+    assert_whole(&run("bare", plain), plain);
+    let sealed = Shape { side: Side::parse("cm").unwrap(), ..plain };
+    assert_whole(&run("webrtc-srtp", sealed), sealed);
+}
+
+#[test]
+fn a_relay_that_loses_its_calls_is_noticed() {
+    let shape = Shape { talking: 4, silent: 0, side: Side::Plain, media: Media::Audio };
+    let mut load = Load::open(shape).unwrap();
+    let mut system = Choice::parse("bare").unwrap().start(None).unwrap();
+    let answers = system.add(load.specs()).unwrap();
+    load.connect(&answers).unwrap();
+    let mut system = Some(system);
+    let report = load.run(&SHORT, |mark| {
+        if mark == Mark::Middle {
+            system = None;
+        }
+    });
+    assert!(report.loss > 0.2 && report.lost > 0, "{report:?}");
+    assert!(report.longest_gap_ms > 200.0, "the silence until the end is a gap: {report:?}");
+}
+
+#[test]
+fn rtp_load_prints_its_report() {
+    let output = Command::new(env!("CARGO_BIN_EXE_rtp-load"))
+        .args(["--system", "epoll", "--calls", "4", "--side", "cm", "--seconds", "0.5", "--warm-up", "0.3"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report.sent > 0 && report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn compare_leaves_table_points_and_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_compare"))
+        .args(["--quick", "--rounds", "1", "--seconds", "0.5", "--relay-core", "none", "--systems", "epoll,bare"])
+        .args(["--only", "rtp,video", "--calls", "100,50", "--out"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let points: serde_json::Value = serde_json::from_str(&read("points.json")).unwrap();
+    assert_eq!(points["points"].as_array().map(Vec::len), Some(4), "two loads, two systems, one round");
+    for point in points["points"].as_array().unwrap() {
+        assert!(point["report"]["received"].as_u64() > Some(0), "{point}");
+        assert!(point["ns_per_packet"].as_f64() > Some(0.0), "{point}");
+    }
+    let table = read("table.md");
+    assert!(table.contains("| rtp | 100 | epoll |") && table.contains("| video | 50 | bare |"), "{table}");
+    assert!(read("cost.svg").starts_with("<svg"));
+}

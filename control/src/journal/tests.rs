@@ -1,0 +1,169 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use gangway_shared::ids::EventSeq;
+
+use super::*;
+
+/// A session whose only news is its number.
+fn session(name: &str, number: u16) -> JournalEntry {
+    let line = serde_json::json!({
+        "entry": "session", "session": name,
+        "record": {
+            "session_id": format!("/192.0.2.9:{number}/192.0.2.1:8080"), "app_key": "defaultApp", "fields": {"custom": {"a": 1}},
+            "remote": "192.0.2.9", "keep_alive": true,
+            "account": {
+                "login": "1001", "authentication_name": "1001", "domain": "sip:example.com", "proxy_host": "192.0.2.2",
+                "proxy_port": null, "transport": null, "register": true,
+            },
+        },
+    });
+    serde_json::from_value(line).unwrap()
+}
+
+fn with_password(mut entry: JournalEntry, password: &str) -> JournalEntry {
+    let JournalEntry::Session { record, .. } = &mut entry else { unreachable!("a session") };
+    record.unseal(Secret::new(password.to_owned()));
+    entry
+}
+
+fn ended(name: &str) -> JournalEntry {
+    JournalEntry::SessionEnded { session: name.to_owned() }
+}
+
+fn write_all(dir: &Path, entries: &[JournalEntry]) -> Former {
+    let (journal, former) = Journal::open(dir, Arc::default()).unwrap();
+    for entry in entries {
+        journal.append(entry.clone());
+    }
+    journal.finish();
+    former
+}
+
+fn read_back(dir: &Path) -> Vec<JournalEntry> {
+    let content = read(&dir.join("journal"), &Sealer::open(dir).unwrap()).unwrap();
+    content.standing.entries().cloned().collect()
+}
+
+#[test]
+fn the_epoch_and_what_is_in_force_are_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, former) = Journal::open(dir.path(), Arc::default()).unwrap();
+    assert_eq!(former, Former::default());
+    journal.append_epoch(7);
+    let seen = |seq| JournalEntry::RelaySeen { instance: "d".to_owned(), seq: EventSeq(seq) };
+    for entry in [session("a", 1), session("b", 1), session("b", 2), seen(1), ended("a"), seen(2)] {
+        journal.append(entry);
+    }
+    journal.finish();
+    let expected = [seen(2), session("b", 2)];
+    assert_eq!(write_all(dir.path(), &[]), Former { epoch: 7, entries: expected.to_vec() });
+    assert_eq!(write_all(dir.path(), &[ended("b")]).entries, expected, "the compacted file says the same");
+    assert_eq!(read_back(dir.path()), [seen(2)]);
+    let mode = fs::metadata(dir.path().join("journal")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_password_comes_back_and_no_line_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = with_password(session("a", 1), "hunter2");
+    write_all(dir.path(), std::slice::from_ref(&entry));
+    let text = fs::read_to_string(dir.path().join("journal")).unwrap();
+    assert!(text.contains("sealed_password") && !text.contains("hunter2"), "{text}");
+    assert!(!format!("{entry:?}").contains("hunter2"));
+    for _ in 0..2 {
+        assert_eq!(write_all(dir.path(), &[]).entries, std::slice::from_ref(&entry), "after a compaction too");
+    }
+    fs::remove_file(dir.path().join("journal.key")).unwrap();
+    let stranger = write_all(dir.path(), &[]).entries;
+    assert_eq!(stranger, [session("a", 1)], "without its key the session is there and its password is not");
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_loses_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &[session("a", 1), session("b", 1)]);
+    let path = dir.path().join("journal");
+    let whole = fs::read(&path).unwrap();
+    let last_line = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
+    for cut in last_line..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        assert_eq!(read_back(dir.path()), [session("a", 1)], "cut at {cut}");
+    }
+}
+
+#[test]
+fn lines_of_rubbish_and_of_later_versions_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &[session("a", 1)]);
+    let path = dir.path().join("journal");
+    let mut text = b"\xff\xfe{}\n{\"format\":999}\n{\"entry\":\"from_the_future\",\"x\":1}\n".to_vec();
+    text.extend(fs::read(&path).unwrap());
+    text.extend(
+        b"{\"entry\":\"session_ended\",\"session\":\"nobody\",\"more\":[1]}\n{\"entry\":\"call\",\"call\":\"c\"}\n",
+    );
+    fs::write(&path, text).unwrap();
+    assert_eq!(write_all(dir.path(), &[]).entries, [session("a", 1)]);
+}
+
+#[test]
+fn a_full_queue_leaves_the_journal_behind_until_it_gets_everything_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let (queue, orders) = mpsc::sync_channel(1);
+    let path = dir.path().join("journal");
+    let sealer = Sealer::open(dir.path()).unwrap();
+    let file = rewrite(&path, &Content::default(), &sealer).unwrap();
+    let lost = Arc::clone(&metrics);
+    let journal = Journal { queue, writer: Arc::default(), is_behind: Arc::default(), metrics };
+    for number in 0..3 {
+        journal.append(session("a", number));
+    }
+    assert_eq!((journal.is_behind(), lost.journal_lost.value()), (true, 2));
+    journal.replace(vec![session("b", 1)]);
+    assert!(journal.is_behind(), "there was no room for everything either");
+    let writer = Writer {
+        path,
+        file,
+        sealer,
+        content: Content::default(),
+        written_bytes: 0,
+        refused_at: None,
+        metrics: Arc::clone(&lost),
+    };
+    let thread = std::thread::spawn(move || writer.run(&orders));
+    *journal.writer.lock().unwrap() = Some(thread);
+    while journal.is_behind() {
+        journal.replace(vec![session("b", 2), session("c", 1)]);
+        std::thread::yield_now();
+    }
+    journal.finish();
+    assert_eq!(read_back(dir.path()), [session("b", 2), session("c", 1)]);
+}
+
+#[test]
+fn what_the_disk_refused_is_written_when_it_takes_lines_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let sealer = Sealer::open(dir.path()).unwrap();
+    rewrite(&path, &Content::default(), &sealer).unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    // A file that is open for reading only refuses every line.
+    let file = File::open(&path).unwrap();
+    let mut writer = Writer {
+        path,
+        file,
+        sealer,
+        content: Content::default(),
+        written_bytes: 0,
+        refused_at: None,
+        metrics: Arc::clone(&metrics),
+    };
+    writer.line(Line::Core(session("a", 1)));
+    assert_eq!((metrics.journal_lost.value(), read_back(dir.path())), (1, vec![]));
+    let (queue, orders) = mpsc::sync_channel(1);
+    queue.send(Order::Line(Line::Core(session("b", 1)))).unwrap();
+    drop(queue);
+    writer.run(&orders);
+    assert_eq!(read_back(dir.path()), [session("a", 1), session("b", 1)]);
+}
