@@ -3,10 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "measurements read clocks")]
 
+pub mod attack;
 pub mod baseline;
 pub mod call;
 pub mod compare;
 pub mod load;
+pub mod pipeline;
 pub mod process;
 pub mod sys;
 pub mod systems;

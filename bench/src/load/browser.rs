@@ -64,6 +64,18 @@ impl Browser {
         }
     }
 
+    /// USERNAME of its checks.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// What they are signed with: the relay's password.
+    #[must_use]
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
     /// Writes a check that nominates, and returns its length.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 //! Ends that SDP describes share one pair of sockets a side: relays tell calls by their own ports. A browser's end has a socket of its
 //! own, because the relay tells browsers by their addresses.
 
+mod attackers;
 pub mod browser;
 pub mod report;
 mod run;
@@ -161,6 +162,8 @@ pub struct Load {
     certificate: Option<(DtlsCertificate, Fingerprint)>,
     inbox: Inbox,
     outbox: Outbox,
+    /// Turns of reports and of checks in the runs before.
+    turns: (u64, u64),
 }
 
 impl Load {
@@ -169,14 +172,22 @@ impl Load {
     /// # Errors
     /// What the kernel says.
     pub fn open(shape: Shape) -> io::Result<Self> {
+        Load::open_from(shape, 0)
+    }
+
+    /// The same for calls that are counted from `first_number`, a multiple of four: beside another load on the same relay.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_from(shape: Shape, first_number: u32) -> io::Result<Self> {
         let mut sockets = Sockets::new()?;
         let (a, b) = (sockets.open_pair()?, sockets.open_pair()?);
         let certificate = matches!(shape.side, Side::Ice | Side::Mixed).then(browser::certificate);
-        let mut entropy = SeededEntropy::new(0x6b65_7973);
+        let mut entropy = SeededEntropy::new(0x6b65_7973 + u64::from(first_number));
         let mut ends = Vec::new();
         let mut streams = Vec::new();
         let mut specs = Vec::new();
-        for number in 0..shape.calls() {
+        for number in first_number..first_number + shape.calls() {
             let (first, up) = (ends.len(), streams.len());
             let side = shape.side.of(number);
             let a = if side == Side::Ice {
@@ -224,7 +235,8 @@ impl Load {
             streams.push(Stream::new(up as u32 + 1, (first + 1, first), shape.media));
         }
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
-        Ok(Load { shape, specs, sockets, ends, streams, pattern: stream::pattern(), certificate, inbox, outbox })
+        let pattern = stream::pattern();
+        Ok(Load { shape, specs, sockets, ends, streams, pattern, certificate, inbox, outbox, turns: (0, 0) })
     }
 
     /// What a relay must be told.

@@ -111,6 +111,8 @@ pub struct Report {
     pub consent: (u64, u64),
     /// Longest time without a packet, of the stream where it was longest, milliseconds.
     pub longest_gap_ms: f64,
+    /// The most packets that one stream lost.
+    pub most_lost: u64,
     /// Streams of talking calls that received nothing.
     pub dead_streams: u64,
     /// See there.

@@ -65,6 +65,14 @@ impl Wheel {
         Wheel { order, period_ns, start_ns, turn: 0, turns_max: u64::MAX }
     }
 
+    /// Begins with who has its turn after `turns`.
+    fn rotate(&mut self, turns: u64) {
+        if !self.order.is_empty() {
+            let by = turns % self.order.len() as u64;
+            self.order.rotate_left(by as usize);
+        }
+    }
+
     /// Who has its turn at or before `now_ns`, and since when.
     fn next(&mut self, now_ns: u64) -> Option<(usize, u64)> {
         let count = self.order.len() as u64;
@@ -113,8 +121,11 @@ impl Load {
         let mut media = Wheel::new(talking, period_ns, start);
         let mut priming = Wheel::new(silent, nanos(timing.warm_up).max(2) / 2 / PRIMING_PACKETS, start);
         priming.turns_max = priming.order.len() as u64 * PRIMING_PACKETS;
-        let mut reports = Wheel::new(everyone, REPORT_PERIOD_NS, start);
-        let mut consent = Wheel::new(browsers, REPORT_PERIOD_NS, start);
+        // Runs that are shorter than a period go on where the one before ended, or some would never have their turn.
+        let (mut reports, mut consent) =
+            (Wheel::new(everyone, REPORT_PERIOD_NS, start), Wheel::new(browsers, REPORT_PERIOD_NS, start));
+        reports.rotate(self.turns.0);
+        consent.rotate(self.turns.1);
         let mut run = Run {
             report: Report::default(),
             latency: Times::default(),
@@ -178,6 +189,7 @@ impl Load {
                 idle_ns += wall_ns() - now;
             }
         }
+        self.turns = (self.turns.0 + reports.turn, self.turns.1 + consent.turn);
         self.conclude(run, drops_before)
     }
 
@@ -192,6 +204,8 @@ impl Load {
         run.report.sent = talking.iter().map(super::Stream::sent_measured).sum();
         run.report.received = talking.iter().map(|stream| stream.received_measured).sum();
         run.report.dead_streams = talking.iter().filter(|stream| stream.received_measured == 0).count() as u64;
+        let lost = |stream: &super::Stream| stream.sent_measured().saturating_sub(stream.received_measured);
+        run.report.most_lost = talking.iter().map(lost).max().unwrap_or(0);
         let gaps = talking.iter().map(|stream| stream.longest_gap_ns).max();
         run.report.longest_gap_ms = gaps.unwrap_or(0) as f64 / 1e6;
         run.report.latency = run.latency.percentiles();
@@ -328,7 +342,10 @@ impl Load {
                     }
                     Judged::Duplicate => run.report.duplicates += 1,
                     Judged::Forgotten => {}
-                    Judged::Corrupt => run.report.corrupt += 1,
+                    Judged::Corrupt => {
+                        run.report.corrupt += 1;
+                        self.streams[end.hears].strange += 1;
+                    }
                 }
             }
         }
@@ -348,5 +365,8 @@ mod tests {
         let mut ends = Wheel { turns_max: 1, ..Wheel::new(vec![1], 1, 0) };
         assert_eq!((ends.next(10), ends.next(10)), (Some((1, 0)), None));
         assert_eq!(Wheel::new(Vec::new(), 1, 0).next(10), None);
+        let mut later = Wheel::new(vec![5, 6, 7], 30, 0);
+        later.rotate(4);
+        assert_eq!((later.next(10), later.next(10)), (Some((6, 0)), Some((7, 10))));
     }
 }

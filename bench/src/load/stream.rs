@@ -76,6 +76,8 @@ pub struct Stream {
     measured: std::ops::Range<u32>,
     /// New and whole ones among them.
     pub received_measured: u64,
+    /// Packets that its hearer got and that are none of it, since the run began.
+    pub strange: u64,
     /// When the last good packet came, and the longest time without one since the measurement began.
     last_ns: u64,
     /// Nanoseconds.
@@ -104,6 +106,7 @@ impl Stream {
             offset: None,
             measured: u32::MAX..u32::MAX,
             received_measured: 0,
+            strange: 0,
             last_ns: 0,
             longest_gap_ns: 0,
         }

@@ -132,6 +132,12 @@ impl Control {
         RelayId::new(1, self.epoch, u64::from(number) + 1)
     }
 
+    /// Goes without a word.
+    pub fn hang_up(&mut self) {
+        // It may be gone already.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Counters of the node.
     ///
     /// # Errors
@@ -184,6 +190,11 @@ impl Gangway {
     /// What it is asked by.
     pub fn control(&mut self) -> &mut Control {
         &mut self.control
+    }
+
+    /// Its control goes without a word.
+    pub fn hang_up(&mut self) {
+        self.control.hang_up();
     }
 
     /// The socket that controls connect to.

@@ -101,6 +101,23 @@ fn rtp_load_prints_its_report() {
 }
 
 #[test]
+fn restart_gap_tells_the_loss_of_a_control_from_that_of_a_relay() {
+    let gap = |act: &str| -> serde_json::Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_restart-gap"))
+            .args(["--engine", "epoll", "--calls", "4", "--side", "cm", "--seconds", "1", "--act", act])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let results = gap("control");
+    assert_eq!(results["disturbed"]["lost"], 0, "{results}");
+    let results = gap("kill");
+    assert_eq!(results["undisturbed"]["lost"], 0, "{results}");
+    assert!(results["disturbed"]["longest_gap_ms"].as_f64() > Some(0.0), "{results}");
+}
+
+#[test]
 fn compare_leaves_table_points_and_picture() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_compare"))
