@@ -101,6 +101,7 @@ impl Pipeline {
             mux_ports: vec![MUX],
             seed: 1,
             history_bytes: 1 << 20,
+            new_addresses_per_s: 1000,
         };
         let mut relays = Relays::new(Arena::create(limits).expect("memory for the arena"), config);
         let now = Now { mono: Time::from_millis(1_000_000), wall: WallTime::from_unix_micros(1_790_000_000_000_000) };

@@ -23,11 +23,8 @@ pub const SOCKET_PATH_MAX_BYTES: usize = 100;
 /// Worker threads at most: their counters fit one frame of RCP.
 pub const WORKERS_MAX: u16 = 64;
 
-/// Legs that one relay has room for on average.
-const LEGS_PER_RELAY: u32 = 4;
-
-/// Routes that one relay has room for on average.
-const ROUTES_PER_RELAY: u32 = 6;
+/// Routes that two legs have room for on average.
+const ROUTES_PER_TWO_LEGS: u32 = 3;
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +116,29 @@ pub const KEYS: &[Key] = &[
     number("orphan_grace_s", 300, 1, 86_400, "relays without control live so long, and only while media flows"),
     number("dataplane_relays_max", 4096, 1, 65_536, "relays one worker has room for"),
     number(
+        "dataplane_legs_max",
+        16_384,
+        2,
+        262_144,
+        "legs one worker has room for; routes are one and a half times as many",
+    ),
+    number("dataplane_buffers", 1024, 256, 65_535, "packets one worker can hold at a time, 2 KiB each"),
+    number(
+        "dataplane_mailbox_max",
+        4096,
+        64,
+        65_536,
+        "messages that wait between the control thread and one worker, each way",
+    ),
+    number("dataplane_requests_max", 2048, 1, 65_536, "requests of control that are under way; one more is refused"),
+    number(
+        "dataplane_new_addresses_per_s",
+        1000,
+        1,
+        1_000_000,
+        "addresses of browsers that one worker takes in a second, each after an authenticated check",
+    ),
+    number(
         "video_history_kb",
         16_384,
         0,
@@ -169,6 +189,14 @@ pub struct Config {
     pub orphan_grace: Duration,
     /// Room of one worker.
     pub limits: RelayLimits,
+    /// Packets one worker can hold.
+    pub buffers: usize,
+    /// Messages that wait between the manager and one worker, each way.
+    pub mailbox_max: usize,
+    /// Requests of control that are under way.
+    pub requests_max: usize,
+    /// Addresses of browsers that one worker takes in a second.
+    pub new_addresses_per_s: u32,
     /// Bytes of sent video that one worker keeps.
     pub history_bytes: usize,
     /// Timers of the relay core.
@@ -206,8 +234,8 @@ impl Config {
         let data_dir = PathBuf::from(reader.text("data_dir", "./gangway-data"));
         let workers = read_workers(settings, machine)?;
         read_engine(settings)?;
-        let relays = reader.number("dataplane_relays_max")?;
-        let relays = u32::try_from(relays).expect("the table's range fits 32 bits");
+        let legs = reader.count("dataplane_legs_max")?;
+        let (relays, routes) = (reader.count("dataplane_relays_max")?, legs / 2 * ROUTES_PER_TWO_LEGS);
         Ok(Config {
             addresses: read_addresses(settings, machine)?,
             media: reader.media_range()?,
@@ -224,7 +252,11 @@ impl Config {
                 .read("dataplane_control_uid", machine.uid, "a user id is allowed", |text| text.parse().ok())?,
             linger: reader.seconds("dataplane_linger_s")?,
             orphan_grace: reader.seconds("orphan_grace_s")?,
-            limits: RelayLimits { relays, legs: relays * LEGS_PER_RELAY, routes: relays * ROUTES_PER_RELAY },
+            limits: RelayLimits { relays, legs, routes },
+            buffers: reader.count("dataplane_buffers")? as usize,
+            mailbox_max: reader.count("dataplane_mailbox_max")? as usize,
+            requests_max: reader.count("dataplane_requests_max")? as usize,
+            new_addresses_per_s: reader.count("dataplane_new_addresses_per_s")?,
             history_bytes: reader.kib("video_history_kb")?,
             timers: RelayTimers {
                 rtcp_interval: reader.millis("rtcp_interval_ms")?,
@@ -254,6 +286,10 @@ impl Reader<'_> {
     fn number(&self, name: &str) -> Result<u64, SettingsError> {
         let Kind::Number { default, min, max } = Self::key(name).kind else { unreachable!("{name} is a number") };
         self.settings.number(name, default, min..=max)
+    }
+
+    fn count(&self, name: &str) -> Result<u32, SettingsError> {
+        self.number(name).map(|number| u32::try_from(number).expect("the table's range fits 32 bits"))
     }
 
     fn kib(&self, name: &str) -> Result<usize, SettingsError> {
@@ -427,6 +463,7 @@ mod tests {
         assert_eq!((config.media, config.webrtc_port), (MediaRange::Fixed(31001, 32000), Port::Fixed(32100)));
         assert_eq!((config.workers, config.cores.as_slice()), (3, &[3, 2, 1][..]));
         assert_eq!((config.control_uid, config.orphan_grace), (1000, Duration::from_secs(300)));
+        assert_eq!(config.limits, RelayLimits { relays: 4096, legs: 16_384, routes: 24_576 });
         assert_eq!(config.receive_buffers, ReceiveBuffers { browser: 16 << 20, media: 512 << 10 });
         assert_eq!(config.socket, PathBuf::from("./gangway-data/dataplane.sock"));
     }

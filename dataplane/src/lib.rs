@@ -30,7 +30,7 @@
 //! | [`manager`] | the one cold thread: control socket, credentials, DTLS timers, mailboxes |
 //! | [`keeper`] | the parent process: owns sockets and arenas, starts the relay and starts it again |
 //! | [`ports`] | the only opener of media sockets, the keeper's |
-//! | [`config`], [`affinity`], [`mailbox`], [`stats`] | settings, cores, queues, counters |
+//! | [`config`], [`affinity`], [`mailbox`], [`stats`], [`stats_map`] | settings, cores, queues, counters, and the counters in memory that others map |
 //!
 //! Start is [`keeper::process::run`] in the program, and [`manager::start`] without a process of its own.
 
@@ -50,6 +50,7 @@ pub mod registry;
 pub mod relay;
 pub mod srtp;
 pub mod stats;
+pub mod stats_map;
 pub mod transform;
 pub mod wire;
 pub mod worker;

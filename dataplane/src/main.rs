@@ -4,8 +4,9 @@
 //! process. It is ready when its socket answers.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     os::fd::AsFd,
     path::PathBuf,
     process::ExitCode,
@@ -22,9 +23,9 @@ use gangway_dataplane::{
         process::{Launch, PassedSettings, layout, run},
     },
     manager::{Mode, adopt},
-    ports,
+    ports, stats, stats_map,
 };
-use gangway_shared::settings::Settings;
+use gangway_shared::{rcp::WorkerStats, settings::Settings};
 use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, set_parent_process_death_signal, setrlimit};
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +48,9 @@ struct Arguments {
     /// Started by a keeper, whose channel is the standard input.
     #[arg(long, hide = true)]
     relay: bool,
+    /// Print the counters of the dataplane that runs with this `data_dir` as JSON, and end. It does nothing for it.
+    #[arg(long)]
+    stats: bool,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +59,11 @@ fn main() -> ExitCode {
         println!("{}", layout());
         return ExitCode::SUCCESS;
     }
-    let ended = if arguments.relay { relay(&arguments) } else { keep(arguments) };
+    let ended = match (arguments.stats, arguments.relay) {
+        (true, _) => print_stats(arguments),
+        (false, true) => relay(&arguments),
+        (false, false) => keep(arguments),
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,6 +104,23 @@ fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let running = adopt(config, Mode { managed: arguments.managed }, channel)?;
     tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
     running.join()?;
+    Ok(())
+}
+
+fn print_stats(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = read_config(&read_settings(arguments.config.as_deref(), arguments.sets)?)?;
+    let workers = stats_map::read(&config.data_dir.join(stats_map::LINK_NAME))?;
+    let row = |worker: &stats_map::Published| {
+        let WorkerStats { worker: number, relays, received, sent, drops, batches, busy_us, latency } = &worker.stats;
+        let named = stats::drop_reasons().into_iter().zip(drops).filter(|(_, count)| **count > 0);
+        serde_json::json!({
+            "worker": number, "at_unix_us": worker.at.as_unix_micros(), "relays": relays, "received": received, "sent": sent,
+            "batches": batches, "busy_us": busy_us, "drops": named.collect::<BTreeMap<_, _>>(), "latency": latency,
+        })
+    };
+    let rows: Vec<_> = workers.iter().map(row).collect();
+    let all = serde_json::json!({ "latency_bounds_us": stats::latency_bounds_us(), "workers": rows });
+    writeln!(io::stdout(), "{all}")?;
     Ok(())
 }
 

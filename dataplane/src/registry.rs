@@ -17,8 +17,8 @@ use crate::generator::Recipe;
 pub const ORPHAN_SILENCE: Duration = Duration::from_secs(30);
 
 /// What this dataplane runs, for `Hello.capabilities`.
-pub const CAPABILITIES: [&str; 11] =
-    ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback", "fill", "nack", "rtx", "transport_cc", "remb"];
+pub const CAPABILITIES: [&str; 12] =
+    ["ice_dtls", "rtp", "srtp", "pass", "g711", "feedback", "fill", "nack", "rtx", "transport_cc", "remb", "dtmf"];
 
 /// Bounds and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,18 +23,13 @@ use crate::{
     mailbox::{Receiver, Sender},
     registry::Digest,
     relay::{
-        Adopted, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayFlow,
-        RelaySetup, Relays, Verdict,
+        Adopted, Digits, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig,
+        RelayFlow, RelaySetup, Relays, Verdict,
     },
     stats::LoopCounters,
+    stats_map::StatsPage,
     wire::{BUFFER_LEN_BYTES, DropReason, Packet},
 };
-
-/// Commands waiting for one worker.
-pub const INBOX_MAX: usize = 4096;
-
-/// Reports of one worker waiting for the manager. DTLS beyond it is dropped; the rest waits in a longer backlog.
-pub const OUTBOX_MAX: usize = 4096;
 
 /// Events and answers kept while the manager's mailbox is full.
 const BACKLOG_MAX: usize = 65_536;
@@ -50,6 +45,9 @@ const STAMPED_OF: u32 = 64;
 
 /// Packets that the relays can make by themselves while they hold one in hand.
 const GENERATED_MAX: usize = 64;
+
+/// A worker that has something to tell writes its counters for whoever maps them after so long.
+const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 
 /// Changes of whom a port hears that one packet can cause.
 const HEARD_MAX: usize = 4;
@@ -96,6 +94,15 @@ pub enum Command<S> {
         /// The leg.
         leg: LegId,
     },
+    /// Play digits to a leg's peer; `ActDone` tells of their end.
+    Digits {
+        /// The relay.
+        relay: RelayId,
+        /// The leg.
+        leg: LegId,
+        /// What to play.
+        digits: Digits,
+    },
     /// Counters of a relay; answered by [`Report::Relay`].
     QueryRelay {
         /// Repeated in the answer.
@@ -124,6 +131,7 @@ impl<S> Command<S> {
             Command::Keyframe { token, .. } | Command::QueryRelay { token, .. } | Command::QueryWorker { token } => {
                 Some(InHand::Question { token })
             }
+            Command::Digits { relay, ref digits, .. } => Some(InHand::Action { relay, action_id: digits.action_id }),
             #[cfg(test)]
             Command::Crash { token } => Some(InHand::Question { token }),
             Command::Keys { .. } | Command::Send { .. } => None,
@@ -137,6 +145,7 @@ enum InHand {
     Put { token: u64, relay: RelayId },
     Remove { token: u64, relay: RelayId },
     Question { token: u64 },
+    Action { relay: RelayId, action_id: u64 },
 }
 
 /// Where in a [`Command::Put`] a test wants the worker to fail.
@@ -285,6 +294,9 @@ pub struct Worker<E: Engine> {
     stamps: Vec<WallTime>,
     /// Pairs opened so far.
     pairs: u32,
+    /// Where others read the counters, and when they are written next.
+    page: Option<StatsPage>,
+    publish_at: Option<Time>,
     /// Ports of each relay's legs; also the list of relays there are.
     ports: BTreeMap<RelayId, Vec<LegPorts>>,
     /// The command that is being worked off.
@@ -384,11 +396,19 @@ impl<E: Engine> Worker<E> {
             counters: LoopCounters::default(),
             stamps: Vec::with_capacity(BATCH_MAX),
             pairs: 0,
+            page: None,
+            publish_at: None,
             ports: BTreeMap::new(),
             in_hand: None,
             #[cfg(test)]
             fails_at: None,
         }
+    }
+
+    /// Writes its counters there too, a second after they changed.
+    #[must_use]
+    pub fn with_stats(self, page: StatsPage) -> Self {
+        Worker { page: Some(page), ..self }
     }
 
     /// Works until the manager closes its mailbox.
@@ -415,10 +435,11 @@ impl<E: Engine> Worker<E> {
                 Some(relays.next_deadline().map_or(retry, |next| next.min(retry)))
             }
         };
+        let deadline = deadline.into_iter().chain(self.publish_at).min();
         self.engine.receive(deadline, &mut self.batch);
         let now = self.engine.now();
         self.now = now;
-        let mut is_batch = false;
+        let (mut is_batch, is_news) = (false, !self.batch.is_empty());
         for completion in self.batch.drain() {
             match completion {
                 Completion::Received { port, from, buffer, start, len, received_at } => {
@@ -455,8 +476,20 @@ impl<E: Engine> Worker<E> {
             let sent_at = self.engine.now().wall;
             self.stamps.drain(..).for_each(|at| self.counters.latency.note(sent_at.since(at)));
         }
+        self.publish(is_news);
         self.post.flush();
         !self.inbox.is_closed()
+    }
+
+    /// Writes the counters when it is time, and sets that time when there is news.
+    fn publish(&mut self, is_news: bool) {
+        let (Some(page), Some(relays)) = (&mut self.page, &self.relays) else { return };
+        if self.publish_at.is_some_and(|at| at <= self.now.mono) {
+            self.publish_at = None;
+            page.write(self.now.wall, relays.len() as u64, relays.counters(), &self.counters, self.engine.cpu_time());
+        } else if is_news && self.publish_at.is_none() {
+            self.publish_at = Some(self.now.mono + PUBLISH_AFTER);
+        }
     }
 
     fn read_mail(&mut self, now: Now) {
@@ -492,6 +525,7 @@ impl<E: Engine> Worker<E> {
                     let asked = relays.request_keyframe(now, relay, leg, &mut out);
                     self.post.post(Report::Keyframe { token, asked });
                 }
+                Command::Digits { relay, leg, digits } => relays.play_digits(now, relay, leg, digits, &mut out),
                 Command::QueryRelay { token, relay } => {
                     count_lost(out.engine, relays, self.ports.get(&relay));
                     let stats = relays.stats(relay).map(Box::new);
@@ -585,8 +619,9 @@ impl<E: Engine> Worker<E> {
         let in_hand = self.in_hand.take();
         let changed = match in_hand {
             Some(InHand::Put { relay, .. } | InHand::Remove { relay, .. }) => Some(relay),
-            Some(InHand::Question { .. }) | None => None,
+            Some(InHand::Question { .. } | InHand::Action { .. }) | None => None,
         };
+        let actions = self.relays.as_mut().map(Relays::take_actions).unwrap_or_default();
         let alive = self.take_relays_back(changed);
         let lost: Vec<RelayId> = self.ports.keys().copied().filter(|relay| !alive.contains(relay)).collect();
         self.ports.retain(|relay, _| alive.contains(relay));
@@ -600,7 +635,17 @@ impl<E: Engine> Worker<E> {
         match in_hand {
             Some(InHand::Remove { token, .. }) => self.post.post(Report::Removed { token }),
             Some(InHand::Put { token, .. } | InHand::Question { token }) => self.post.post(Report::Failed { token }),
-            None => {}
+            Some(InHand::Action { .. }) | None => {}
+        }
+        let in_hand = match in_hand {
+            Some(InHand::Action { relay, action_id }) if !actions.contains(&(relay, action_id)) => {
+                Some((relay, action_id))
+            }
+            _ => None,
+        };
+        for (relay, action_id) in actions.into_iter().chain(in_hand) {
+            let error = RelayError::new(ErrorCode::Internal, "", "its worker failed and was started again");
+            self.post.post(Report::Event(Event::ActDone { relay, action_id, error: Some(error) }));
         }
     }
 

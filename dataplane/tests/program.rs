@@ -95,6 +95,31 @@ fn sigterm_ends_an_idle_dataplane_at_once_and_removes_its_socket() {
 }
 
 #[test]
+fn the_counters_of_a_running_dataplane_are_printed_beside_it() {
+    let data = tempfile::tempdir().unwrap();
+    let mut child = start(data.path(), false, &["dataplane_workers=2"]);
+    let print = || command(data.path(), &["dataplane_workers=2"]).arg("--stats").output().unwrap();
+    // The socket listens before the relay process has taken over.
+    let end = Instant::now() + WITHIN;
+    let stdout = loop {
+        let Output { status, stdout, stderr } = print();
+        if status.success() {
+            break stdout;
+        }
+        assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&stderr));
+    };
+    let printed: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+    let workers = printed["workers"].as_array().unwrap();
+    assert_eq!(workers.iter().map(|worker| worker["worker"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
+    let bounds = printed["latency_bounds_us"].as_array().unwrap().len();
+    assert_eq!(workers[0]["latency"].as_array().unwrap().len(), bounds + 1);
+    signal(&child, Signal::TERM);
+    assert!(wait_end(&mut child).success());
+    let Output { status, stderr, .. } = print();
+    assert!(!status.success() && String::from_utf8_lossy(&stderr).contains("dataplane.stats"));
+}
+
+#[test]
 fn a_managed_dataplane_ignores_the_terminal_and_leaves_when_nobody_needs_it() {
     let data = tempfile::tempdir().unwrap();
     let mut child = start(data.path(), true, &["dataplane_linger_s=1"]);
@@ -123,7 +148,14 @@ fn a_second_dataplane_does_not_take_the_socket_of_the_first_and_a_dead_ones_is_r
     );
     first.kill().unwrap();
     first.wait().unwrap();
-    assert!(data.path().join("dataplane.sock").exists());
+    let socket = data.path().join("dataplane.sock");
+    assert!(socket.exists());
+    // Its relay is a process too, and goes a moment later: who connects to that one meets no second dataplane.
+    let end = Instant::now() + WITHIN;
+    while UnixStream::connect(&socket).is_ok() {
+        assert!(Instant::now() < end, "the relay of a keeper that is gone serves on");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
     let mut second = start(data.path(), false, &[]);
     signal(&second, Signal::TERM);
     assert!(wait_end(&mut second).success());

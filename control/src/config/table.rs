@@ -345,6 +345,31 @@ pub const KEYS: &[Key] = &[
         "KiB of the kernel's receive buffer of a port towards a SIP peer",
     ),
     key("dataplane_relays_max", "4096", Kind::Number(1, 65_536), "relays one worker has room for"),
+    key(
+        "dataplane_legs_max",
+        "16384",
+        Kind::Number(2, 262_144),
+        "legs one worker has room for; routes are one and a half times as many",
+    ),
+    key("dataplane_buffers", "1024", Kind::Number(256, 65_535), "packets one worker can hold at a time, 2 KiB each"),
+    key(
+        "dataplane_mailbox_max",
+        "4096",
+        Kind::Number(64, 65_536),
+        "messages that wait between the dataplane's control thread and one worker, each way",
+    ),
+    key(
+        "dataplane_requests_max",
+        "2048",
+        Kind::Number(1, 65_536),
+        "requests to the dataplane that are under way; one more is refused with 503",
+    ),
+    key(
+        "dataplane_new_addresses_per_s",
+        "1000",
+        Kind::Number(1, 1_000_000),
+        "addresses of browsers that one worker takes in a second; others wait for their next check",
+    ),
     key("dtls_timeout_ms", "30000", Kind::Number(500, 600_000), "ms a DTLS handshake may take"),
     key(
         "dataplane_start_timeout_ms",

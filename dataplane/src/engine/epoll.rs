@@ -72,17 +72,25 @@ impl EpollEngine {
     /// # Errors
     /// When the kernel gives no epoll or eventfd.
     pub fn new() -> io::Result<Self> {
+        EpollEngine::with_buffers(BUFFERS)
+    }
+
+    /// An engine without ports that can hold so many packets, 65,535 at most.
+    ///
+    /// # Errors
+    /// As [`EpollEngine::new`].
+    pub fn with_buffers(count: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE_TOKEN)?);
         Ok(EpollEngine {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
-            buffers: Buffers::new(),
+            buffers: Buffers::of(count),
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             free: (0..u32::try_from(PORTS_MAX).expect("ports are counted in 32 bits")).collect(),
             ready: VecDeque::with_capacity(PORTS_MAX),
-            order: Vec::with_capacity(BUFFERS),
+            order: Vec::with_capacity(count),
             failures: Vec::with_capacity(FAILURES_MAX),
         })
     }
@@ -362,7 +370,7 @@ impl Engine for EpollEngine {
     }
 
     fn reclaim(&mut self) {
-        self.order = Vec::with_capacity(BUFFERS);
+        self.order = Vec::with_capacity(self.buffers.total());
         self.buffers.reclaim();
     }
 }

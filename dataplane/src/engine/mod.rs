@@ -36,7 +36,7 @@ pub const PORTS_MAX: usize = 16_384;
 /// Packets one round takes in at most (measurements: cap a round at 64 to 128).
 pub const BATCH_MAX: usize = 128;
 
-/// Packet buffers of one engine. All of them lie in the pool, in a batch or in the send queue.
+/// Packet buffers of an engine that nobody gave another number. All of them lie in the pool, in a batch or in the send queue.
 pub const BUFFERS: usize = 1024;
 
 /// Failed sends that one round reports at most: each buffer may have been sent twice. More are not reported.

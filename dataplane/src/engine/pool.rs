@@ -110,7 +110,13 @@ impl Buffers {
     /// [`BUFFERS`] of them, all in the pool.
     #[must_use]
     pub fn new() -> Self {
-        Buffers { pool: Pool::new(BUFFERS), held: 0, queue: Vec::with_capacity(BUFFERS) }
+        Buffers::of(BUFFERS)
+    }
+
+    /// So many, all in the pool.
+    #[must_use]
+    pub fn of(count: usize) -> Self {
+        Buffers { pool: Pool::new(count), held: 0, queue: Vec::with_capacity(count) }
     }
 
     /// See [`Pool::bytes`].
@@ -159,6 +165,12 @@ impl Buffers {
         self.pool.available()
     }
 
+    /// Buffers in all.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.pool.total()
+    }
+
     /// See [`Pool::assert_out`].
     ///
     /// # Panics
@@ -199,6 +211,14 @@ mod tests {
         assert_eq!(pool.take(), Some(first));
         pool.reclaim();
         pool.assert_out(0);
+    }
+
+    #[test]
+    fn an_engine_holds_as_many_packets_as_it_was_given_room_for() {
+        let mut buffers = Buffers::of(256);
+        let taken = std::iter::from_fn(|| buffers.take()).count();
+        assert_eq!((taken, buffers.total(), buffers.available()), (256, 256, 0));
+        buffers.assert_whole();
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::{
     mailbox::{Receiver, Sender},
     registry::{CAPABILITIES, Digest, Registry},
     relay::{Adopted, PortId},
+    stats_map::StatsMap,
     worker::{Command, Report},
 };
 
@@ -118,12 +119,16 @@ struct Manager {
     /// Workers that have not told yet what they found in their arenas. Until then nobody is served.
     adopting: usize,
     workers: Vec<WorkerLink>,
+    /// Others find the workers' counters by its descriptor.
+    _map: Option<StatsMap>,
     relays: BTreeMap<RelayId, Record>,
     /// Whose leg a handle is, for what DTLS has to tell.
     legs: BTreeMap<LegKey, (RelayId, LegId)>,
     pending: BTreeMap<u64, Pending>,
     next_token: u64,
     busy: Busy,
+    /// Requests refused for want of room.
+    refused: BTreeMap<ErrorCode, u64>,
     connections: BTreeMap<usize, Connection>,
     next_connection: usize,
     /// The control that is obeyed.

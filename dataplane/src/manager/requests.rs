@@ -3,13 +3,16 @@
 //! A worker's part of a request is asked for by mailbox and remembered under a token. While a relay has one in flight, further
 //! requests that change it wait their turn, so that their order is kept.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use gangway_shared::{
     ids::{EventSeq, Generation, LegId, RelayId},
     rcp::{
-        ActAction, ControlMessage, DataplaneMessage, ErrorCode, Event, Hello, NodeStats, PROTOCOL, RelayError,
-        RelayProgram, Reply, Request, WorkerStats,
+        ActAction, ControlMessage, DataplaneMessage, DtmfDigits, ErrorCode, Event, Hello, NodeStats, PROTOCOL,
+        RelayError, RelayProgram, Reply, Request, WorkerStats,
     },
     time::Time,
 };
@@ -21,14 +24,11 @@ use super::{
 use crate::{
     dtls::LegKey,
     registry::{Digest, PutDecision},
-    relay::LegHandle,
+    relay::{DIGITS_MAX, DURATION_MS, Digits, LegHandle, event_of},
     stats,
     wire::DropReason,
     worker::{Command, Put, Report},
 };
-
-/// Requests whose workers have not answered yet, and those that wait for them.
-const PENDING_MAX: usize = 2048;
 
 /// Requests that wait for another one of the same relay.
 const WAITING_MAX: usize = 8;
@@ -180,8 +180,9 @@ impl Manager {
 
     /// Takes a request in: refuses what is too much, and lets what changes a busy relay wait.
     fn handle_request(&mut self, asker: Asker, request: Request) {
-        if self.pending.len() + self.busy.len >= PENDING_MAX {
-            let reason = format!("{PENDING_MAX} requests are in flight");
+        let acts: usize = self.workers.iter().map(|worker| worker.backlog.len()).sum();
+        if self.pending.len().max(acts) + self.busy.len >= self.config.requests_max {
+            let reason = format!("{} requests are in flight", self.config.requests_max);
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "", reason));
         }
         if let Request::Put { relay, .. } | Request::Delete { relay } = &request
@@ -270,12 +271,13 @@ impl Manager {
 
     fn act(&mut self, asker: Asker, relay: RelayId, action_id: u64, action: &ActAction) {
         let Some(record) = self.relays.get_mut(&relay) else { return self.refuse(asker, not_found(relay)) };
-        let leg = match action {
-            ActAction::Keyframe { leg } => *leg,
-            ActAction::Dtmf { .. } => {
-                let reason = "telephone events are not sent by this dataplane yet";
-                return self.refuse(asker, RelayError::new(ErrorCode::Unsupported, "action.act", reason));
-            }
+        let (ActAction::Keyframe { leg } | ActAction::Dtmf { leg, .. }) = *action;
+        let digits = match action {
+            ActAction::Keyframe { .. } => None,
+            ActAction::Dtmf { digits, duration_ms, .. } => match digits_of(action_id, digits, *duration_ms) {
+                Ok(digits) => Some(digits),
+                Err(error) => return self.refuse(asker, error),
+            },
         };
         if record.handles.iter().all(|(id, _)| *id != leg) {
             let error = RelayError::new(ErrorCode::NotFound, "action.leg", format!("the relay has no leg {leg}"));
@@ -284,8 +286,14 @@ impl Manager {
         let is_new = record.note_action(action_id);
         let worker = record.worker;
         if is_new {
-            let token = self.remember(Pending::Keyframe { relay, action_id });
-            self.workers[usize::from(worker)].send(Command::Keyframe { token, relay, leg });
+            let command = match digits {
+                Some(digits) => Command::Digits { relay, leg, digits },
+                None => {
+                    let token = self.remember(Pending::Keyframe { relay, action_id });
+                    Command::Keyframe { token, relay, leg }
+                }
+            };
+            self.workers[usize::from(worker)].send(command);
         }
         self.answer(asker, Reply::Act);
     }
@@ -401,6 +409,7 @@ impl Manager {
                 workers.truncate(NodeStats::WORKERS_PAGE);
                 let ports = self.ports.counts();
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
+                let refused = self.refused.iter().map(|(code, count)| (refusal_name(*code).to_owned(), *count));
                 let stats = NodeStats {
                     drop_reasons: stats::drop_reasons(),
                     latency_bounds_us: stats::latency_bounds_us(),
@@ -411,7 +420,7 @@ impl Manager {
                     media_ports_quarantined: ports.quarantined,
                     media_ports_total: ports.total,
                     dtls_handshakes: self.handshakes.in_progress(),
-                    drops: BTreeMap::from([filtered]),
+                    drops: refused.chain([filtered]).collect(),
                     draining: self.registry.is_draining(),
                 };
                 self.answer(asker, Reply::QueryNode(stats));
@@ -499,6 +508,9 @@ impl Manager {
     }
 
     fn refuse(&mut self, asker: Asker, error: RelayError) {
+        if let Some(count) = self.refused.get_mut(&error.code) {
+            *count += 1;
+        }
         self.push(asker, &DataplaneMessage::Error { id: asker.id, error });
     }
 
@@ -508,6 +520,31 @@ impl Manager {
             connection.push(message);
         }
     }
+}
+
+/// Refusals for want of room, which are counted, by their names in `NodeStats::drops`.
+pub(super) const COUNTED_REFUSALS: [ErrorCode; 3] = [ErrorCode::Full, ErrorCode::NoPorts, ErrorCode::Draining];
+
+fn refusal_name(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Full => "request_full",
+        ErrorCode::NoPorts => "request_no_ports",
+        _ => "request_draining",
+    }
+}
+
+/// Digits as a worker takes them.
+fn digits_of(action_id: u64, digits: &DtmfDigits, duration_ms: u16) -> Result<Digits, RelayError> {
+    let invalid = |field: &str, reason: String| RelayError::new(ErrorCode::Invalid, field, reason);
+    let events: Option<VecDeque<u8>> = digits.0.chars().map(event_of).collect();
+    let events = events.filter(|events| (1..=DIGITS_MAX).contains(&events.len()));
+    let reason = || format!("1 to {DIGITS_MAX} of 0-9, *, #, A-D and ! are allowed");
+    let events = events.ok_or_else(|| invalid("action.digits", reason()))?;
+    if !DURATION_MS.contains(&duration_ms) {
+        let reason = format!("{} to {} are allowed", DURATION_MS.start(), DURATION_MS.end());
+        return Err(invalid("action.duration_ms", reason));
+    }
+    Ok(Digits { action_id, events, duration: Duration::from_millis(duration_ms.into()) })
 }
 
 fn not_found(relay: RelayId) -> RelayError {

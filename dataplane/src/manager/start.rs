@@ -17,7 +17,9 @@ use mio::{Interest, Poll, net::UnixListener};
 use thiserror::Error;
 
 use super::{
-    EVENTS_MAX, FIRST_CONNECTION, LISTENER, Manager, Mode, TICK, WAKE, WorkerLink, entropy::OsEntropy, requests::Busy,
+    EVENTS_MAX, FIRST_CONNECTION, LISTENER, Manager, Mode, TICK, WAKE, WorkerLink,
+    entropy::OsEntropy,
+    requests::{Busy, COUNTED_REFUSALS},
 };
 use crate::{
     affinity,
@@ -30,7 +32,8 @@ use crate::{
     mailbox::mailbox,
     registry::{Registry, RegistryConfig},
     relay::{PortId, RelayConfig},
-    worker::{INBOX_MAX, KeptPair, OUTBOX_MAX, Worker},
+    stats_map::{LINK_NAME, StatsMap, StatsPage},
+    worker::{KeptPair, Worker},
 };
 
 /// Bytes of the random name of this run.
@@ -118,7 +121,7 @@ pub fn adopt(mut config: Config, mode: Mode, channel: Channel) -> Result<Running
     // All that can fail comes before the first thread.
     let mut prepared = Vec::new();
     for (number, arena) in (0..).zip(arenas) {
-        prepared.push(prepare_worker(number, arena)?);
+        prepared.push(prepare_worker(&config, number, arena)?);
     }
     for (port, socket) in browser {
         let worker = prepared.get_mut(usize::from(port.worker)).ok_or(ArenaError::Foreign("number"))?;
@@ -138,9 +141,13 @@ pub fn adopt(mut config: Config, mode: Mode, channel: Channel) -> Result<Running
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(kernel("epoll"))?;
     let manager = Manager::new(config, mode, poll, listener, link, facts)?;
     manager.watch_keeper().map_err(kernel("epoll"))?;
-    let workers = prepared.into_iter().map(|worker| spawn_worker(&manager.config, worker, waker.clone(), blame));
+    let map = publish_stats(&manager.config);
+    let workers = prepared.into_iter().map(|worker| {
+        let page = map.as_ref().map(|map| map.page(worker.number));
+        spawn_worker(&manager.config, worker, page, waker.clone(), blame)
+    });
     let workers: Vec<WorkerLink> = workers.collect::<io::Result<_>>().map_err(kernel("a worker thread"))?;
-    let manager = Manager { adopting: workers.len(), workers, unclaimed, ..manager };
+    let manager = Manager { adopting: workers.len(), workers, unclaimed, _map: map, ..manager };
     let socket = manager.config.socket.clone();
     let webrtc = manager.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect();
     let manager = std::thread::Builder::new()
@@ -191,11 +198,13 @@ impl Manager {
             unclaimed: BTreeMap::new(),
             adopting: 0,
             workers: Vec::new(),
+            _map: None,
             relays: BTreeMap::new(),
             legs: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_token: 0,
             busy: Busy::default(),
+            refused: COUNTED_REFUSALS.map(|code| (code, 0)).into(),
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             living: None,
@@ -213,6 +222,13 @@ fn make_identity() -> Result<Identity, StartError> {
     Ok(Identity { instance: OsEntropy.hex(INSTANCE_BYTES), certificate, private_key })
 }
 
+/// Memory for the workers' counters, where others find it. Nothing depends on it: without it the counters come by `Query` alone.
+fn publish_stats(config: &Config) -> Option<StatsMap> {
+    let made =
+        StatsMap::create(config.workers).and_then(|map| map.publish(&config.data_dir.join(LINK_NAME)).map(|()| map));
+    made.inspect_err(|error| tracing::warn!(%error, "counters cannot be mapped (--stats)")).ok()
+}
+
 struct PreparedWorker {
     number: u16,
     engine: EpollEngine,
@@ -222,8 +238,9 @@ struct PreparedWorker {
     pairs: Vec<KeptPair<UdpSocket>>,
 }
 
-fn prepare_worker(number: u16, arena: OwnedFd) -> Result<PreparedWorker, StartError> {
-    let engine = EpollEngine::new().map_err(|source| StartError::Kernel { what: "epoll", source })?;
+fn prepare_worker(config: &Config, number: u16, arena: OwnedFd) -> Result<PreparedWorker, StartError> {
+    let engine = EpollEngine::with_buffers(config.buffers);
+    let engine = engine.map_err(|source| StartError::Kernel { what: "epoll", source })?;
     let arena = Arena::map(arena)?;
     Ok(PreparedWorker { number, engine, arena, mux_ports: Vec::new(), webrtc: Vec::new(), pairs: Vec::new() })
 }
@@ -231,18 +248,20 @@ fn prepare_worker(number: u16, arena: OwnedFd) -> Result<PreparedWorker, StartEr
 fn spawn_worker(
     config: &Config,
     prepared: PreparedWorker,
+    page: Option<StatsPage>,
     waker: Arc<dyn Wake>,
     blame: bool,
 ) -> io::Result<WorkerLink> {
     let PreparedWorker { number, engine, arena, mux_ports, webrtc, pairs } = prepared;
-    let (commands, inbox) = mailbox::<crate::worker::Command<UdpSocket>>(INBOX_MAX, engine.waker());
-    let (outbox, reports) = mailbox(OUTBOX_MAX, waker);
+    let (commands, inbox) = mailbox::<crate::worker::Command<UdpSocket>>(config.mailbox_max, engine.waker());
+    let (outbox, reports) = mailbox(config.mailbox_max, waker);
     let relay_config = RelayConfig {
         worker: number,
         timers: config.timers,
         mux_ports,
         seed: OsEntropy.next_u64(),
         history_bytes: config.history_bytes,
+        new_addresses_per_s: config.new_addresses_per_s,
     };
     let core = config.cores.get(usize::from(number)).copied();
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -251,7 +270,11 @@ fn spawn_worker(
         {
             tracing::warn!(worker = number, core, %error, "the worker is not pinned");
         }
-        Worker::adopt(engine, arena, relay_config, inbox, outbox, (pairs, blame)).run();
+        let worker = Worker::adopt(engine, arena, relay_config, inbox, outbox, (pairs, blame));
+        match page {
+            Some(page) => worker.with_stats(page).run(),
+            None => worker.run(),
+        }
     })?;
     Ok(WorkerLink { commands, reports, backlog: VecDeque::new(), thread, webrtc })
 }

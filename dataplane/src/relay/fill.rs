@@ -120,8 +120,8 @@ impl Relays {
         }
     }
 
-    /// Sends one packet of a route's sound and sets the time of the next. While the destination cannot be sent to, the sound does not
-    /// begin.
+    /// Sends one packet of a route's sound and sets the time of the next. While the destination cannot be sent to, or hears
+    /// digits, the sound does not begin.
     fn make_sound(&mut self, now: Now, route_slot: u32, out: &mut impl Output) {
         let target = self.target_of(route_slot);
         let seed = self.config.seed;
@@ -133,7 +133,7 @@ impl Relays {
         let is_late = now.mono.since(due) > CATCH_UP;
         let at = if fill.is_running == 0 || is_late { now.mono } else { due };
         fill.next_at = (at + interval).as_micros();
-        let Ok((port, to)) = target else {
+        let Some((port, to)) = target.ok().filter(|_| !self.keypad.is_busy(route_slot)) else {
             fill.is_running = 0;
             return;
         };

@@ -555,7 +555,8 @@ impl Relays {
             let stale = others.filter(|(_, path)| is_stale(path));
             stale.min_by_key(|(_, path)| path.checked_at).map(|(index, _)| index)
         });
-        let index = free.ok_or(DropReason::TooManyNewAddresses)?;
+        let index = free.filter(|_| self.newcomers.admit(now.mono)).ok_or(DropReason::TooManyNewAddresses)?;
+        let leg = self.arena.leg_mut(slot);
         let evicted = std::mem::replace(
             &mut leg.paths[index],
             Path { addr, port: port.0 + 1, checked_at: now.mono.as_micros(), is_told: 0, reserved: 0 },
@@ -651,8 +652,9 @@ impl Relays {
     pub(super) fn schedule(&mut self, slot: u32) {
         let arrivals = self.derived[slot as usize].arrivals.as_ref().and_then(ArrivalLog::due);
         let own = self.arena.leg(slot).deadline();
-        let due = [self.keyframes_due(slot), self.fills_due(slot), own, arrivals, self.alone_until(slot)];
-        let soonest = due.into_iter().flatten().min();
+        let made = [self.fills_due(slot), self.digits_due(slot)];
+        let due = [self.keyframes_due(slot), own, arrivals, self.alone_until(slot)];
+        let soonest = due.into_iter().chain(made).flatten().min();
         self.deadlines.set(slot, soonest);
     }
 
@@ -681,6 +683,7 @@ impl Relays {
             self.next_report(now, slot);
         }
         self.expire_keyframes(now, slot, out);
+        self.expire_digits(now, slot, out);
         self.expire_fills(now, slot, out);
         self.expire_congestion(now, slot, out);
         self.expire_alone(now, slot, out);

@@ -5,6 +5,7 @@
 
 mod alone;
 mod congestion;
+mod dtmf;
 mod feedback;
 mod fill;
 mod history;
@@ -30,12 +31,14 @@ use gangway_shared::{
 };
 
 use self::{
+    dtmf::Keypad,
     history::History,
     leg::Derived,
-    table::{Paths, PortUse, Ports, Ufrags},
+    table::{Newcomers, Paths, PortUse, Ports, Ufrags},
     timer::Deadlines,
 };
 pub use self::{
+    dtmf::{DIGITS_MAX, DURATION_MS, Digits, event_of},
     recovery::{Adopted, AdoptedLeg, AdoptedLocal},
     route::transform_of,
 };
@@ -142,6 +145,8 @@ pub struct RelayConfig {
     pub seed: u64,
     /// Bytes of sent video that are kept for receivers who ask for it again; 0: nothing is sent again.
     pub history_bytes: usize,
+    /// Addresses of browsers that are taken in a second, and at once after a second without.
+    pub new_addresses_per_s: u32,
 }
 
 /// A relay as the manager programs it: the validated program of control and the local facts that the manager allocated.
@@ -229,6 +234,8 @@ pub struct Relays {
     by_id: BTreeMap<RelayId, u32>,
     deadlines: Deadlines,
     history: History,
+    keypad: Keypad,
+    newcomers: Newcomers,
     counters: WorkerCounters,
     /// A second look at a packet that the first key spoilt.
     scratch: Box<[u8; BUFFER_LEN_BYTES]>,
@@ -248,6 +255,8 @@ impl Relays {
             derived: Vec::with_capacity(legs as usize),
             deadlines: Deadlines::new(legs),
             history: History::new(config.history_bytes),
+            keypad: Keypad::default(),
+            newcomers: Newcomers::new(config.new_addresses_per_s),
             arena,
             config,
             ports,
@@ -414,7 +423,9 @@ impl Relays {
     /// # Errors
     /// `Full` when records run out, `Invalid` and `Unsupported` for what cannot be run. Nothing has changed then.
     pub fn put(&mut self, now: Now, setup: &RelaySetup, out: &mut impl Output) -> Result<Installed, RelayError> {
-        self.apply(now, setup, out)
+        let result = self.apply(now, setup, out);
+        self.tell_cut_off(out);
+        result
     }
 
     /// Ends a relay; its legs' last counters go out as events. False when there is none.
@@ -431,6 +442,7 @@ impl Relays {
             }
         }
         self.arena.free_relay(slot);
+        self.tell_cut_off(out);
         true
     }
 
@@ -476,6 +488,24 @@ impl Relays {
     #[must_use]
     pub fn worker_stats(&self) -> WorkerStats {
         self.counters.snapshot(self.config.worker, self.by_id.len() as u64)
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    /// Relays there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// True when there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
     }
 
     /// Counts a drop that the worker saw (a refused send, an exhausted pool).

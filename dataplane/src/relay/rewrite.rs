@@ -216,10 +216,7 @@ pub(super) fn append(
     seed: u64,
     made: Made,
 ) -> Outgoing {
-    if source.used == 1 {
-        *former = SourceMap { at: now.as_micros(), ..*source };
-        source.used = 0;
-    }
+    end_source(now, source, former);
     let (sequence, timestamp) = match made.follows.filter(|_| stream.sent_at != 0) {
         Some(step) => {
             let step = ticks(step, made.clock);
@@ -231,6 +228,36 @@ pub(super) fn append(
     let outgoing = Outgoing { sequence, timestamp, is_switch, is_newest: true, inserted: 0 };
     note_sent(now, stream, outgoing, made.clock, true);
     stream.lasts = ticks(made.lasts, made.clock);
+    outgoing
+}
+
+fn end_source(now: Time, source: &mut SourceMap, former: &mut SourceMap) {
+    if source.used == 1 {
+        *former = SourceMap { at: now.as_micros(), ..*source };
+        source.used = 0;
+    }
+}
+
+/// As [`append`], for a packet of a telephone event: all packets of one event have the timestamp of its beginning (RFC 4733 section
+/// 2.2). `so_far` is how long it has lasted: what follows it begins behind that.
+pub(super) fn append_event(
+    now: Time,
+    source: &mut SourceMap,
+    former: &mut SourceMap,
+    stream: &mut OutStream,
+    seed: u64,
+    (clock, so_far): (u32, Duration),
+    is_first: bool,
+) -> Outgoing {
+    end_source(now, source, former);
+    let (sequence, timestamp) = if is_first {
+        next_numbers(now, stream, seed, clock)
+    } else {
+        ((stream.sequence as u16).wrapping_add(1), stream.timestamp)
+    };
+    let outgoing = Outgoing { sequence, timestamp, is_switch: is_first, is_newest: true, inserted: 0 };
+    note_sent(now, stream, outgoing, clock, is_first);
+    stream.lasts = ticks(so_far, clock);
     outgoing
 }
 

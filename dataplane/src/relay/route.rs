@@ -132,7 +132,7 @@ impl Relays {
             (payload_type, media) = read(packet)?;
         }
         let mut chosen: Option<(u32, PayloadEntry)> = None;
-        let mut is_held = false;
+        let (mut is_held, mut is_displaced) = (false, false);
         let mut wants_keyframe = false;
         for index in 0..self.derived[slot as usize].route_count {
             let route = self.derived[slot as usize].routes[index];
@@ -140,16 +140,19 @@ impl Relays {
             if self.arena.route(route).is_paused == 1 {
                 self.overhear(route, entry, media, packet);
                 is_held = true;
+            } else if self.keypad.is_busy(route) {
+                is_displaced = true;
             } else if let Some((route, entry)) = chosen.replace((route, entry)) {
                 wants_keyframe |= self.send_copy(now, route, entry, media, packet, out);
             }
         }
         let Some((route, entry)) = chosen else {
             let has_routes = self.derived[slot as usize].route_count > 0;
-            return Err(match (is_held, has_routes) {
-                (true, _) => DropReason::LegHeld,
-                (false, true) => DropReason::PayloadUnmapped,
-                (false, false) => DropReason::NoRoute,
+            return Err(match () {
+                () if is_displaced => DropReason::EventInPlace,
+                () if is_held => DropReason::LegHeld,
+                () if has_routes => DropReason::PayloadUnmapped,
+                () => DropReason::NoRoute,
             });
         };
         let target = self.target_of(route);

@@ -254,6 +254,7 @@ impl Relays {
         self.arena.sections().out[(to, out)].route = 0;
         self.end_rtx(slot);
         self.history.end(slot);
+        self.keypad.cut_off(slot);
         self.arena.free_route(slot);
     }
 

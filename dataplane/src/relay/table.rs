@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use gangway_shared::time::Time;
+
 use super::PortId;
 use crate::arena::Addr;
 
@@ -176,6 +178,36 @@ impl Paths {
     }
 }
 
+/// How many addresses may still enter: so many a second, and as many at once after a second without.
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    per_s: u64,
+    /// Millionths of an address.
+    left: u64,
+    since: Time,
+}
+
+impl Newcomers {
+    pub(super) fn new(per_s: u32) -> Self {
+        let per_s = per_s.into();
+        Newcomers { per_s, left: per_s * 1_000_000, since: Time::ZERO }
+    }
+
+    /// Takes one in; false when there were too many.
+    pub(super) fn admit(&mut self, now: Time) -> bool {
+        let passed = u64::try_from(now.since(self.since).as_micros()).unwrap_or(u64::MAX);
+        self.left = self.left.saturating_add(passed.saturating_mul(self.per_s)).min(self.per_s * 1_000_000);
+        self.since = now;
+        match self.left.checked_sub(1_000_000) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 /// SplitMix64's finaliser: every bit of the input reaches every bit of the output.
 pub(super) fn mix(word: u64) -> u64 {
     let mut mixed = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -208,6 +240,16 @@ mod tests {
         paths.remove(PortId(0), addr(1, 9), 5);
         assert_eq!(paths.find(PortId(0), addr(1, 9)), None);
         assert_eq!((paths.find(PortId(1), addr(1, 9)), paths.len()), (Some(4), 1));
+    }
+
+    #[test]
+    fn addresses_enter_at_their_rate_and_wait_when_there_were_too_many() {
+        let mut newcomers = Newcomers::new(10);
+        let mut count = |ms| (0..100).filter(|_| newcomers.admit(Time::from_millis(ms))).count();
+        assert_eq!(
+            [count(5000), count(5000), count(5099), count(5100), count(5400), count(60_000)],
+            [10, 0, 0, 1, 3, 10]
+        );
     }
 
     #[test]

@@ -108,6 +108,8 @@ drop_reasons! {
     NoRoute => "no_route",
     /// Media in a direction that is on hold.
     LegHeld => "leg_held",
+    /// Sound in whose place telephone events are sent.
+    EventInPlace => "event_in_place",
     /// Media towards a leg whose remote address is not known.
     NoRemote => "no_remote",
     /// Media towards a leg that lost consent or its path.
@@ -135,7 +137,7 @@ drop_reasons! {
     PortUnknown => "port_unknown",
     /// A destination of another address family than the port.
     WrongFamily => "wrong_family",
-    /// An authenticated check from one address more than a leg may have.
+    /// An authenticated check from one address more than a leg may have, or than a worker takes in a second.
     TooManyNewAddresses => "too_many_new_addresses",
 }
 

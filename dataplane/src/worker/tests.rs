@@ -18,6 +18,10 @@ use crate::{
     relay::{RelayLimits, RelayTimers},
 };
 
+/// Room of the mailboxes.
+const INBOX_MAX: usize = 4096;
+const OUTBOX_MAX: usize = 4096;
+
 struct NoWake;
 
 impl Wake for NoWake {
@@ -84,7 +88,14 @@ impl Bench {
 }
 
 fn config() -> RelayConfig {
-    RelayConfig { worker: 0, timers: RelayTimers::default(), mux_ports: Vec::new(), seed: 1, history_bytes: 1 << 16 }
+    RelayConfig {
+        worker: 0,
+        timers: RelayTimers::default(),
+        mux_ports: Vec::new(),
+        seed: 1,
+        history_bytes: 1 << 16,
+        new_addresses_per_s: 1000,
+    }
 }
 
 fn relay() -> RelayId {
@@ -96,6 +107,7 @@ fn echo() -> RelayProgram {
         RtpRemote { rtp: "192.0.2.9:4000".parse().unwrap(), rtcp: "192.0.2.9:4001".parse().unwrap(), rtcp_mux: false };
     let leg = RtpLeg { media: Media::Audio, local_ip: None, remote: Some(remote), feedback: Vec::new() };
     let pcmu = Payload { pt: 0, codec: Codec::Pcmu, clock: 8000, channels: None, fmtp: None };
+    let event = Payload { pt: 101, codec: Codec::TelephoneEvent, ..pcmu.clone() };
     RelayProgram {
         label: "test".into(),
         cname: "test".into(),
@@ -104,7 +116,7 @@ fn echo() -> RelayProgram {
             from: LegId(0),
             to: LegId(0),
             media: Media::Audio,
-            payloads: vec![PayloadMap { from: pcmu.clone(), to: pcmu }],
+            payloads: vec![PayloadMap { from: pcmu.clone(), to: pcmu }, PayloadMap { from: event.clone(), to: event }],
             process: Process::Pass,
             ssrc: 77,
             paused: false,
@@ -380,6 +392,54 @@ fn a_panic_while_a_relay_is_changed_ends_it_and_says_so() {
         assert_eq!(lost(&reports), [relay()]);
         assert_empty(&mut bench);
     }
+}
+
+#[test]
+fn actions_that_a_panic_ended_are_told() {
+    let mut bench = Bench::new();
+    bench.put_new();
+    let digits = |action_id| {
+        let events = std::collections::VecDeque::from([1, 2]);
+        Digits { action_id, events, duration: Duration::from_millis(100) }
+    };
+    let play = |action_id| Command::Digits { relay: relay(), leg: LegId(0), digits: digits(action_id) };
+    bench.commands.send(play(1)).unwrap();
+    bench.worker.turn();
+    bench.commands.send(Command::Crash { token: 5 }).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| bench.worker.turn())).is_err());
+    bench.worker.recover();
+    // Another one was in hand.
+    bench.worker.in_hand = play(2).in_hand();
+    bench.worker.recover();
+    let ended = std::iter::from_fn(|| bench.reports.receive()).filter_map(|report| match report {
+        Report::Event(Event::ActDone { action_id, error, .. }) => Some((action_id, error.map(|error| error.code))),
+        _ => None,
+    });
+    assert_eq!(ended.collect::<Vec<_>>(), [(1, Some(ErrorCode::Internal)), (2, Some(ErrorCode::Internal))]);
+}
+
+#[test]
+fn counters_are_written_for_others_a_second_after_they_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join(crate::stats_map::LINK_NAME);
+    let map = crate::stats_map::StatsMap::create(1).unwrap();
+    map.publish(&link).unwrap();
+    let mut bench = Bench::new();
+    bench.worker = bench.worker.with_stats(map.page(0));
+    let peer = bench.socket("192.0.2.9:4000");
+    bench.put_new();
+    assert!(bench.echoes(&peer, 1));
+    let written = || crate::stats_map::read(&link).unwrap().remove(0);
+    assert_eq!(written().stats.received, 0);
+    let changed_at = bench.network.now();
+    while written().stats.received == 0 {
+        bench.worker.turn();
+        assert!(bench.network.now().mono.since(changed_at.mono) <= PUBLISH_AFTER, "the worker wakes for it");
+    }
+    let written = written();
+    assert_eq!((written.stats.relays, written.stats.received, written.stats.sent, written.stats.batches), (1, 1, 1, 1));
+    assert_eq!(written.at, bench.network.now().wall);
+    assert_eq!(bench.worker.publish_at, None, "there is nothing more to tell");
 }
 
 #[test]

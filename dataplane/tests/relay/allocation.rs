@@ -327,7 +327,8 @@ fn resident_arena_bytes() -> usize {
 #[test]
 fn a_call_takes_little_memory() {
     const CALLS: u32 = 5000;
-    let mut world = World::of(RelayLimits { relays: CALLS, legs: 4 * CALLS, routes: 6 * CALLS });
+    let limits = RelayLimits { relays: CALLS, legs: 4 * CALLS, routes: 6 * CALLS };
+    let mut world = World::with(limits, RelayConfig { new_addresses_per_s: CALLS, ..config() });
     let before = resident_bytes();
     for number in 0..CALLS {
         let phone_at = SocketAddr::from(([10, 9, (number >> 8) as u8, number as u8], 4000));

@@ -5,6 +5,7 @@
 mod allocation;
 mod alone;
 mod congestion;
+mod dtmf;
 mod feedback;
 mod fill;
 mod handshake;

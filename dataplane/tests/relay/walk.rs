@@ -2,7 +2,7 @@
 
 use gangway_dataplane::{
     arena::{RETIRED_STREAMS_MAX, RX_STREAMS_MAX},
-    relay::PortId,
+    relay::{PortId, RelayConfig, RelayLimits},
     srtp::Profile,
     wire::{
         DropReason, rtcp,
@@ -16,8 +16,8 @@ use gangway_shared::{
 };
 
 use crate::world::{
-    Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, credentials, hear, ice_leg, payload, ports, program,
-    relay_id, route, rtp_leg,
+    Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, config, credentials, hear, ice_leg, payload, ports,
+    program, relay_id, route, rtp_leg,
 };
 
 const PHONE: &str = "192.0.2.50:4000";
@@ -34,6 +34,24 @@ fn connected(profile: Profile) -> (World, Browser) {
     let mut browser = Browser::new(1, 0, installed.legs[0].1, BROWSER, profile, 7);
     browser.connect(&mut world);
     (world, browser)
+}
+
+#[test]
+fn a_worker_takes_so_many_new_addresses_in_a_second_and_answers_the_known_ones() {
+    let limits = RelayLimits { relays: 8, legs: 16, routes: 32 };
+    let mut world = World::with(limits, RelayConfig { new_addresses_per_s: 2, ..config() });
+    let browser = |world: &mut World, number: u64| {
+        let handle = world.put(number, 1, &call(Some(CERTIFICATE), Some(PHONE))).legs[0].1;
+        Browser::new(number, 0, handle, &format!("198.51.100.{number}:50000"), Profile::AeadAes128Gcm, 7)
+    };
+    let mut browsers: Vec<Browser> = (1..=3).map(|number| browser(&mut world, number)).collect();
+    browsers[0].connect(&mut world);
+    browsers[1].connect(&mut world);
+    assert_eq!(browsers[2].send_check(&mut world, true), Fed::Dropped(DropReason::TooManyNewAddresses));
+    assert!(matches!(browsers[0].send_check(&mut world, false), Fed::Sent(..)), "a known address is no newcomer");
+    world.advance_ms(500);
+    assert!(matches!(browsers[2].send_check(&mut world, true), Fed::Sent(..)));
+    assert_eq!(world.drops(DropReason::TooManyNewAddresses), 1);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use gangway_dataplane::{
     arena::Arena,
     ice_lite::LocalCredentials,
     relay::{
-        DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayLimits, RelaySetup,
-        RelayTimers, Relays, Verdict,
+        Digits, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayLimits,
+        RelaySetup, RelayTimers, Relays, Verdict,
     },
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     wire::{
@@ -122,6 +122,7 @@ pub(crate) fn config() -> RelayConfig {
         mux_ports: vec![MUX],
         seed: 0x5eed,
         history_bytes: 1 << 20,
+        new_addresses_per_s: 1000,
     }
 }
 
@@ -138,7 +139,11 @@ impl World {
     }
 
     pub(crate) fn of(limits: RelayLimits) -> Self {
-        let relays = Relays::new(Arena::create(limits).unwrap(), config());
+        World::with(limits, config())
+    }
+
+    pub(crate) fn with(limits: RelayLimits, config: RelayConfig) -> Self {
+        let relays = Relays::new(Arena::create(limits).unwrap(), config);
         let now = Now { mono: Time::from_millis(1_000_000), wall: WallTime::from_unix_micros(1_790_000_000_000_000) };
         World { relays: Some(relays), now, out: Recorder::default() }
     }
@@ -239,6 +244,12 @@ impl World {
     pub(crate) fn keyframe(&mut self, number: u64, leg: u8) -> bool {
         let relays = self.relays.as_mut().expect("only `restart` takes them");
         relays.request_keyframe(self.now, relay_id(number), LegId(leg), &mut self.out)
+    }
+
+    pub(crate) fn play_digits(&mut self, leg: LegId, digits: Digits) {
+        let relays = self.relays.as_mut().expect("only `restart` takes them");
+        relays.play_digits(self.now, relay_id(1), leg, digits, &mut self.out);
+        self.check();
     }
 
     /// Events since the last call, without the counters of ended legs.

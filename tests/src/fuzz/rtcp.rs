@@ -149,6 +149,7 @@ impl Bench {
             mux_ports: Vec::new(),
             seed: 7,
             history_bytes: 1 << 16,
+            new_addresses_per_s: 1000,
         };
         let arena = Arena::create(RelayLimits { relays: 1, legs: 2, routes: 2 }).expect("memory for one relay");
         let mut relays = Relays::new(arena, config);

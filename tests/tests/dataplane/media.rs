@@ -7,7 +7,10 @@ use std::{
 
 use gangway_shared::{
     ids::{LegId, RelayId},
-    rcp::{Codec, DtlsFailure, Event, Fill, Fingerprint, IceRemote, LegAddress, NodeStats, Reply, Request, Sound},
+    rcp::{
+        ActAction, Codec, DtlsFailure, DtmfDigits, Event, Fill, Fingerprint, IceRemote, LegAddress, NodeStats, Reply,
+        Request, Sound,
+    },
 };
 use gangway_tests::{
     browser_leg::{BrowserLeg, Heard, rtp_bytes},
@@ -93,6 +96,52 @@ fn talk_through(workers: u16, browser_ip: IpAddr, peer_ip: IpAddr) {
         let node = control.node();
         (drops(&node, "no_such_path") + drops(&node, "port_unknown") > before).then_some(())
     });
+}
+
+/// Control dials and the phone hears the digits, beside sound that stops for them and goes on.
+#[test]
+fn a_sip_peer_hears_the_digits_that_control_dials() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    let [peer, other] = [sip_peer(V4), sip_peer(V4)];
+    let legs = vec![rtp_leg(0, other.local_addr().ok()), rtp_leg(1, peer.local_addr().ok())];
+    let events = same(101, Codec::TelephoneEvent, 8000, None);
+    let route = audio_route(0, 1, 71, vec![same(8, Codec::Pcma, 8000, None), events]);
+    let reply = control.put(id(1), 1, program(legs, vec![route])).expect("a relay");
+    let LegAddress::Rtp { rtp, .. } = reply.legs[0].address else { panic!("{reply:?}") };
+    other.send_to(&rtp_bytes(&said(8, 0)), rtp).expect("loopback");
+    let mut last = receive(&peer);
+    assert_eq!(last[1] & 0x7f, 8);
+    let digits = "1234567890*#ABCD";
+    let action = ActAction::Dtmf { leg: LegId(1), digits: DtmfDigits(digits.to_owned()), duration_ms: 60 };
+    assert_eq!(control.ask(Request::Act { relay: id(1), action_id: 9, action }), Ok(Reply::Act));
+    let mut heard = String::new();
+    while heard.len() < digits.len() {
+        let packet = receive(&peer);
+        assert_eq!((packet[1] & 0x7f, packet.len()), (101, 16));
+        let next = u16::from_be_bytes([last[2], last[3]]).wrapping_add(1).to_be_bytes();
+        assert_eq!((&packet[2..4], &packet[8..12]), (&next[..], &last[8..12]), "one stream without a gap");
+        let is_new = last[4..8] != packet[4..8];
+        assert_eq!(packet[1] & 0x80 != 0, is_new, "the marker tells the beginning, and nothing else");
+        // The phone takes an event when it is told for the first time that it is over.
+        let was_over = !is_new && last.len() == 16 && last[13] & 0x80 != 0;
+        if packet[13] & 0x80 != 0 && !was_over {
+            assert_eq!(&packet[14..16], &480u16.to_be_bytes());
+            heard.push(b"0123456789*#ABCD"[usize::from(packet[12])].into());
+        }
+        last = packet;
+    }
+    assert_eq!(heard, digits);
+    control
+        .wait_event("the end of the digits", |event| matches!(event, Event::ActDone { action_id: 9, error: None, .. }));
+    other.send_to(&rtp_bytes(&said(8, 200)), rtp).expect("loopback");
+    let sound = loop {
+        let packet = receive(&peer);
+        if packet[1] & 0x7f == 8 {
+            break packet;
+        }
+    };
+    assert_eq!(&sound[12..], &said(8, 200).payload[..]);
 }
 
 #[test]

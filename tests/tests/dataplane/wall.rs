@@ -3,8 +3,10 @@
 use std::{net::UdpSocket, time::Duration};
 
 use gangway_shared::{
-    ids::{EventSeq, Generation, RelayId},
-    rcp::{ControlMessage, DataplaneMessage, ErrorCode, Event, ReapReason, Reply, Request},
+    ids::{EventSeq, Generation, LegId, RelayId},
+    rcp::{
+        ActAction, ControlMessage, DataplaneMessage, DtmfDigits, ErrorCode, Event, ReapReason, Reply, Request, frame,
+    },
 };
 use gangway_tests::{
     dataplane::{Control, Dataplane, browser_leg, echo_program, program, rtp_leg},
@@ -33,6 +35,62 @@ fn the_dataplane_says_who_it_is() {
     assert_eq!((hello.engine.as_deref(), hello.workers, hello.epoch), (Some("epoll"), Some(2), 0));
     assert_eq!(hello.webrtc, dataplane.webrtc);
     assert!(hello.capabilities.iter().any(|name| name == "ice_dtls"));
+}
+
+/// Limits are settings; what is over them is refused with `full`, counted, and harms nobody who is there.
+#[test]
+fn a_limit_that_is_reached_is_a_counted_refusal() {
+    let dataplane = Dataplane::start(1, &["dataplane_legs_max=3", "dataplane_requests_max=2"]);
+    let mut control = dataplane.control(1);
+    let two_legs = || program(vec![browser_leg(0, None), rtp_leg(1, None)], vec![]);
+    control.put(id(1), 1, two_legs()).unwrap();
+    let error = control.put(id(2), 1, two_legs()).unwrap_err();
+    assert_eq!((error.code, error.field.as_str(), error.retryable), (ErrorCode::Full, "program.legs", true));
+    control.put(id(3), 1, echo_program(None)).expect("one leg fits");
+    assert_eq!(control.node().drops["request_full"], 1);
+    assert_eq!((control.node().drops["request_no_ports"], control.node().drops["request_draining"]), (0, 0));
+    // Ten questions in one write: the worker has answered few of them when the last is read.
+    let mut bytes = Vec::new();
+    for number in 0..10 {
+        let request = Request::Query { relay: None, from_worker: 0 };
+        let mut one = Vec::new();
+        frame::encode(&ControlMessage::Request { id: 1000 + number, request }, &mut one).unwrap();
+        bytes.extend(one);
+    }
+    control.send_bytes(&bytes);
+    let (mut answered, mut refused) = (0, 0);
+    while answered + refused < 10 {
+        match control.next_message().expect("the connection lives") {
+            DataplaneMessage::Ok { id: 1000.., .. } => answered += 1,
+            DataplaneMessage::Error { id: 1000.., error } => {
+                assert_eq!(error.code, ErrorCode::Full);
+                refused += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(answered >= 2 && refused > 0, "{answered} answered, {refused} refused");
+    assert_eq!(control.node().drops["request_full"], 1 + refused);
+}
+
+#[test]
+fn digits_that_are_none_and_durations_out_of_range_are_refused_by_field() {
+    let dataplane = Dataplane::start(1, &[]);
+    let mut control = dataplane.control(1);
+    control.put(id(1), 1, echo_program(None)).unwrap();
+    let long = "1".repeat(65);
+    let cases = [
+        ("", 100, "digits"),
+        ("12a", 100, "digits"),
+        (&long, 100, "digits"),
+        ("1", 39, "duration_ms"),
+        ("1", 8001, "duration_ms"),
+    ];
+    for (digits, duration_ms, field) in cases {
+        let action = ActAction::Dtmf { leg: LegId(0), digits: DtmfDigits(digits.to_owned()), duration_ms };
+        let error = control.ask(Request::Act { relay: id(1), action_id: 1, action }).unwrap_err();
+        assert_eq!((error.code, error.field), (ErrorCode::Invalid, format!("action.{field}")));
+    }
 }
 
 #[test]
