@@ -8,23 +8,24 @@ use gangway_bench::{
         Bench, Point,
         machine::Machine,
         svg,
-        table::{loads, markdown, median, systems},
+        table::{loads, markdown, median, systems, valid},
         workload::{self, Workload},
     },
     process::raise_file_limit,
     systems::Choice,
 };
 use gangway_dataplane::affinity;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Compares relays under the same load, in turns.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Systems: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, or NAME-ENGINE=PATH of another gangway-dataplane.
-    #[arg(long, value_delimiter = ',', default_value = "uring,epoll,rtpengine,bare,tokio-uring,webrtc-srtp")]
+    /// Systems: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, gateway (also -epoll, -uring), or NAME-ENGINE=PATH of another
+    /// gangway-dataplane.
+    #[arg(long, value_delimiter = ',', default_value = "uring,epoll,rtpengine,bare,tokio-uring,webrtc-srtp,gateway")]
     systems: Vec<String>,
-    /// Only these workloads: rtp, cm, gcm, video, browser, silent, memory, most.
+    /// Only these workloads: rtp, cm, gcm, video, browser, gateway, silent, memory, most.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only so many calls.
@@ -48,10 +49,13 @@ struct Arguments {
     /// Folder for points.json, table.md and cost.svg.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Measures nothing: takes the points of an earlier run from its points.json.
+    #[arg(long)]
+    from: Option<PathBuf>,
 }
 
 /// Most calls of a core.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Most {
     workload: String,
     system: String,
@@ -61,15 +65,34 @@ struct Most {
     is_more: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Results<'a> {
-    machine: &'a Machine,
-    points: &'a [Point],
-    most_calls: &'a [Most],
+#[derive(Debug, Serialize, Deserialize)]
+struct Results {
+    machine: Machine,
+    points: Vec<Point>,
+    most_calls: Vec<Most>,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
+    let results = match &arguments.from {
+        Some(file) => serde_json::from_slice(&fs::read(file)?)?,
+        None => measure(&arguments)?,
+    };
+    let text = summary(&results);
+    println!("{text}");
+    if let Some(folder) = &arguments.out {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("points.json"), serde_json::to_vec_pretty(&results)?)?;
+        fs::write(folder.join("table.md"), &text)?;
+        fs::write(folder.join("cost.svg"), svg::picture(&results.points))?;
+    }
+    if results.points.is_empty() && results.most_calls.is_empty() {
+        return Err("nothing was measured".into());
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments) -> Result<Results, Box<dyn std::error::Error>> {
     raise_file_limit();
     let machine = Machine::look();
     if machine.profile == "debug" {
@@ -80,7 +103,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter()
         .map(|name| Choice::parse(name).ok_or_else(|| format!("there is no system {name:?}")))
         .collect::<Result<Vec<_>, _>>()?;
-    let bench = place(&arguments)?;
+    let bench = place(arguments)?;
     let wants = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     let mut loads: Vec<Workload> = workload::all(arguments.quick);
     loads.push(workload::memory(arguments.quick));
@@ -92,7 +115,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for load in &loads {
         for round in 0..rounds {
             // The order turns round by round, so that nobody always follows the same neighbour.
-            let able: Vec<&Choice> = choices.iter().filter(|choice| choice.can(load.shape.side)).collect();
+            let able: Vec<&Choice> = choices.iter().filter(|choice| choice.can(load)).collect();
             for at in 0..able.len() {
                 let choice = able[(at + round as usize) % able.len()];
                 match bench.point(load, choice, round) {
@@ -105,29 +128,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    let mut most = Vec::new();
+    let mut most_calls = Vec::new();
     if wants("most") && !arguments.quick {
         for round in 0..rounds.min(3) {
             for load in workload::searches() {
-                for choice in choices.iter().filter(|choice| choice.can(load.shape.side)) {
-                    most.push(search(&bench, &load, choice, round)?);
+                for choice in choices.iter().filter(|choice| choice.can(&load)) {
+                    most_calls.push(search(&bench, &load, choice, round));
                 }
             }
         }
     }
-    let text = summary(&machine, &points, &most);
-    println!("{text}");
-    if let Some(folder) = &arguments.out {
-        fs::create_dir_all(folder)?;
-        let results = Results { machine: &machine, points: &points, most_calls: &most };
-        fs::write(folder.join("points.json"), serde_json::to_vec_pretty(&results)?)?;
-        fs::write(folder.join("table.md"), &text)?;
-        fs::write(folder.join("cost.svg"), svg::picture(&points))?;
-    }
-    if points.is_empty() && most.is_empty() {
-        return Err("nothing was measured".into());
-    }
-    Ok(())
+    Ok(Results { machine, points, most_calls })
 }
 
 /// Puts this process, the generator, on its core.
@@ -167,7 +178,7 @@ fn say(point: &Point) {
     );
 }
 
-fn search(bench: &Bench, load: &Workload, choice: &Choice, round: u32) -> io::Result<Most> {
+fn search(bench: &Bench, load: &Workload, choice: &Choice, round: u32) -> Most {
     /// Calls that the search begins with, and where it ends whatever happens.
     const BOUNDS: (u32, u32) = (250, 4000);
     let found = match bench.most_calls(load, choice, BOUNDS) {
@@ -185,10 +196,11 @@ fn search(bench: &Bench, load: &Workload, choice: &Choice, round: u32) -> io::Re
         is_more: found.is_some_and(|(_, is_more)| is_more),
     };
     eprintln!("most {:<6} {:<12} round {round}: {:?} calls", most.workload, most.system, most.calls);
-    Ok(most)
+    most
 }
 
-fn summary(machine: &Machine, points: &[Point], most: &[Most]) -> String {
+fn summary(results: &Results) -> String {
+    let Results { machine, points, most_calls: most } = results;
     let mut text = format!(
         "{}, {} cores, kernel {}, commit {}, {} build, rtpengine {}: `{}`\n\n",
         machine.processor,
@@ -206,6 +218,15 @@ fn summary(machine: &Machine, points: &[Point], most: &[Most]) -> String {
             let of = points.iter().filter(|point| point.workload == "memory" && point.system == system);
             if let Some(kb) = median(of.map(Point::memory_per_call_kb)) {
                 text.push_str(&format!("| {system} | {kb:.1} |\n"));
+            }
+        }
+    }
+    for (name, calls, silent) in loads(points).into_iter().filter(|(name, ..)| *name == "gateway") {
+        text.push_str(&format!("\nwhole gateway, {calls} calls:\n\n| system | % of a core per call |\n|---|---|\n"));
+        for system in systems(points) {
+            let of = valid(points, (name, calls, silent), system);
+            if let Some(share) = median(of.map(|point| 100.0 * point.core_share / f64::from(calls.max(1)))) {
+                text.push_str(&format!("| {system} | {share:.3} |\n"));
             }
         }
     }

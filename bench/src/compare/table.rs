@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::Point;
 
 /// A workload of one size: name, talking calls, silent calls.
-type Load<'a> = (&'a str, u32, u32);
+pub type Load<'a> = (&'a str, u32, u32);
 
 /// The middle of an odd number of values, the mean of the two middle ones of an even number; `None` of none.
 #[must_use]
@@ -23,7 +23,12 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 /// The median cost in ns per packet of the valid points of a system under a load.
 #[must_use]
 pub fn cost(points: &[Point], load: Load<'_>, system: &str) -> Option<f64> {
-    median(of(points, load, system).filter(|point| point.fault().is_none()).map(|point| point.ns_per_packet))
+    median(valid(points, load, system).map(|point| point.ns_per_packet))
+}
+
+/// The points of a system under a load that count.
+pub fn valid<'a>(points: &'a [Point], load: Load<'a>, system: &'a str) -> impl Iterator<Item = &'a Point> {
+    of(points, load, system).filter(|point| point.fault().is_none())
 }
 
 fn of<'a>(points: &'a [Point], load: Load<'a>, system: &'a str) -> impl Iterator<Item = &'a Point> {
@@ -67,7 +72,7 @@ pub fn markdown(points: &[Point]) -> String {
             if all.is_empty() {
                 continue;
             }
-            let valid: Vec<&Point> = all.iter().copied().filter(|point| point.fault().is_none()).collect();
+            let valid: Vec<&Point> = valid(points, load, system).collect();
             let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
             for fault in all.iter().filter_map(|point| point.fault()) {
                 *faults.entry(fault).or_default() += 1;

@@ -21,6 +21,12 @@ impl Workload {
         Workload { name: name.to_owned(), shape: Shape { talking, silent, side, media } }
     }
 
+    /// Whether it goes through a whole gateway, signalling included.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.name == "gateway"
+    }
+
     /// The same with another number of talking calls.
     #[must_use]
     pub fn with_calls(&self, talking: u32) -> Self {
@@ -47,17 +53,18 @@ pub fn all(quick: bool) -> Vec<Workload> {
     add("gcm", GCM, Media::Audio, &plain(&[100, 700, 1500]));
     add("video", Side::Plain, Media::Video, &plain(&[50, 200]));
     add("browser", Side::Ice, Media::Audio, &plain(&[100, 700]));
+    add("gateway", Side::Ice, Media::Audio, &plain(&[20, 100]));
     if !quick {
-        add("silent", Side::Plain, Media::Audio, &[(500, 0), (500, 4500)]);
+        add("silent", Side::Ice, Media::Audio, &[(500, 0), (500, 4500)]);
     }
     all
 }
 
-/// What memory is measured with: many calls of which few talk.
+/// What memory is measured with: many calls of which few talk, each between a browser and a SIP phone as the gateway has them.
 #[must_use]
 pub fn memory(quick: bool) -> Workload {
     let calls = if quick { 500 } else { 5000 };
-    Workload::new("memory", Side::Plain, Media::Audio, 10, calls - 10)
+    Workload::new("memory", Side::Ice, Media::Audio, 10, calls - 10)
 }
 
 /// What the most calls of a core are searched with.

@@ -44,6 +44,9 @@ pub use run::{Mark, Timing};
 /// Browsers that shake hands at the same time.
 const HANDSHAKES_AT_ONCE: usize = 64;
 
+/// While others shake hands, those that are done check so often, or their consent would end.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
 /// A handshake may take so long.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -279,7 +282,16 @@ impl Load {
             }
         }
         let browsers: Vec<usize> = (0..self.ends.len()).filter(|&at| self.ends[at].browser.is_some()).collect();
-        browsers.chunks(HANDSHAKES_AT_ONCE).try_for_each(|ends| self.shake_hands(ends))
+        let mut check_at = Instant::now() + CHECK_EVERY;
+        for ends in browsers.chunks(HANDSHAKES_AT_ONCE) {
+            self.shake_hands(ends)?;
+            if Instant::now() >= check_at {
+                self.check();
+                self.drain();
+                check_at = Instant::now() + CHECK_EVERY;
+            }
+        }
+        Ok(())
     }
 
     fn shake_hands(&mut self, ends: &[usize]) -> io::Result<()> {

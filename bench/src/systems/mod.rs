@@ -3,6 +3,8 @@
 pub mod bencode;
 pub mod gangway;
 pub mod rtpengine;
+pub mod sdp;
+pub mod whole;
 
 use std::{
     io,
@@ -11,9 +13,11 @@ use std::{
     process::Command,
 };
 
-use self::{gangway::Gangway, rtpengine::RtpEngine};
+use self::{gangway::Gangway, rtpengine::RtpEngine, whole::Gateway};
 use crate::{
     call::{Answer, CallSpec},
+    compare::workload::Workload,
+    load::Side,
     process::{Running, sibling},
 };
 
@@ -42,6 +46,8 @@ pub enum Kind {
         /// Another binary than the one built beside this program.
         binary: Option<PathBuf>,
     },
+    /// Our control with a dataplane of this engine, between a page and a phone.
+    Whole(&'static str),
     /// Debian's rtpengine, in user space, one thread.
     RtpEngine,
     /// A relay of `baseline`: `bare`, `tokio-uring` or `webrtc-srtp`.
@@ -64,6 +70,9 @@ impl Choice {
         let engine = |engine: &str, binary| Kind::Gangway { engine: engine.to_owned(), binary };
         let kind = match text {
             "epoll" | "uring" => engine(text, None),
+            "gateway" => Kind::Whole("auto"),
+            "gateway-epoll" => Kind::Whole("epoll"),
+            "gateway-uring" => Kind::Whole("uring"),
             "rtpengine" => Kind::RtpEngine,
             "bare" => Kind::Baseline("bare"),
             "tokio-uring" => Kind::Baseline("tokio-uring"),
@@ -77,11 +86,12 @@ impl Choice {
         Some(Choice { name: text.to_owned(), kind })
     }
 
-    /// Whether it can run calls with such ends.
+    /// Whether it can run such calls, and is what they are for: whole gateways have a workload of their own.
     #[must_use]
-    pub fn can(&self, side: crate::load::Side) -> bool {
-        use crate::load::Side;
-        match (&self.kind, side) {
+    pub fn can(&self, workload: &Workload) -> bool {
+        match (&self.kind, workload.shape.side) {
+            (Kind::Whole(_), side) => workload.is_whole() && side == Side::Ice,
+            _ if workload.is_whole() => false,
             (Kind::Gangway { .. }, _) | (Kind::RtpEngine, Side::Plain | Side::Srtp(_)) => true,
             (Kind::Baseline("webrtc-srtp"), side) => matches!(side, Side::Srtp(_)),
             (Kind::Baseline(_), side) => side == Side::Plain,
@@ -99,6 +109,7 @@ impl Choice {
                 let binary = binary.clone().map_or_else(|| sibling("gangway-dataplane"), Ok)?;
                 Box::new(Gangway::start(&binary, &[format!("dataplane_engine={engine}")], core)?)
             }
+            Kind::Whole(engine) => Box::new(Gateway::start(engine, core)?),
             Kind::RtpEngine => Box::new(RtpEngine::start(core)?),
             Kind::Baseline(mode) => Box::new(Baseline::start(mode, core)?),
         })

@@ -9,7 +9,11 @@ use std::{
 
 use gangway_shared::rcp::SrtpSuite;
 
-use super::{MEDIA_PORTS, System, bencode::Value};
+use super::{
+    MEDIA_PORTS, System,
+    bencode::Value,
+    sdp::{address_of, attribute, describe},
+};
 use crate::{
     call::{Answer, CallSpec, EndSpec, Media, Security},
     process::Running,
@@ -148,47 +152,21 @@ fn suite_name(suite: SrtpSuite) -> &'static str {
 
 /// What an end says of itself.
 fn sdp(end: &EndSpec, media: Media) -> io::Result<String> {
-    let ip = end.rtp.ip();
-    let (kind, pt, map) = match media {
-        Media::Audio => ("audio", 0, "PCMU/8000"),
-        Media::Video => ("video", 96, "H264/90000"),
-    };
-    let mut lines = vec![
-        "v=0".to_owned(),
-        format!("o=- 1 1 IN IP4 {ip}"),
-        "s=-".to_owned(),
-        format!("c=IN IP4 {ip}"),
-        "t=0 0".to_owned(),
-        format!("m={kind} {} {} {pt}", end.rtp.port(), transport(end)),
-        format!("a=rtpmap:{pt} {map}"),
-        format!("a=rtcp:{}", end.rtcp.port()),
-        "a=sendrecv".to_owned(),
-    ];
-    match &end.security {
-        Security::Plain => {}
-        Security::Srtp { suite, send, .. } => {
-            lines.push(format!("a=crypto:1 {} inline:{send}", suite_name(*suite)));
-        }
+    let key = match &end.security {
+        Security::Plain => Vec::new(),
+        Security::Srtp { suite, send, .. } => vec![format!("a=crypto:1 {} inline:{send}", suite_name(*suite))],
         Security::Ice { .. } => return Err(io::Error::other("rtpengine is not driven with ICE here")),
-    }
-    Ok(lines.join("\r\n") + "\r\n")
+    };
+    Ok(describe(end, media, transport(end), &key))
 }
 
 /// Address, RTCP port and key that an SDP of one section names.
 fn parse_sdp(text: &str) -> Option<Answer> {
-    let value = |start: &str| text.lines().find_map(|line| line.trim_end().strip_prefix(start));
-    let ip: Ipv4Addr = value("c=IN IP4 ")?.parse().ok()?;
-    let section = text.lines().find_map(|line| line.strip_prefix("m="))?;
-    let port: u16 = section.split(' ').nth(1)?.parse().ok()?;
-    let rtcp = value("a=rtcp:").and_then(|value| value.split(' ').next()?.parse().ok()).unwrap_or(port + 1);
+    let (rtp, rtcp) = address_of(text)?;
+    let crypto = attribute(text, "crypto");
     // Lifetime and key number may follow behind bars (RFC 4568 section 6.1).
-    let key = value("a=crypto:").and_then(|line| line.split_once("inline:")?.1.split(['|', ' ']).next());
-    Some(Answer {
-        rtp: SocketAddrV4::new(ip, port),
-        rtcp: SocketAddrV4::new(ip, rtcp),
-        key: key.map(pad_base64),
-        ice: None,
-    })
+    let key = crypto.as_ref().and_then(|line| line.split_once("inline:")?.1.split(['|', ' ']).next());
+    Some(Answer { rtp, rtcp, key: key.map(pad_base64), ice: None })
 }
 
 /// rtpengine may leave the padding of base64 out.

@@ -73,6 +73,12 @@ fn the_baselines_carry_their_calls_whole() {
 }
 
 #[test]
+fn the_whole_gateway_carries_calls_between_page_and_phone() {
+    let shape = Shape { talking: 6, silent: 0, side: Side::Ice, media: Media::Audio };
+    assert_whole(&run("gateway", shape), shape);
+}
+
+#[test]
 fn a_relay_that_loses_its_calls_is_noticed() {
     let shape = Shape { talking: 4, silent: 0, side: Side::Plain, media: Media::Audio };
     let mut load = Load::open(shape).unwrap();
