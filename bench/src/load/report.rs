@@ -64,7 +64,7 @@ pub struct Generator {
     pub cpu_share: f64,
     /// Datagrams that the kernel did not take.
     pub refused: u64,
-    /// Datagrams that found no room at its own sockets.
+    /// Datagrams that found no room at its own sockets, in all of the run.
     pub own_drops: u64,
 }
 

@@ -6,6 +6,7 @@ use gangway_bench::{
     call::Media,
     load::{Load, Mark, Report, Shape, Side, Timing},
     process::CpuMark,
+    sys::wall_ns,
     systems::Choice,
 };
 
@@ -93,6 +94,22 @@ fn a_relay_that_loses_its_calls_is_noticed() {
     });
     assert!(report.loss > 0.2 && report.lost > 0, "{report:?}");
     assert!(report.longest_gap_ms > 200.0, "the silence until the end is a gap: {report:?}");
+}
+
+#[test]
+fn a_slow_look_at_the_relay_does_not_shorten_the_measurement() {
+    let shape = Shape { talking: 2, silent: 0, side: Side::Plain, media: Media::Audio };
+    let mut load = Load::open(shape).unwrap();
+    let mut system = Choice::parse("bare").unwrap().start(None).unwrap();
+    let answers = system.add(load.specs()).unwrap();
+    load.connect(&answers).unwrap();
+    let report = load.run(&SHORT, |mark| {
+        let until = wall_ns() + SHORT.measure.as_nanos() as u64;
+        while mark == Mark::Begin && wall_ns() < until {
+            std::thread::yield_now();
+        }
+    });
+    assert!(report.seconds >= SHORT.measure.as_secs_f64() * 0.99 && report.sent > 100, "{report:?}");
 }
 
 #[test]
