@@ -142,17 +142,6 @@ pub struct WholeLeg<'a> {
     pub out: ColumnMut<'a, OutStream>,
 }
 
-/// Every section to look at.
-struct View<'a> {
-    relays: &'a [RelayRecord],
-    legs: &'a [LegRecord],
-    routes: &'a [RouteRecord],
-    parameters: &'a [ParameterSets],
-    rx: &'a [RxSlot],
-    retired: &'a [RetiredSource],
-    out: &'a [OutStream],
-}
-
 /// Why a file is no arena of this program.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
@@ -377,7 +366,13 @@ impl Arena {
         RelayLimits { relays: count(&self.free_relays), legs: count(&self.free_legs), routes: count(&self.free_routes) }
     }
 
+    /// The header.
+    pub fn header(&mut self) -> &mut Header {
+        self.memory.header()
+    }
+
     /// Everything, to work on.
+    #[inline]
     pub fn sections(&mut self) -> Sections<'_> {
         self.memory.sections()
     }
@@ -388,47 +383,46 @@ impl Arena {
     /// When there is no such slot, as the other accessors: slots come from records and handles of this arena.
     #[must_use]
     pub fn relay(&self, slot: u32) -> &RelayRecord {
-        &self.memory.view().relays[slot as usize]
+        &self.memory.relays()[slot as usize]
     }
 
     /// The leg record of a slot.
     #[must_use]
     pub fn leg(&self, slot: u32) -> &LegRecord {
-        &self.memory.view().legs[slot as usize]
+        &self.memory.legs()[slot as usize]
     }
 
     /// The route record of a slot.
     #[must_use]
     pub fn route(&self, slot: u32) -> &RouteRecord {
-        &self.memory.view().routes[slot as usize]
+        &self.memory.routes()[slot as usize]
     }
 
     /// The parameter sets of a route.
     #[must_use]
     pub fn parameters(&self, route: u32) -> &ParameterSets {
-        &self.memory.view().parameters[route as usize]
+        &self.memory.parameters()[route as usize]
     }
 
     /// The sources that a leg receives.
     #[must_use]
     pub fn rx(&self, leg: u32) -> Column<'_, RxSlot> {
-        let view = self.memory.view();
-        Column::new(view.rx, self.limits.legs, leg, view.legs[leg as usize].rx_len.min(RX_STREAMS_MAX as u8))
+        let len = self.leg(leg).rx_len.min(RX_STREAMS_MAX as u8);
+        Column::new(self.memory.rx(), self.limits.legs, leg, len)
     }
 
     /// The sources of a leg whose places others have now.
     #[must_use]
     pub fn retired(&self, leg: u32) -> Column<'_, RetiredSource> {
-        let view = self.memory.view();
-        let len = view.legs[leg as usize].retired_len.min(RETIRED_STREAMS_MAX as u8);
-        Column::new(view.retired, self.limits.legs, leg, len)
+        let len = self.leg(leg).retired_len.min(RETIRED_STREAMS_MAX as u8);
+        Column::new(self.memory.retired(), self.limits.legs, leg, len)
     }
 
     /// The SSRCs that a leg sends.
     #[must_use]
     pub fn out(&self, leg: u32) -> Column<'_, OutStream> {
-        let view = self.memory.view();
-        Column::new(view.out, self.limits.legs, leg, view.legs[leg as usize].out_len.min(OUT_STREAMS_MAX as u8))
+        let len = self.leg(leg).out_len.min(OUT_STREAMS_MAX as u8);
+        Column::new(self.memory.out(), self.limits.legs, leg, len)
     }
 
     /// A leg with its streams, to be changed.
@@ -443,23 +437,23 @@ impl Arena {
 
     /// The relay record of a slot, to be changed.
     pub fn relay_mut(&mut self, slot: u32) -> &mut RelayRecord {
-        &mut self.sections().relays[slot as usize]
+        &mut self.memory.relays_mut()[slot as usize]
     }
 
     /// The leg record of a slot, to be changed.
     pub fn leg_mut(&mut self, slot: u32) -> &mut LegRecord {
-        &mut self.sections().legs[slot as usize]
+        &mut self.memory.legs_mut()[slot as usize]
     }
 
     /// The route record of a slot, to be changed.
     pub fn route_mut(&mut self, slot: u32) -> &mut RouteRecord {
-        &mut self.sections().routes[slot as usize]
+        &mut self.memory.routes_mut()[slot as usize]
     }
 
     /// The slot of a leg that still exists.
     #[must_use]
     pub fn resolve(&self, leg: LegHandle) -> Option<u32> {
-        let record = self.memory.view().legs.get(leg.slot as usize)?;
+        let record = self.memory.legs().get(leg.slot as usize)?;
         (record.head.used == 1 && record.head.generation == leg.generation).then_some(leg.slot)
     }
 
@@ -588,6 +582,7 @@ impl Mapping {
         unsafe { self.start.cast::<Header>().as_ref() }
     }
 
+    #[inline]
     fn sections(&mut self) -> Sections<'_> {
         let Layout { limits, relays, legs, routes, parameters, rx, retired, out, .. } = self.layout;
         let [relay_count, leg_count, route_count] =
@@ -613,23 +608,55 @@ impl Mapping {
         }
     }
 
-    fn view(&self) -> View<'_> {
-        let Layout { limits, relays, legs, routes, parameters, rx, retired, out, .. } = self.layout;
-        let [relay_count, leg_count, route_count] =
-            [limits.relays, limits.legs, limits.routes].map(|count| count as usize);
-        // SAFETY: as `sections`; `&self` allows no reference that could change them.
-        unsafe {
-            let at = |offset: usize| self.start.as_ptr().add(offset).cast_const();
-            View {
-                relays: slice::from_raw_parts(at(relays).cast(), relay_count),
-                legs: slice::from_raw_parts(at(legs).cast(), leg_count),
-                routes: slice::from_raw_parts(at(routes).cast(), route_count),
-                parameters: slice::from_raw_parts(at(parameters).cast(), route_count),
-                rx: slice::from_raw_parts(at(rx).cast(), RX_STREAMS_MAX * leg_count),
-                retired: slice::from_raw_parts(at(retired).cast(), RETIRED_STREAMS_MAX * leg_count),
-                out: slice::from_raw_parts(at(out).cast(), OUT_STREAMS_MAX * leg_count),
-            }
-        }
+    /// A section of records, or of columns.
+    fn section<T>(&self, offset: usize, count: usize) -> &[T] {
+        // SAFETY: as `sections`, whose offsets and counts the callers pass; `&self` allows no reference that could change it.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().add(offset).cast_const().cast(), count) }
+    }
+
+    fn section_mut<T>(&mut self, offset: usize, count: usize) -> &mut [T] {
+        // SAFETY: as `section`; `&mut self` makes it the only reference.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr().add(offset).cast(), count) }
+    }
+
+    fn relays(&self) -> &[RelayRecord] {
+        self.section(self.layout.relays, self.layout.limits.relays as usize)
+    }
+
+    fn relays_mut(&mut self) -> &mut [RelayRecord] {
+        self.section_mut(self.layout.relays, self.layout.limits.relays as usize)
+    }
+
+    fn legs(&self) -> &[LegRecord] {
+        self.section(self.layout.legs, self.layout.limits.legs as usize)
+    }
+
+    fn legs_mut(&mut self) -> &mut [LegRecord] {
+        self.section_mut(self.layout.legs, self.layout.limits.legs as usize)
+    }
+
+    fn routes(&self) -> &[RouteRecord] {
+        self.section(self.layout.routes, self.layout.limits.routes as usize)
+    }
+
+    fn routes_mut(&mut self) -> &mut [RouteRecord] {
+        self.section_mut(self.layout.routes, self.layout.limits.routes as usize)
+    }
+
+    fn parameters(&self) -> &[ParameterSets] {
+        self.section(self.layout.parameters, self.layout.limits.routes as usize)
+    }
+
+    fn rx(&self) -> &[RxSlot] {
+        self.section(self.layout.rx, RX_STREAMS_MAX * self.layout.limits.legs as usize)
+    }
+
+    fn retired(&self) -> &[RetiredSource] {
+        self.section(self.layout.retired, RETIRED_STREAMS_MAX * self.layout.limits.legs as usize)
+    }
+
+    fn out(&self) -> &[OutStream] {
+        self.section(self.layout.out, OUT_STREAMS_MAX * self.layout.limits.legs as usize)
     }
 }
 

@@ -284,7 +284,7 @@ impl Relays {
     ) -> Verdict {
         self.counters.received += 1;
         let verdict = self.walk(now, port, from, packet, out);
-        let in_hand = std::mem::take(&mut self.arena.sections().header.in_hand);
+        let in_hand = std::mem::take(&mut self.arena.header().in_hand);
         match verdict {
             Ok(verdict) => {
                 self.counters.sent += u64::from(matches!(verdict, Verdict::Forward { .. }));
@@ -392,7 +392,7 @@ impl Relays {
 
     /// Notes in the arena whose packet is being walked: who is to blame for a crash, and who counts a drop.
     fn take_in_hand(&mut self, leg: u32) {
-        self.arena.sections().header.in_hand = leg + 1;
+        self.arena.header().in_hand = leg + 1;
     }
 
     fn count_on(&mut self, leg: Option<u32>, reason: DropReason) {
@@ -413,7 +413,7 @@ impl Relays {
         while let Some(leg) = self.deadlines.pop_due(now.mono) {
             self.take_in_hand(leg);
             self.expire(now, leg, out);
-            self.arena.sections().header.in_hand = 0;
+            self.arena.header().in_hand = 0;
         }
     }
 
