@@ -61,6 +61,9 @@ pub struct Gateway {
     process: Process,
     ready: Value,
     folder: TempDir,
+    settings: BTreeMap<String, String>,
+    /// A dataplane that was started on its own.
+    dataplane: Option<Process>,
 }
 
 impl Gateway {
@@ -82,30 +85,91 @@ impl Gateway {
     #[track_caller]
     fn launch(settings: &[(&str, &str)], arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("gangway").tempdir().expect("a folder for the gateway");
-        let mut all: BTreeMap<&str, String> = SETTINGS.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-        all.insert("data_dir", folder.path().join("data").display().to_string());
-        all.insert("sdk_dir", root().join("node_modules/@flashphoner/websdk").display().to_string());
-        all.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
-        let mut command = Command::new(binary("gangway-control"));
-        command.args(arguments).current_dir(folder.path());
-        if arguments.contains(&"--demo") {
-            for (key, value) in &all {
-                command.arg("--set").arg(format!("{key}={value}"));
-            }
-        } else {
-            let file = folder.path().join("gangway.properties");
-            let mut text = String::new();
-            for (key, value) in &all {
-                writeln!(text, "{key}={value}").expect("a string takes everything");
-            }
-            fs::write(&file, text).expect("the settings are written");
-            command.arg("--config").arg(&file);
+        let all = all_settings(&folder, settings);
+        Self::launch_in(folder, all, arguments, None)
+    }
+
+    /// Starts a dataplane on its own, as a service manager does, and a control that attaches to it.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    #[track_caller]
+    pub fn start_with_dataplane(settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new().prefix("gangway").tempdir().expect("a folder for the gateway");
+        let all = all_settings(&folder, settings);
+        let mut command = Command::new(binary("gangway-dataplane"));
+        command.current_dir(folder.path());
+        let (kept, mut sets) = (["sdk_dir"], Vec::new());
+        for (key, value) in all.iter().filter(|(key, _)| !kept.contains(&key.as_str())) {
+            sets.extend(["--set".to_owned(), format!("{key}={value}")]);
         }
-        let mut process = Process::start("gangway-control", command);
-        let line = process.wait_line("the ready line", Deadline::after(READY_WITHIN), |line| line.starts_with('{'));
-        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
-        assert_eq!(ready["event"], "ready", "{ready}");
-        Self { process, ready, folder }
+        fs::create_dir_all(folder.path().join("data")).expect("a folder");
+        command.args(sets);
+        let dataplane = Process::start("gangway-dataplane", command);
+        let socket = folder.path().join("data/dataplane.sock");
+        Deadline::after(READY_WITHIN).poll("the dataplane's socket", || socket.exists().then_some(()));
+        Self::launch_in(folder, all, &[], Some(dataplane))
+    }
+
+    #[track_caller]
+    fn launch_in(
+        folder: TempDir,
+        settings: BTreeMap<String, String>,
+        arguments: &[&str],
+        dataplane: Option<Process>,
+    ) -> Self {
+        let (process, ready) = control(&folder, &settings, arguments);
+        Self { process, ready, folder, settings, dataplane }
+    }
+
+    /// SIGKILL for control alone; the dataplane goes on.
+    ///
+    /// # Panics
+    /// When control does not end.
+    #[track_caller]
+    pub fn kill_control(&self) {
+        self.process.signal(Signal::KILL);
+        assert!(self.process.wait_end(Deadline::seconds(5)).is_some(), "SIGKILL ends a process");
+    }
+
+    /// Stops control where it stands: it holds its ports and its lock, and does nothing.
+    pub fn hang_control(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Starts control again on the ports that the one before had, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[track_caller]
+    pub fn start_control(&mut self, arguments: &[&str]) {
+        let port = |url: &str| url.trim_end_matches('/').rsplit(':').next().unwrap_or_default().to_owned();
+        let keys = [("ws.port", "ws"), ("wss.port", "wss"), ("http.port", "pages"), ("https.port", "pages_https")];
+        for (key, name) in keys {
+            self.settings.insert(key.to_owned(), port(&self.text(name)));
+        }
+        self.settings.insert("sip_port".to_owned(), self.sip_port().to_string());
+        let (process, ready) = control(&self.folder, &self.settings, arguments);
+        (self.process, self.ready) = (process, ready);
+    }
+
+    /// The lines of the journal as they are on the disk now.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn journal(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.journal_file()).expect("the journal");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Where the journal is.
+    pub fn journal_file(&self) -> PathBuf {
+        self.folder.path().join("data/journal")
+    }
+
+    /// The process of the dataplane, when it was started on its own.
+    pub fn dataplane(&self) -> Option<&Process> {
+        self.dataplane.as_ref()
     }
 
     /// The ready line.
@@ -265,6 +329,41 @@ impl Drop for Gateway {
         self.process.signal(Signal::INT);
         self.process.wait_end(Deadline::seconds(4));
     }
+}
+
+/// The settings of a test in this folder.
+fn all_settings(folder: &TempDir, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let mut all: BTreeMap<String, String> = SETTINGS.iter().map(own).collect();
+    all.insert("data_dir".to_owned(), folder.path().join("data").display().to_string());
+    all.insert("sdk_dir".to_owned(), root().join("node_modules/@flashphoner/websdk").display().to_string());
+    all.extend(settings.iter().map(own));
+    all
+}
+
+/// Starts control with these settings and waits for its ready line.
+#[track_caller]
+fn control(folder: &TempDir, settings: &BTreeMap<String, String>, arguments: &[&str]) -> (Process, Value) {
+    let mut command = Command::new(binary("gangway-control"));
+    command.args(arguments).current_dir(folder.path());
+    if arguments.contains(&"--demo") {
+        for (key, value) in settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+    } else {
+        let file = folder.path().join("gangway.properties");
+        let mut text = String::new();
+        for (key, value) in settings {
+            writeln!(text, "{key}={value}").expect("a string takes everything");
+        }
+        fs::write(&file, text).expect("the settings are written");
+        command.arg("--config").arg(&file);
+    }
+    let mut process = Process::start("gangway-control", command);
+    let line = process.wait_line("the ready line", Deadline::after(READY_WITHIN), |line| line.starts_with('{'));
+    let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+    assert_eq!(ready["event"], "ready", "{ready}");
+    (process, ready)
 }
 
 /// The fields of a `connection` message for an account at a registrar on 127.0.0.1, as the Phone page sends them.

@@ -23,3 +23,4 @@ pub mod sipp;
 pub mod socket;
 pub mod source;
 pub mod tone;
+pub mod trunk;

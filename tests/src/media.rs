@@ -42,6 +42,9 @@ pub struct Seen {
     pub sent: usize,
     /// See `sent`.
     pub received: usize,
+    /// Sequence numbers of what came in that were passed over.
+    pub lost: u64,
+    last_sequence: Option<u64>,
     /// The codec of what comes in.
     pub codec: Option<Codec>,
     /// What was heard, when it was G.711.
@@ -278,6 +281,10 @@ impl Runner {
             Event::MediaData(data) => {
                 let codec = data.params.spec().codec;
                 seen.received += 1;
+                let (first, last) = (**data.seq_range.start(), **data.seq_range.end());
+                let expected = seen.last_sequence.map_or(first, |before| before + 1);
+                seen.lost += first.saturating_sub(expected);
+                seen.last_sequence = Some(last);
                 seen.codec = Some(codec);
                 seen.sound.rate_hz = 8000;
                 match codec {

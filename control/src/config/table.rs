@@ -469,7 +469,7 @@ pub const KEYS: &[Key] = &[
         "client_timeout",
         "3600000",
         Kind::Number(100, 30 * DAY_MS),
-        "ms a session without a socket lives with keepAlive",
+        "ms a session without a socket and without calls lives with keepAlive",
     ),
     key("client_timeout_check_interval", "300000", Kind::Number(100, DAY_MS), "ms between looks at that"),
     key("keep_alive.server_interval", "5000", Kind::Number(10, DAY_MS), "ms between pings to a browser"),

@@ -167,6 +167,15 @@ impl JournalEntry {
         }
     }
 
+    /// The relay of a call's media.
+    #[must_use]
+    pub fn relay(&self) -> Option<RelayId> {
+        match self {
+            JournalEntry::Media { record, .. } => Some(record.relay),
+            _ => None,
+        }
+    }
+
     /// The password that the entry carries in memory and that no line ever holds in clear.
     #[must_use]
     pub fn password(&self) -> Option<&Secret<String>> {

@@ -564,11 +564,13 @@ impl Gateway {
         }
     }
 
-    /// Ends detached sessions that are too old; runs only while there are detached ones.
+    /// Ends detached sessions that are too old; runs only while there are detached ones. Calls live on until consent or media fails, and
+    /// their session with them.
     pub(super) fn sweep(&mut self) {
-        let too_old = |at: Time| self.now.since(at) >= self.config.client_timeout;
+        let too_old =
+            |worth: Worth, at: Time| worth != Worth::Calls && self.now.since(at) >= self.config.client_timeout;
         let old: Vec<SessionKey> =
-            self.detached.iter().filter(|(_, at, _)| too_old(*at)).map(|(_, _, key)| *key).collect();
+            self.detached.iter().filter(|(worth, at, _)| too_old(*worth, *at)).map(|(_, _, key)| *key).collect();
         for key in old {
             self.end_session(key, CallEnd::SessionClosed);
         }

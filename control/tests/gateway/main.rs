@@ -6,6 +6,7 @@ mod budget;
 mod codecs;
 mod early;
 mod frames;
+mod golden;
 mod incoming;
 mod limits;
 mod outgoing;

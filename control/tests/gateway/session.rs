@@ -215,6 +215,23 @@ fn a_kept_session_keeps_its_talk_and_loses_it_with_consent() {
     world.assert_clean();
 }
 
+/// Its time begins with its socket's end, and it waits for its calls.
+#[test]
+fn a_kept_session_outlives_its_timeout_while_it_talks() {
+    let (mut world, page, _) = kept();
+    world.established(page, "c1");
+    world.keys_ready();
+    world.input(Input::SocketClosed { socket: page });
+    world.advance(Duration::from_secs(2 * 3600));
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    let event = Event::ConsentLost { relay: world.only_relay(), leg: LegId(0) };
+    world.input(Input::RelayEvent { event });
+    world.request(&Method::Bye);
+    world.advance(Duration::from_secs(301 + 60));
+    assert_eq!(world.gateway.counts().sessions, 0);
+    world.assert_clean();
+}
+
 #[test]
 fn a_token_resumes_with_the_stored_connection_and_a_new_token() {
     let (mut world, page, token) = kept();

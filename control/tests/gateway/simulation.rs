@@ -44,6 +44,8 @@ const SEEDS: u64 = 256;
 /// How long a simulated world is disturbed, and how long it then may take to come to rest.
 const DISTURBED: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(900);
+/// When the consent of pages that are gone is lost.
+const PAGES_GONE: Duration = Duration::from_secs(30);
 /// Things that happen to the world while it is disturbed.
 const ACTIONS: u32 = 60;
 
@@ -205,6 +207,12 @@ impl Simulation {
         }
         for socket in std::mem::take(&mut self.open) {
             self.input(Input::SocketClosed { socket });
+        }
+        self.run_until(end + PAGES_GONE);
+        // With the pages their media is gone.
+        for relay in self.relay.relays.keys().copied().collect::<Vec<_>>() {
+            let event = Event::ConsentLost { relay, leg: LegId(0) };
+            self.input(Input::RelayEvent { event });
         }
         self.run_until(end + REST);
         self.assert_rest();

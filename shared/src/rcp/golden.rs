@@ -396,3 +396,30 @@ fn the_least_and_largest_values_allowed_are_taken() {
     program.routes[0].payloads[0].from.pt = 96;
     assert_eq!(program.validate(), Ok(()));
 }
+
+/// Files of every version so far are read, those of former ones too: control speaks with a dataplane of the version before.
+#[test]
+fn every_file_of_every_version_is_decoded() {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let mut versions = Vec::new();
+    for folder in fs::read_dir(golden).unwrap() {
+        let folder = folder.unwrap().path();
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        for file in fs::read_dir(&folder).unwrap() {
+            let path = file.unwrap().path();
+            let file = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            let is_controls = file == "hello_control" || file.starts_with("request_");
+            let decoded = if is_controls {
+                serde_json::from_str::<ControlMessage>(&text).map(drop)
+            } else {
+                serde_json::from_str::<DataplaneMessage>(&text).map(drop)
+            };
+            decoded.unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
+        }
+        versions.push(name);
+    }
+    versions.sort();
+    let expected: Vec<String> = (1..=PROTOCOL).map(|version| format!("v{version}")).collect();
+    assert_eq!(versions, expected, "one folder for each version so far");
+}

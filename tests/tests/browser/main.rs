@@ -10,6 +10,7 @@ mod page;
 mod phone_ui;
 mod pictures;
 mod repair;
+mod restart;
 mod scene;
 mod scripted;
 mod sdk;
