@@ -15,6 +15,7 @@ use gangway_shared::settings::{Port, Settings, SettingsError};
 use crate::{
     ports::{LocalAddress, MediaRange, ReceiveBuffers},
     relay::{RelayLimits, RelayTimers},
+    sandbox::RelayUser,
 };
 
 /// Longest path of a unix socket in bytes, with room for the kernel's limit of 108.
@@ -105,6 +106,11 @@ pub const KEYS: &[Key] = &[
         "`data_dir`/dataplane.sock",
         "unix socket of the relay control protocol, at most 100 bytes",
     ),
+    text(
+        "dataplane_user",
+        "`gangway`, else `nobody`",
+        "user that the relay process runs as when root starts it, or `none`: who starts it",
+    ),
     text("dataplane_control_uid", "own uid", "user id that control runs as"),
     number(
         "dataplane_linger_s",
@@ -183,6 +189,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// User id that may connect.
     pub control_uid: u32,
+    /// User that the relay process runs as.
+    pub user: RelayUser,
     /// A managed dataplane leaves after so long alone.
     pub linger: Duration,
     /// Life of relays without control.
@@ -250,6 +258,11 @@ impl Config {
             socket: read_socket(settings, &data_dir)?,
             control_uid: settings
                 .read("dataplane_control_uid", machine.uid, "a user id is allowed", |text| text.parse().ok())?,
+            user: match reader.text("dataplane_user", "").as_str() {
+                "" => RelayUser::Usual,
+                "none" => RelayUser::Same,
+                name => RelayUser::Named(name.to_owned()),
+            },
             linger: reader.seconds("dataplane_linger_s")?,
             orphan_grace: reader.seconds("orphan_grace_s")?,
             limits: RelayLimits { relays, legs, routes },

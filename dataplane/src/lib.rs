@@ -29,6 +29,7 @@
 //! | [`worker`] | the hot loop around an engine and its relays; takes them back from the arena after a panic |
 //! | [`manager`] | the one cold thread: control socket, credentials, DTLS timers, mailboxes |
 //! | [`keeper`] | the parent process: owns sockets and arenas, starts the relay and starts it again |
+//! | [`sandbox`] | the user, rights and system calls of a relay process |
 //! | [`ports`] | the only opener of media sockets, the keeper's |
 //! | [`config`], [`affinity`], [`mailbox`], [`stats`], [`stats_map`] | settings, cores, queues, counters, and the counters in memory that others map |
 //!
@@ -48,6 +49,7 @@ pub mod manager;
 pub mod ports;
 pub mod registry;
 pub mod relay;
+pub mod sandbox;
 pub mod srtp;
 pub mod stats;
 pub mod stats_map;

@@ -23,7 +23,9 @@ use gangway_dataplane::{
         process::{Launch, PassedSettings, layout, run},
     },
     manager::{Mode, adopt},
-    ports, stats, stats_map,
+    ports,
+    sandbox::give_up_rights,
+    stats, stats_map,
 };
 use gangway_shared::{rcp::WorkerStats, settings::Settings};
 use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, set_parent_process_death_signal, setrlimit};
@@ -85,6 +87,9 @@ fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     raise_file_limit();
     // The relay may run as another user, and would take that for its own.
     passed.sets.push(format!("dataplane_control_uid={}", config.control_uid));
+    if geteuid().is_root() {
+        passed.account = config.user.account(&fs::read_to_string("/etc/passwd").unwrap_or_default())?;
+    }
     let keeper = Keeper::open(&config)?;
     run(keeper, Launch { settings: passed, managed: arguments.managed, program }, signals)?;
     Ok(())
@@ -96,12 +101,14 @@ fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let _signals = Signals::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2])?;
     rustix::thread::set_name(c"gangway-relay")?;
     let channel = Channel::over(io::stdin().as_fd().try_clone_to_owned()?)?;
-    let config = read_config(&PassedSettings::receive(&channel)?)?;
+    let passed = PassedSettings::receive(&channel)?;
+    let config = read_config(&passed)?;
     log_to_stderr(&config);
-    // A keeper that was gone before this is seen by the end of the channel.
+    give_up_rights(passed.account.as_ref())?;
+    // After the change of user, which clears it. A keeper that was gone before this is seen by the end of the channel.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let workers = config.workers;
-    let running = adopt(config, Mode { managed: arguments.managed }, channel)?;
+    let running = adopt(config, Mode { managed: arguments.managed, is_confined: true }, channel)?;
     tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
     running.join()?;
     Ok(())
@@ -143,7 +150,7 @@ fn read_settings(
         }
         None => (String::new(), String::new()),
     };
-    Ok(PassedSettings { file, text, sets })
+    Ok(PassedSettings { file, text, sets, account: None })
 }
 
 fn read_config(passed: &PassedSettings) -> Result<Config, Box<dyn std::error::Error>> {

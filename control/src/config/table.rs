@@ -307,6 +307,13 @@ pub const KEYS: &[Key] = &[
     key("dataplane_engine", "auto", Kind::Choice(&["auto", "uring", "epoll"]), "how packets enter and leave"),
     key("dataplane_socket", "", Kind::Text(100), "unix socket between control and dataplane, at most 100 bytes")
         .computed("`data_dir`/dataplane.sock"),
+    key(
+        "dataplane_user",
+        "",
+        Kind::Text(64),
+        "user of the relay process when root starts it, or `none`: who starts it",
+    )
+    .computed("`gangway`, else `nobody`"),
     key("dataplane_control_uid", "", Kind::Number(0, u32::MAX as u64), "user that may control the dataplane")
         .computed("its own"),
     key(

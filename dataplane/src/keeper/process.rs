@@ -30,6 +30,7 @@ use super::{
 use crate::{
     arena,
     engine::{clock, signals::Signals},
+    sandbox::Account,
 };
 
 const SIGNALS: Token = Token(0);
@@ -59,6 +60,8 @@ pub struct PassedSettings {
     pub text: String,
     /// `--set` arguments.
     pub sets: Vec<String>,
+    /// Whom the relay runs as; absent: who starts it.
+    pub account: Option<Account>,
 }
 
 impl PassedSettings {

@@ -37,6 +37,7 @@ use crate::{
     mailbox::{Receiver, Sender},
     registry::{CAPABILITIES, Digest, Registry},
     relay::{Adopted, PortId},
+    sandbox,
     stats_map::StatsMap,
     worker::{Command, Report},
 };
@@ -98,6 +99,8 @@ impl WorkerLink {
 pub struct Mode {
     /// Started by control: we leave when nobody needs us.
     pub managed: bool,
+    /// This process is a relay and nothing else: once everything is open it gives up what it needs no more.
+    pub is_confined: bool,
 }
 
 /// See the module text.
@@ -118,6 +121,8 @@ struct Manager {
     unclaimed: BTreeMap<u64, PairFacts>,
     /// Workers that have not told yet what they found in their arenas. Until then nobody is served.
     adopting: usize,
+    /// Why this process cannot go on.
+    failure: Option<io::Error>,
     workers: Vec<WorkerLink>,
     /// Others find the workers' counters by its descriptor.
     _map: Option<StatsMap>,
@@ -163,6 +168,9 @@ impl Manager {
                 }
             }
             has_more = self.read_reports(now) | self.read_connections(now);
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
             self.read_keeper(now)?;
             self.handshakes.handle_timeout(now);
             self.do_dtls();
@@ -312,7 +320,11 @@ impl Manager {
 
     fn handle_report(&mut self, now: Time, worker: u16, report: Report) {
         match report {
-            Report::Adopted { relays, lost } => self.take_adopted(now, worker, relays, lost),
+            Report::Adopted { relays, lost } => {
+                if let Err(error) = self.take_adopted(now, worker, relays, lost) {
+                    self.failure.get_or_insert(error);
+                }
+            }
             Report::Event(event) => self.handle_event(now, event),
             Report::DtlsPath { leg, port, from } => {
                 let key = LegKey { worker, leg };
@@ -452,7 +464,7 @@ impl Manager {
     }
 
     /// A worker says what it found in its arena. When all have, the rest of what was handed over goes back, and we serve.
-    fn take_adopted(&mut self, now: Time, worker: u16, relays: Vec<Adopted>, lost: Vec<RelayId>) {
+    fn take_adopted(&mut self, now: Time, worker: u16, relays: Vec<Adopted>, lost: Vec<RelayId>) -> io::Result<()> {
         for adopted in relays {
             let Adopted { relay, generation, digest, .. } = adopted;
             let record = Record::adopt(worker, adopted, &mut self.unclaimed);
@@ -473,10 +485,14 @@ impl Manager {
             for (lease, _) in std::mem::take(&mut self.unclaimed) {
                 self.ports.release(lease);
             }
+            if self.mode.is_confined {
+                sandbox::confine().map_err(io::Error::other)?;
+            }
             tracing::info!(relays = self.registry.len(), "serving");
             self.ports.say_serving();
             self.accept(now);
         }
+        Ok(())
     }
 
     /// Closes the workers' mailboxes, which says it to the busiest too: a message might find no room.

@@ -197,6 +197,7 @@ impl Manager {
             facts,
             unclaimed: BTreeMap::new(),
             adopting: 0,
+            failure: None,
             workers: Vec::new(),
             _map: None,
             relays: BTreeMap::new(),
