@@ -39,7 +39,7 @@ pub use records::{
 /// "GANGWAY" and a zero: this memory is an arena.
 const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
 /// Counts up when the meaning of a record changes without its size.
-const LAYOUT_VERSION: u32 = 3;
+const LAYOUT_VERSION: u32 = 4;
 /// Sections start on pages.
 const PAGE: usize = 4096;
 

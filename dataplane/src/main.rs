@@ -22,7 +22,7 @@ use gangway_dataplane::{
         channel::Channel,
         process::{Launch, PassedSettings, layout, run},
     },
-    manager::{Mode, adopt},
+    manager::{Mode, adopt, publish_stats},
     ports,
     sandbox::give_up_rights,
     stats, stats_map,
@@ -87,6 +87,8 @@ fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     raise_file_limit();
     // The relay may run as another user, and would take that for its own.
     passed.sets.push(format!("dataplane_control_uid={}", config.control_uid));
+    // The default follows the cores that this process may use, which may change.
+    passed.sets.push(format!("dataplane_workers={}", config.workers));
     if geteuid().is_root() {
         passed.account = config.user.account(&fs::read_to_string("/etc/passwd").unwrap_or_default())?;
     }
@@ -104,11 +106,12 @@ fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let passed = PassedSettings::receive(&channel)?;
     let config = read_config(&passed)?;
     log_to_stderr(&config);
+    let map = publish_stats(&config);
     give_up_rights(passed.account.as_ref())?;
     // After the change of user, which clears it. A keeper that was gone before this is seen by the end of the channel.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let workers = config.workers;
-    let running = adopt(config, Mode { managed: arguments.managed, is_confined: true }, channel)?;
+    let running = adopt(config, Mode { managed: arguments.managed, is_confined: true }, channel, map)?;
     tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
     running.join()?;
     Ok(())

@@ -127,7 +127,9 @@ impl Registry {
         if generation == entry.generation && digest == entry.digest {
             return PutDecision::Repeat;
         }
-        if generation <= entry.generation {
+        // A change that was cut off may be made again.
+        let is_cut_off = generation == entry.generation && entry.digest == Digest(0);
+        if generation <= entry.generation && !is_cut_off {
             let reason = format!("generation {} is in force with digest {}", entry.generation.0, entry.digest);
             return PutDecision::Refuse(RelayError::new(ErrorCode::Stale, "generation", reason));
         }
@@ -380,6 +382,15 @@ mod tests {
         assert!(matches!(put(&mut registry, at(0), 1, 4, "b"), PutDecision::Apply { worker: Some(2), .. }));
         assert_eq!(registry.load(4), [0, 0, 1, 0]);
         assert_eq!((registry.forget(at(0), id(1)), registry.forget(at(0), id(1))), (Some(2), None));
+    }
+
+    #[test]
+    fn a_change_that_was_cut_off_is_made_again_and_no_older_one() {
+        let mut registry = Registry::new(CONFIG, at(0));
+        registry.commit(at(0), id(1), Generation(4), Digest(0), 1);
+        assert_eq!(code(&registry.decide_put(id(1), Generation(3), &program("a"))), ErrorCode::Stale);
+        assert!(matches!(put(&mut registry, at(0), 1, 4, "a"), PutDecision::Apply { worker: Some(1), .. }));
+        assert_eq!(put(&mut registry, at(0), 1, 4, "a"), PutDecision::Repeat);
     }
 
     #[test]

@@ -514,8 +514,10 @@ pub struct LegRecord {
     pub retired_len: u8,
     /// Places of sent streams that were used.
     pub out_len: u8,
+    /// 1 while its own key is being changed: at a kill meanwhile nobody knows which key its streams' indexes are of.
+    pub is_rekeying: u8,
     /// Unused.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Id of the header extension with the peer's transport-wide numbers; 0: none.
     pub transport_cc: u32,
     /// Media gone silent after so many milliseconds; 0: never.

@@ -42,7 +42,7 @@ use crate::{
     worker::{Command, Report},
 };
 
-pub use start::{Running, StartError, adopt, start};
+pub use start::{Running, StartError, adopt, publish_stats, start};
 
 const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);

@@ -103,15 +103,17 @@ impl Running {
 pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
     let keeper = Keeper::open(&config)?;
     let (channel, thread) = keeper.run_beside().map_err(StartError::Handover)?;
-    let running = adopt(config, mode, channel)?;
+    let map = publish_stats(&config);
+    let running = adopt(config, mode, channel, map)?;
     Ok(Running { keeper: Some(thread), ..running })
 }
 
-/// Takes over what the keeper at the other end of the channel keeps, and serves when it returns.
+/// Takes over what the keeper at the other end of the channel keeps, and serves when it returns. The workers write their counters to
+/// `map`, when there is one; it was made for as many.
 ///
 /// # Errors
 /// The first thing that cannot be had. Nothing is left running then.
-pub fn adopt(mut config: Config, mode: Mode, channel: Channel) -> Result<Running, StartError> {
+pub fn adopt(mut config: Config, mode: Mode, channel: Channel, map: Option<StatsMap>) -> Result<Running, StartError> {
     let kernel = |what| move |source| StartError::Kernel { what, source };
     let (link, handover) = Link::take_over(channel).map_err(StartError::Handover)?;
     let Handover { blame, facts, listener, arenas, browser, pairs } = handover;
@@ -141,7 +143,6 @@ pub fn adopt(mut config: Config, mode: Mode, channel: Channel) -> Result<Running
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(kernel("epoll"))?;
     let manager = Manager::new(config, mode, poll, listener, link, facts)?;
     manager.watch_keeper().map_err(kernel("epoll"))?;
-    let map = publish_stats(&manager.config);
     let workers = prepared.into_iter().map(|worker| {
         let page = map.as_ref().map(|map| map.page(worker.number));
         spawn_worker(&manager.config, worker, page, waker.clone(), blame)
@@ -224,7 +225,9 @@ fn make_identity() -> Result<Identity, StartError> {
 }
 
 /// Memory for the workers' counters, where others find it. Nothing depends on it: without it the counters come by `Query` alone.
-fn publish_stats(config: &Config) -> Option<StatsMap> {
+/// Writes to `data_dir`, so a relay does it before it gives up its rights.
+#[must_use]
+pub fn publish_stats(config: &Config) -> Option<StatsMap> {
     let made =
         StatsMap::create(config.workers).and_then(|map| map.publish(&config.data_dir.join(LINK_NAME)).map(|()| map));
     made.inspect_err(|error| tracing::warn!(%error, "counters cannot be mapped (--stats)")).ok()

@@ -61,7 +61,9 @@ impl Relays {
         }
         let keys = &self.derived[slot as usize];
         let has_keys = [keys.rx[0].is_some(), keys.tx.is_some()];
-        check(has_keys == [leg.keys[0].number != 0; 2], || format!("session keys of leg {slot} are not derived"))?;
+        check(has_keys == [leg.keys[0].theirs.is_set(), leg.keys[0].ours.is_set()], || {
+            format!("session keys of leg {slot} are not derived")
+        })?;
         let timer = self.deadlines.of(slot);
         check(timer.is_some(), || format!("leg {slot} has no timer"))?;
         check(timer <= leg.deadline(), || format!("a timer of leg {slot} would come too late"))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use gangway_shared::time::Time;
 
 use crate::{
-    arena::{Addr, Latch},
+    arena::{Addr, Latch, step},
     wire::DropReason,
 };
 
@@ -161,7 +161,14 @@ impl Latch {
     }
 
     fn lock(&mut self, now: Time, from: Addr, fits: u8) {
-        (self.latched, self.is_locked, self.locked_fit) = (from, 1, fits);
+        // Half an address is never believed.
+        if self.latched != from {
+            self.is_locked = 0;
+            step();
+            self.latched = from;
+            step();
+        }
+        (self.is_locked, self.locked_fit) = (1, fits);
         (self.candidate, self.fit, self.learning_since) = (Addr::NONE, 0, 0);
         self.heard_at = now.as_micros();
     }

@@ -12,6 +12,7 @@ use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, congestion::Arriva
 use crate::{
     arena::{
         Addr, Column, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, WholeLeg, kind,
+        step,
     },
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     stats,
@@ -238,7 +239,11 @@ impl WholeLeg<'_> {
             let is_idle = now.since(Time::from_micros(oldest.heard_at)) > RX_IDLE;
             let room = if is_idle { comes_back.or_else(|| self.free_retired()) } else { None };
             let room = room.ok_or(DropReason::SrtpStreamsFull)?;
-            self.retired[room] = RetiredSource { epoch: oldest.epoch, reserved: 0, stream: oldest.stream.retire() };
+            // An entry counts by its epoch: it is whole before it counts.
+            self.retired[room] = RetiredSource { epoch: 0, reserved: 0, stream: oldest.stream.retire() };
+            step();
+            self.retired[room].epoch = oldest.epoch;
+            step();
         }
         Ok(index)
     }
@@ -255,9 +260,12 @@ impl WholeLeg<'_> {
     /// Puts new keys in force. Only what really changed starts anew, and the key before goes on where it was when it comes back:
     /// the same key must not meet the same index twice.
     pub(super) fn change_keys(&mut self, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
+        self.record.is_rekeying = 1;
+        step();
         if self.record.keys[0].ours != *ours {
             self.change_own_key(ours);
         }
+        step();
         let (current, former) = (self.record.keys[0].number, self.record.keys[1].number);
         if former != 0 && self.record.keys[1].theirs == *theirs && self.record.keys[0].theirs != *theirs {
             self.record.keys.swap(0, 1);
@@ -270,7 +278,12 @@ impl WholeLeg<'_> {
             }
             self.record.keys[0].number = current.max(former) + 1;
         }
-        (self.record.keys[0].ours, self.record.keys[0].theirs) = (*ours, *theirs);
+        step();
+        self.record.keys[0].ours = *ours;
+        step();
+        self.record.keys[0].theirs = *theirs;
+        step();
+        self.record.is_rekeying = 0;
     }
 
     fn change_own_key(&mut self, ours: &MasterKey) {
@@ -283,6 +296,7 @@ impl WholeLeg<'_> {
             // An SSRC that neither of the two keys has sent needs its place no more.
             let is_needed = stream.route != 0 || stream.repairs != 0 || Some(index) == own;
             stream.used = u32::from(is_needed || stream.tx != fresh || stream.former_tx != fresh);
+            step();
         }
         self.record.former_ours = self.record.keys[0].ours;
     }
@@ -557,10 +571,12 @@ impl Relays {
         });
         let index = free.filter(|_| self.newcomers.admit(now.mono)).ok_or(DropReason::TooManyNewAddresses)?;
         let leg = self.arena.leg_mut(slot);
-        let evicted = std::mem::replace(
-            &mut leg.paths[index],
-            Path { addr, port: port.0 + 1, checked_at: now.mono.as_micros(), is_told: 0, reserved: 0 },
-        );
+        // A path counts by its port: it is whole before it counts.
+        let evicted = std::mem::take(&mut leg.paths[index]);
+        step();
+        leg.paths[index] = Path { addr, port: 0, checked_at: now.mono.as_micros(), is_told: 0, reserved: 0 };
+        step();
+        leg.paths[index].port = port.0 + 1;
         if let Some(port) = evicted.port.checked_sub(1) {
             self.paths.remove(PortId(port), evicted.addr, slot);
         }
@@ -589,8 +605,14 @@ impl Relays {
         if !leg.is_ice() || !keys.ours.is_set() || !keys.theirs.is_set() {
             return false;
         }
-        (leg.held.ours, leg.held.theirs, leg.held.number) = (keys.ours, keys.theirs, HELD);
+        // Keys count by their number: they are whole before they count.
+        leg.held.number = 0;
+        step();
+        (leg.held.ours, leg.held.theirs) = (keys.ours, keys.theirs);
         leg.held_fingerprint = keys.peer_fingerprint.0;
+        step();
+        leg.held.number = HELD;
+        step();
         self.judge_held(now, slot, out);
         true
     }
@@ -613,9 +635,11 @@ impl Relays {
         let KeyEpoch { ours, theirs, .. } = leg.held;
         self.arena.whole_leg(slot).change_keys(&ours, &theirs, old_keys_until);
         let leg = self.arena.leg_mut(slot);
+        step();
+        leg.held.number = 0;
+        step();
         leg.held.ours.wipe();
         leg.held.theirs.wipe();
-        leg.held.number = 0;
         self.derive_keys(slot);
         self.schedule(slot);
         let (relay, leg) = self.name_of(slot);

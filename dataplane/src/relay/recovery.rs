@@ -11,7 +11,10 @@ use gangway_shared::{
 };
 
 use super::{CRASHES_MAX, LegHandle, Now, Output, PortId, RelayConfig, Relays, table::PortUse};
-use crate::{arena::Arena, ice_lite::LocalCredentials, srtp::RECOVERY_MARGIN};
+use crate::{
+    arena::{Arena, Path, step},
+    ice_lite::LocalCredentials,
+};
 
 /// A relay that was found, for who answers control.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +152,8 @@ impl Relays {
                 relays.next_report(now, slot);
             }
             relays.open_port(slot, out);
+            // Keys of a handshake that were being put in force.
+            relays.judge_held(now, slot, out);
             relays.schedule(slot);
         }
         relays
@@ -168,12 +173,15 @@ impl Relays {
                 self.history.begin(route);
             }
             if self.arena.leg(to).is_encrypted() {
-                // The stream's numbers were moved on; its sources follow, so that they go on without a break.
+                // The stream's numbers were moved on; its source follows, so that it goes on without a break. Told by what both have
+                // reached, so that it is the same however often this was begun.
+                let reached = self.arena.out(to)[self.arena.route(route).out as usize].sequence;
                 let route = self.arena.route_mut(route);
-                for source in [&mut route.source, &mut route.former] {
-                    source.sequence_offset = source.sequence_offset.wrapping_add(RECOVERY_MARGIN as u32);
-                    source.span = 0;
-                }
+                let moved = (reached as u16).wrapping_sub(route.source.sequence as u16);
+                step();
+                (route.source.sequence_offset, route.source.span) = (moved.into(), 0);
+                step();
+                route.former.used = 0;
             }
         }
     }
@@ -221,12 +229,27 @@ impl Relays {
         let mut leg = self.arena.whole_leg(slot);
         leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
         if leg.record.is_encrypted() {
+            let is_torn = leg.record.is_rekeying == 1;
             for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
+                if is_torn {
+                    // Of whichever key: what either has sent is sent.
+                    stream.tx.join(&stream.former_tx);
+                    stream.former_tx.join(&stream.tx);
+                }
                 stream.tx.recover();
                 stream.former_tx.recover();
-                stream.sequence = u32::from((stream.sequence as u16).wrapping_add(RECOVERY_MARGIN as u16));
+                step();
+                // Not moved on from where it was: a restart that was cut off would move the two by different margins.
+                if let Some(index) = stream.tx.rtp_index() {
+                    stream.sequence = u32::from(index as u16);
+                }
+                step();
             }
         }
+        let leg = self.arena.leg_mut(slot);
+        leg.is_rekeying = 0;
+        // What was being written when the kill came.
+        leg.paths.iter_mut().filter(|path| path.port == 0).for_each(|path| *path = Path::default());
         let leg = self.arena.leg(slot);
         if leg.is_ice() {
             self.ufrags.insert(leg.local.ufrag(), slot);

@@ -10,7 +10,7 @@ use gangway_shared::time::Time;
 
 use super::table::mix;
 use crate::{
-    arena::{OutStream, SourceMap},
+    arena::{OutStream, SourceMap, step},
     wire::DropReason,
 };
 
@@ -277,8 +277,11 @@ fn switch(
     let span = if is_first && packet.insert == 0 { u32::from(MAX_MISORDER.unsigned_abs()) } else { 0 };
     let (first_free, timestamp) = next_numbers(now, stream, seed, packet.clock);
     let sequence = first_free.wrapping_add(packet.insert);
+    // A source counts by `used`: it is whole before it counts, and after a kill in between the next packet begins it anew.
+    source.used = 0;
+    step();
     *source = SourceMap {
-        used: 1,
+        used: 0,
         ssrc: packet.ssrc,
         sequence: packet.sequence.into(),
         sequence_offset: sequence.wrapping_sub(packet.sequence).into(),
@@ -288,6 +291,8 @@ fn switch(
         span,
         reserved: 0,
     };
+    step();
+    source.used = 1;
     let outgoing = Outgoing { is_switch: true, is_newest: true, inserted: packet.insert, ..source.map(packet) };
     note_sent(now, stream, outgoing, packet.clock, true);
     outgoing

@@ -84,16 +84,22 @@ impl Relays {
         relay.cname_len = cname.len() as u32;
 
         self.drop_routes(slot, &setup.program);
+        step();
         self.drop_legs(slot, &setup.program, out);
+        step();
         let mut legs = [0; gangway_shared::rcp::limits::LEGS_MAX];
         for (at, ((leg, local), keys)) in setup.program.legs.iter().zip(&setup.legs).zip(&keys).enumerate() {
             let existing = self.slot_of(setup.relay, leg.id);
             let leg_slot = existing.unwrap_or_else(|| self.add_leg(now, slot, leg, &setup.program));
             legs[at] = leg_slot + 1;
+            step();
             self.set_leg(now, leg_slot, leg, local, keys, out);
+            step();
         }
         self.arena.relay_mut(slot).legs = legs;
+        step();
         self.set_routes(now, slot, setup);
+        step();
         for leg in legs.iter().filter_map(|leg| leg.checked_sub(1)) {
             self.list_routes(leg);
             self.set_limit(now, leg);
@@ -446,7 +452,9 @@ impl Relays {
             });
             let slot = kept.unwrap_or_else(|| self.arena.take_route().expect("check_room saw a free record"));
             slots[at] = slot + 1;
+            step();
             self.set_route(relay, slot, wanted, from, to);
+            step();
             self.arena.route_mut(slot).fill.set(now.mono, wanted.fill.as_ref());
         }
         self.arena.relay_mut(relay).routes = slots;

@@ -14,6 +14,7 @@ mod parameters;
 mod recovery;
 mod repair;
 mod simulation;
+mod steps;
 mod sync;
 mod walk;
 mod world;

@@ -1,9 +1,13 @@
 //! One worker's relays with a recorded outside, and peers that speak to it: a browser and a SIP device without a network.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use gangway_dataplane::{
-    arena::Arena,
+    arena::{Arena, fail_at_step},
     ice_lite::LocalCredentials,
     relay::{
         Digits, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelayLimits,
@@ -157,6 +161,20 @@ impl World {
         let fd = self.relays.take().expect("only `restart` takes them").into_arena().into_fd();
         self.relays = Some(Relays::rebuild(Arena::map(fd).unwrap(), config(), self.now, &mut self.out));
         self.check();
+    }
+
+    /// The same, but the new process is killed at a step of its start, and yet another goes on. False when its start has fewer steps.
+    pub(crate) fn restart_cut_at(&mut self, step: u32) -> bool {
+        let fd = self.relays.take().expect("only `restart` takes them").into_arena().into_fd();
+        let rebuild = |fd, out: &mut Recorder| Relays::rebuild(Arena::map(fd).unwrap(), config(), self.now, out);
+        let again = fd.try_clone().unwrap();
+        fail_at_step(Some(step));
+        let done = catch_unwind(AssertUnwindSafe(|| rebuild(fd, &mut self.out)));
+        fail_at_step(None);
+        let is_cut = done.is_err();
+        self.relays = Some(done.unwrap_or_else(|_| rebuild(again, &mut self.out)));
+        self.check();
+        is_cut
     }
 
     #[track_caller]

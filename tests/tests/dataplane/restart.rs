@@ -289,6 +289,94 @@ fn a_relay_that_crashes_in_a_loop_is_started_later_and_later() {
     assert_eq!(dataplane.control(1).node().relays, 0, "and it serves");
 }
 
+/// A field of a thread's or process's status.
+fn status(path: &str, field: &str) -> String {
+    let status = std::fs::read_to_string(path).expect("the relay runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of every process");
+    line.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn every_thread_of_the_relay_is_without_rights_and_the_call_goes_on() {
+    let dataplane = KeptDataplane::start(&[]);
+    let relay = dataplane.relay().expect("a relay runs");
+    let mut threads = 0;
+    for thread in std::fs::read_dir(format!("/proc/{relay}/task")).expect("the relay runs").flatten() {
+        let path = thread.path().join("status").display().to_string();
+        assert_eq!((status(&path, "Seccomp:"), status(&path, "NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(status(&path, set), "0000000000000000", "{set}");
+        }
+        if rustix::process::geteuid().is_root() {
+            assert_ne!(status(&path, "Uid:"), "0");
+        }
+        threads += 1;
+    }
+    assert!(threads >= 3, "main, manager and worker");
+    let keeper = format!("/proc/{}/status", dataplane.process.pid());
+    assert_eq!(status(&keeper, "Uid:"), rustix::process::geteuid().as_raw().to_string());
+    let unconfined = KeptDataplane::start(&["dataplane_user=none"]);
+    let path = format!("/proc/{}/status", unconfined.relay().expect("a relay runs"));
+    assert_eq!(status(&path, "Uid:"), rustix::process::geteuid().as_raw().to_string());
+    assert_eq!(status(&path, "CapEff:"), "0000000000000000");
+}
+
+/// Puts a copy of `program` where `path` is, as a package manager does.
+fn install(program: &std::path::Path, path: &std::path::Path) {
+    let beside = path.with_extension("new");
+    std::fs::copy(program, &beside).expect("a copy");
+    std::fs::rename(&beside, path).expect("the same folder");
+}
+
+#[test]
+fn another_program_takes_the_calls_over_on_sigusr2() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("dataplane");
+    let program = gangway_tests::gateway::binary("gangway-dataplane");
+    install(&program, &path);
+    let mut dataplane = KeptDataplane::start_program(&path, &[]);
+    let mut peers = [Peer::new(1), Peer::new(2)];
+    let mut control = dataplane.control(1);
+    let reply = control.put(id(1), 1, phones_program(&peers)).expect("a relay");
+    let ports = [rtp_port(&reply.legs[0].address), rtp_port(&reply.legs[1].address)];
+    talk(&mut peers, ports, 20);
+    let first = dataplane.relay().expect("a relay runs");
+    let inode = |pid: i32| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(format!("/proc/{pid}/exe")).map(|file| file.ino()).ok()
+    };
+    let before = inode(first);
+    install(&program, &path);
+    dataplane.process.signal(Signal::USR2);
+    let taken_over = |peers: &mut [Peer; 2]| {
+        talk(peers, ports, 1);
+        dataplane.relay().filter(|pid| *pid != first && inode(first).is_none())
+    };
+    let second = Deadline::seconds(20).poll("the successor", || taken_over(&mut peers));
+    talk(&mut peers, ports, 20);
+    assert_ne!(inode(second), before, "it is the new file");
+    for peer in &peers {
+        assert_small(&gaps(&peer.heard), 1);
+    }
+    let mut control = dataplane.control(1);
+    assert_eq!(control.put(id(1), 1, phones_program(&peers)), Ok(reply));
+
+    // One that says nothing changes nothing; one of another layout ends what is there in order.
+    install(std::path::Path::new("/bin/false"), &path);
+    dataplane.process.signal(Signal::USR2);
+    dataplane.process.wait_line("the refusal", Deadline::seconds(10), |line| line.contains("the relay stays"));
+    install(std::path::Path::new("/bin/echo"), &path);
+    dataplane.process.signal(Signal::USR2);
+    dataplane.process.wait_line("the drain", Deadline::seconds(10), |line| line.contains("another layout"));
+    Deadline::seconds(10).poll("the relay to drain", || control.node().draining.then_some(()));
+    let error = control.put(id(2), 1, phones_program(&peers)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Draining);
+    talk(&mut peers, ports, 20);
+    control.delete(id(1));
+    let end = dataplane.process.wait_end(Deadline::seconds(10)).expect("it leaves when the last call has ended");
+    assert!(end.success(), "{end}");
+}
+
 #[test]
 fn nothing_is_left_when_the_keeper_is_killed() {
     let dataplane = KeptDataplane::start(&[]);

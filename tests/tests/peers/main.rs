@@ -9,4 +9,5 @@ mod incoming;
 mod outgoing;
 mod programs;
 mod registration;
+mod restart;
 mod websocket;
