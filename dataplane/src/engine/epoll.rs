@@ -21,7 +21,7 @@ use super::{
     pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES},
     socket::{
         CONTROL_BYTES, Control, NO_NAME, Name, Told, connect, count_losses, decode_name, encode_name, error_class,
-        lost_of, may_connect, stamp_arrivals,
+        lost_of, may_connect, newly_lost, stamp_arrivals,
     },
 };
 use crate::{
@@ -142,7 +142,7 @@ impl EpollEngine {
         let mut told = [Told::default(); CALL_MAX];
         let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut told);
         let last = got.as_ref().ok().and_then(|got| got.checked_sub(1)).and_then(|last| told[last].lost);
-        let newly_lost = last.map_or(0, |lost| lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost)));
+        let newly_lost = last.map_or(0, |lost| newly_lost(&mut slot.lost, lost));
         let full = matches!(got, Ok(got) if got == count);
         slot.want = if full { (slot.want * 2).min(CALL_MAX) } else { (slot.want / 2).max(WANT_MIN) };
         let port = PortId(port);
@@ -257,7 +257,7 @@ impl Engine for EpollEngine {
     fn take_lost(&mut self, port: PortId) -> u32 {
         let Some(slot) = self.slots.get_mut(port.0 as usize).and_then(Option::as_mut) else { return 0 };
         let Some(lost) = lost_of(&slot.socket) else { return 0 };
-        lost.wrapping_sub(std::mem::replace(&mut slot.lost, lost))
+        newly_lost(&mut slot.lost, lost)
     }
 
     fn open(&mut self, socket: UdpSocket) -> Result<PortId, OpenError> {

@@ -107,6 +107,17 @@ pub(super) fn stamp_arrivals(socket: &UdpSocket) {
     }
 }
 
+/// How many of `lost` are not in `known` yet, which then holds them. A datagram that waited in the queue says what was lost when it
+/// came, and that may be less than what the socket itself has said since.
+pub(super) fn newly_lost(known: &mut u32, lost: u32) -> u32 {
+    let ahead = lost.wrapping_sub(*known);
+    if ahead > u32::MAX / 2 {
+        return 0;
+    }
+    *known = lost;
+    ahead
+}
+
 /// Datagrams that a socket has lost for want of room so far; wraps, and counts what [`SO_RXQ_OVFL`] counts.
 pub(super) fn lost_of(socket: &UdpSocket) -> Option<u32> {
     let mut numbers = [0u32; MEMINFO_NUMBERS];
@@ -191,4 +202,16 @@ pub(super) fn bind_by_number(ip: IpAddr) -> UdpSocket {
         }
     }
     panic!("no port of {ip} can be bound");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_late_datagram_says_of_losses_is_not_counted_again() {
+        let mut known = u32::MAX - 5;
+        let said = [u32::MAX, u32::MAX - 3, u32::MAX, 4, u32::MAX, 4, 5].map(|lost| newly_lost(&mut known, lost));
+        assert_eq!((said, known), ([5, 0, 0, 5, 0, 0, 1], 5));
+    }
 }
