@@ -23,6 +23,7 @@ use std::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
+use gangway_shared::ids::RelayId;
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
@@ -163,7 +164,9 @@ impl From<rustix::io::Errno> for ArenaError {
 #[must_use]
 pub fn layout() -> String {
     let sizes = RECORD_SIZES.map(|size| size.to_string());
-    format!("arena {LAYOUT_VERSION} records {}", sizes.join(" "))
+    // How many streams a leg has is told by how long an arena of a certain size is.
+    let probe = RelayLimits { relays: PAGE as u32, legs: PAGE as u32, routes: PAGE as u32 };
+    format!("arena {LAYOUT_VERSION} records {} of {}", sizes.join(" "), Layout::of(probe).end)
 }
 
 /// A point between two stores: everything above it is in memory before anything below. A process that is killed here leaves the
@@ -338,6 +341,29 @@ impl Arena {
         let legs = free(sections.legs, reached.legs);
         let routes = free(sections.routes, reached.routes);
         (self.free_relays, self.free_legs, self.free_routes) = (relays, legs, routes);
+    }
+
+    /// Ids of all relays, whatever else is in their records.
+    #[must_use]
+    pub fn relay_ids(&self) -> Vec<RelayId> {
+        let records = (0..self.reached().relays).map(|slot| self.relay(slot)).filter(|relay| relay.head.used == 1);
+        records.map(|relay| RelayId::from_u128(u128::from(relay.id[0]) << 64 | u128::from(relay.id[1]))).collect()
+    }
+
+    /// Gives every record back, whatever is in it. Relays go first: what they leave behind belongs to nobody.
+    pub fn clear(&mut self) {
+        let reached = self.reached();
+        let is_used = |head: Head| head.used == 1;
+        for slot in (0..reached.relays).filter(|slot| is_used(self.relay(*slot).head)).collect::<Vec<_>>() {
+            self.free_relay(slot);
+        }
+        for slot in (0..reached.legs).filter(|slot| is_used(self.leg(*slot).head)).collect::<Vec<_>>() {
+            self.free_leg(slot);
+        }
+        for slot in (0..reached.routes).filter(|slot| is_used(self.route(*slot).head)).collect::<Vec<_>>() {
+            self.free_route(slot);
+        }
+        self.sections().header.in_hand = 0;
     }
 
     /// Records that were ever in use, from the front; none behind them is.

@@ -361,8 +361,19 @@ impl<E: Engine> Worker<E> {
         }
         let now = engine.now();
         let mut out = Free { engine: &mut engine, post: &mut post };
-        let (relays, lost) = Relays::adopt(arena, config.clone(), now, &opened, blame, &mut out);
-        let found = relays.adopted();
+        let everything = arena.relay_ids();
+        let again = arena.fd().try_clone_to_owned();
+        let adopted = catch_unwind(AssertUnwindSafe(|| {
+            let (relays, lost) = Relays::adopt(arena, config.clone(), now, &opened, blame, &mut out);
+            (relays.adopted(), relays, lost)
+        }));
+        let (found, relays, lost) = adopted.unwrap_or_else(|_| {
+            // The other workers' relays must not go with these.
+            tracing::error!(worker = config.worker, "the arena could not be taken over; its relays are lost");
+            let mut arena = again.map_err(Into::into).and_then(Arena::map).expect("it was mapped a moment ago");
+            arena.clear();
+            (Vec::new(), Relays::new(arena, config.clone()), everything)
+        });
         post.post(Report::Adopted { relays: found.clone(), lost });
         let mut worker = Self::with(engine, relays, config, inbox, post);
         opened.values().for_each(|(rtp, _)| stamp_some(&mut worker.engine, &mut worker.pairs, *rtp));

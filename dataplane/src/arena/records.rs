@@ -450,8 +450,10 @@ pub struct RelayRecord {
     pub digest: u64,
     /// Generation of the program in force.
     pub generation: u32,
-    /// Crashes while it was in hand.
+    /// Crashes in a row while it was in hand.
     pub crashes: u32,
+    /// When the last one was judged.
+    pub crashed_at: u64,
     /// Bytes of `cname` used.
     pub cname_len: u32,
     /// CNAME of all its streams.

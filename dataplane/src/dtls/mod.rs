@@ -247,20 +247,16 @@ impl Handshakes {
         if self.sessions.contains_key(&leg) {
             return;
         }
-        let session = Session {
-            state: State::Shaking,
-            dtls: None,
-            stage: Stage::Listening,
-            joined: Reassembly::default(),
-            path,
-            begun_at: None,
-            deadline: now + self.timeout,
-            timer: None,
-            peer: None,
-            troubled: false,
-        };
-        self.sessions.insert(leg, session);
+        self.sessions.insert(leg, Session::new(State::Shaking, path, now + self.timeout, None));
         self.schedule(leg, None);
+    }
+
+    /// A leg of the process before this one has keys that were agreed on with `peer`. Its DTLS state is gone, so nothing is answered
+    /// and no close is heard, but another path needs no other handshake.
+    pub fn adopt(&mut self, leg: LegKey, peer: Fingerprint) {
+        // Nothing is sent before a new handshake, which brings its path.
+        let nowhere = Path { port: PortId(0), remote: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        self.sessions.insert(leg, Session::new(State::Established, nowhere, Time::ZERO, Some(peer)));
     }
 
     /// A DTLS datagram of a leg came by an authenticated path. Without a session it is dropped and counted.
@@ -421,6 +417,21 @@ impl Handshakes {
 }
 
 impl Session {
+    fn new(state: State, path: Path, deadline: Time, peer: Option<Fingerprint>) -> Self {
+        Session {
+            state,
+            dtls: None,
+            stage: Stage::Listening,
+            joined: Reassembly::default(),
+            path,
+            begun_at: None,
+            deadline,
+            timer: None,
+            peer,
+            troubled: false,
+        }
+    }
+
     fn forget(&mut self) {
         self.dtls = None;
         self.stage = Stage::Listening;

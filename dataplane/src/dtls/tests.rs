@@ -403,6 +403,26 @@ fn another_certificate_in_signalling_begins_a_fresh_handshake_and_the_same_does_
 }
 
 #[test]
+fn a_leg_that_agreed_with_the_process_before_may_move_without_another_handshake() {
+    let mut pair = Pair::new();
+    pair.table.remove(LEG);
+    pair.table.adopt(LEG, pair.client_fingerprint);
+    let expected = [pair.client_fingerprint];
+    let elsewhere = Path { remote: "192.0.2.9:4009".parse().unwrap(), ..path() };
+    pair.table.handle_path(pair.now, LEG, elsewhere, &expected);
+    let hello = pair.client_hello();
+    pair.table.handle_datagram(pair.now, LEG, elsewhere, &hello);
+    assert_eq!((pair.table.in_progress(), pair.table.next_deadline()), (0, None));
+    pair.table.handle_timeout(pair.now + Duration::from_secs(31));
+    assert!(pair.table.poll_action().is_none());
+    // A restart from signalling brings another certificate, and is one.
+    pair.table.handle_path(pair.now, LEG, path(), &[Fingerprint([7; 32])]);
+    assert_eq!(pair.table.in_progress(), 1);
+    pair.give(&hello);
+    assert!(!pair.our_output().is_empty(), "it is answered");
+}
+
+#[test]
 fn datagrams_of_a_leg_without_session_are_dropped_and_counted() {
     let mut pair = Pair::new();
     let hello = pair.client_hello();

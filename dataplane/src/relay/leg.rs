@@ -74,6 +74,11 @@ impl LegRecord {
         self.fingerprint_count = named.len() as u8;
     }
 
+    /// A browser leg whose handshake was completed: its keys are in force, or held until the program names their certificate.
+    pub(super) fn has_agreed(&self) -> bool {
+        self.is_ice() && (self.keys[0].number != 0 || self.held.number != 0)
+    }
+
     pub(super) fn is_ice(&self) -> bool {
         self.kind == kind::ICE_DTLS
     }

@@ -54,6 +54,9 @@ use crate::{
 /// A relay in hand at so many crashes is given up: it would take its worker with it for ever.
 const CRASHES_MAX: u32 = 2;
 
+/// A crash so long ago says nothing about the next one: what was in hand is rarely the cause, and calls live long.
+const CRASH_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
 /// A media socket of the engine. Engines number their ports densely from 0, so that tables can be indexed by it; a number may be
 /// used again after the port was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

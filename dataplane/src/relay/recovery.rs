@@ -10,7 +10,7 @@ use gangway_shared::{
     time::Time,
 };
 
-use super::{CRASHES_MAX, LegHandle, Now, Output, PortId, RelayConfig, Relays, table::PortUse};
+use super::{CRASH_FORGOTTEN_AFTER, CRASHES_MAX, LegHandle, Now, Output, PortId, RelayConfig, Relays, table::PortUse};
 use crate::{
     arena::{Arena, Path, step},
     ice_lite::LocalCredentials,
@@ -40,6 +40,8 @@ pub struct AdoptedLeg {
     pub local: AdoptedLocal,
     /// Certificates that its program names.
     pub fingerprints: Vec<Fingerprint>,
+    /// The browser's certificate, when a handshake has agreed on keys with it, in force or held.
+    pub agreed_with: Option<Fingerprint>,
 }
 
 /// Where a leg is on our side.
@@ -73,12 +75,13 @@ impl Relays {
         for leg in arena.sections().legs[..reached].iter_mut().filter(|leg| leg.head.used == 1) {
             let pair = ports.get(&leg.lease);
             (leg.rtp_port, leg.rtcp_port) = pair.map_or((0, 0), |(rtp, rtcp)| (rtp.0 + 1, rtcp.0 + 1));
-            if leg.keys[0].number == 0 && leg.held.number == 0 {
+            if !leg.has_agreed() {
                 // Handshakes ended with the process: the next check begins one.
                 leg.paths.iter_mut().for_each(|path| path.is_told = 0);
             }
         }
         let mut relays = Self::rebuild(arena, config, now, out);
+        relays.tell_again(out);
         let is_deaf = |slot: &u32| {
             let leg = relays.arena.leg(*slot);
             !leg.is_ice() && leg.rtp_port == 0
@@ -90,6 +93,21 @@ impl Relays {
             relays.remove(*relay, out);
         }
         (relays, lost)
+    }
+
+    /// What control may not have been told because the process that saw it ended: it waits for this to let a call begin.
+    fn tell_again(&self, out: &mut impl Output) {
+        for slot in self.leg_slots().into_iter().filter(|slot| self.arena.leg(*slot).is_ice()) {
+            let (relay, leg) = self.name_of(slot);
+            let record = self.arena.leg(slot);
+            let nominated = record.nominated.checked_sub(1).and_then(|index| record.paths.get(index as usize));
+            if let Some(remote) = nominated.and_then(|path| path.addr.to_socket()) {
+                out.event(Event::PathSelected { relay, leg, remote });
+            }
+            if let Some(profile) = record.keys[0].ours.profile() {
+                out.event(Event::KeysReady { relay, leg, profile: profile.sdes_name().to_owned() });
+            }
+        }
     }
 
     /// All relays with what the manager must know of them.
@@ -108,6 +126,7 @@ impl Relays {
                     AdoptedLocal::Rtp { lease: leg.lease }
                 },
                 fingerprints: fingerprints.map(|bytes| Fingerprint(*bytes)).collect(),
+                agreed_with: leg.has_agreed().then_some(Fingerprint(leg.held_fingerprint)),
             }
         };
         let relays = self.by_id.iter().map(|(relay, slot)| {
@@ -145,7 +164,7 @@ impl Relays {
             relays.take_back(slot);
         }
         relays.free_unowned();
-        relays.judge_crash(out);
+        relays.judge_crash(now, out);
         for slot in relays.leg_slots() {
             // What came due while nobody was here is done at once, but not twice.
             if Time::from_micros(relays.arena.leg(slot).report_at) < now.mono {
@@ -291,13 +310,17 @@ impl Relays {
         }
     }
 
-    fn judge_crash(&mut self, out: &mut impl Output) {
+    fn judge_crash(&mut self, now: Now, out: &mut impl Output) {
         let in_hand = std::mem::take(&mut self.arena.sections().header.in_hand);
         let Some(leg) = in_hand.checked_sub(1).filter(|leg| self.arena.leg(*leg).head.used == 1) else { return };
         let relay = self.arena.leg(leg).relay_slot();
         let (id, _) = self.name_of(leg);
-        self.arena.relay_mut(relay).crashes += 1;
-        if self.arena.relay(relay).crashes >= CRASHES_MAX {
+        let record = self.arena.relay_mut(relay);
+        if now.mono.since(Time::from_micros(record.crashed_at)) >= CRASH_FORGOTTEN_AFTER {
+            record.crashes = 0;
+        }
+        (record.crashes, record.crashed_at) = (record.crashes + 1, now.mono.as_micros());
+        if record.crashes >= CRASHES_MAX {
             self.remove(id, out);
             out.event(Event::RelayReaped { relay: id, reason: ReapReason::Poisonous });
         }

@@ -327,6 +327,31 @@ fn a_panic_costs_no_relay() {
 }
 
 /// Panics in the next round, and takes back what it can.
+#[test]
+fn an_arena_that_nobody_can_take_over_costs_its_relays_and_not_the_process() {
+    let mut arena = Arena::create(RelayLimits { relays: 8, legs: 16, routes: 16 }).unwrap();
+    let slot = arena.take_relay().unwrap();
+    (arena.relay_mut(slot).id, arena.relay_mut(slot).legs[0]) = ([7, 8], u32::MAX);
+    arena.take_leg().unwrap();
+    let kept = arena.fd().try_clone_to_owned().unwrap();
+    let network = Network::new(7, Conditions::CLEAN);
+    let engine = SimEngine::new(network.clone());
+    let (commands, inbox) = mailbox(INBOX_MAX, engine.waker());
+    let (outbox, reports) = mailbox(OUTBOX_MAX, Arc::new(NoWake));
+    let worker = Worker::adopt(engine, arena, config(), inbox, outbox, (Vec::new(), false));
+    let mut bench = Bench { worker, network, commands, reports };
+    bench.worker.turn();
+    let Some(Report::Adopted { relays, lost }) = bench.reports.receive() else { panic!("the first word") };
+    assert_eq!((relays, lost), (Vec::new(), vec![RelayId::from_u128((7 << 64) | 8)]));
+    bench.put_new();
+    let peer = bench.socket("192.0.2.9:4000");
+    assert!(bench.echoes(&peer, 1));
+    drop(bench);
+    let arena = Arena::map(kept).unwrap();
+    assert_eq!(arena.relay_ids(), [relay()], "the keeper's memory is the one that is worked on");
+    assert_eq!(arena.free(), RelayLimits { relays: 7, legs: 15, routes: 15 });
+}
+
 fn fail(bench: &mut Bench, command: Command<SimSocket>) -> Vec<Report> {
     bench.commands.send(command).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| bench.worker.turn())).is_err());

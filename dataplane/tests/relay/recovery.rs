@@ -123,3 +123,21 @@ fn a_relay_in_hand_at_its_second_crash_is_reaped_and_the_others_live() {
     assert!(world.relays().stats(relay_id(2)).is_some());
     assert!(!world.has_consent(other));
 }
+
+#[test]
+fn crashes_that_lie_far_apart_are_not_the_relays_fault() {
+    let (mut world, mut browser) = connected();
+    for (minutes, is_reaped) in [(0, false), (11, false), (11, false), (9, true)] {
+        world.advance_ms(minutes * 60_000);
+        let packet = browser.talk(b"x");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.out.panics = true;
+            world.feed(MUX, browser.at, &[&[22, 254, 253, 0][..], &packet[..20]].concat());
+        }));
+        assert!(panicked.is_err());
+        world.out.panics = false;
+        world.events();
+        world.restart();
+        assert_eq!(world.relays().stats(relay_id(1)).is_none(), is_reaped);
+    }
+}
