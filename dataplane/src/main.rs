@@ -93,7 +93,11 @@ fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         passed.account = config.user.account(&fs::read_to_string("/etc/passwd").unwrap_or_default())?;
     }
     let keeper = Keeper::open(&config)?;
-    run(keeper, Launch { settings: passed, managed: arguments.managed, program }, signals)?;
+    run(
+        keeper,
+        Launch { settings: passed, managed: arguments.managed, drain_timeout: config.drain_timeout, program },
+        signals,
+    )?;
     Ok(())
 }
 

@@ -140,6 +140,15 @@ impl BrowserLeg {
         self.socket.local_addr().expect("a bound socket")
     }
 
+    /// Is somewhere else from now on, as when a phone changes its network.
+    ///
+    /// # Panics
+    /// When the address cannot be bound.
+    pub fn move_on(&mut self) {
+        self.socket = UdpSocket::bind((self.address().ip(), 0)).expect("an address of this machine");
+        self.socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
+    }
+
     /// Sends a check.
     pub fn check(&mut self, nominate: bool) {
         let password = self.password.clone();

@@ -205,6 +205,11 @@ impl Control {
         }
     }
 
+    /// Events that came and were not waited for.
+    pub fn seen(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter().map(|(_, event)| event)
+    }
+
     /// Waits for an event; those before it are dropped.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gangway_shared::rcp::RelayError;
+use gangway_shared::{rcp::RelayError, time::Time};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -89,10 +89,10 @@ pub(crate) enum ToRelay {
         /// All ports.
         counts: PortCounts,
     },
-    /// Take no new relay, and leave when none is left; with `deadline` after `drain_timeout_s` at the latest.
+    /// Take no new relay, and leave when none is left.
     Drain {
-        /// Whether there is a latest time.
-        deadline: bool,
+        /// Leave at this time of the monotonic clock at the latest.
+        until: Option<Time>,
     },
     /// Leave now.
     Leave,
@@ -129,6 +129,8 @@ pub(crate) enum ToKeeper {
 pub(crate) enum Received<M> {
     /// A message with its descriptors.
     Message(M, Vec<OwnedFd>),
+    /// A message some of whose descriptors did not fit this process any more (`RLIMIT_NOFILE`). Those that did are closed.
+    CutOff(M),
     /// Nothing yet.
     Nothing,
     /// The other process is gone.
@@ -215,10 +217,12 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(Received::Closed);
         }
-        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a message between keeper and relay was cut off"));
         }
-        Ok(Received::Message(serde_json::from_slice(&bytes[..received.bytes])?, descriptors))
+        let message = serde_json::from_slice(&bytes[..received.bytes])?;
+        let is_cut_off = received.flags.contains(ReturnFlags::CTRUNC);
+        Ok(if is_cut_off { Received::CutOff(message) } else { Received::Message(message, descriptors) })
     }
 }
 

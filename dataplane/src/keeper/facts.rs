@@ -17,6 +17,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+/// Counts up when what is written here, or its place, changes.
+pub(super) const FACTS_VERSION: u32 = 1;
+
 /// Size of the memory.
 const FACTS_BYTES: u64 = 16 * 1024;
 

@@ -79,6 +79,7 @@ impl Link {
         loop {
             let (message, descriptors) = match channel.receive::<ToRelay>(true)? {
                 Received::Message(message, descriptors) => (message, descriptors),
+                Received::CutOff(_) => return Err(broken("did not fit the limit of open files")),
                 Received::Nothing => return Err(broken("did not come in time")),
                 Received::Closed => return Err(broken("ended early: the keeper is gone")),
             };
@@ -137,7 +138,10 @@ impl Link {
         match self.answer(is_answer) {
             Some((ToRelay::Opened { pair, .. }, descriptors)) => match <[OwnedFd; 2]>::try_from(descriptors) {
                 Ok([rtp, rtcp]) => Ok(HandedPair { facts: pair, rtp: rtp.into(), rtcp: rtcp.into() }),
-                Err(_) => Err(RelayError::new(ErrorCode::Internal, "", "the keeper sent no pair")),
+                Err(_) => {
+                    self.release(pair.lease);
+                    Err(RelayError::new(ErrorCode::NoPorts, "", "the limit of open files is reached"))
+                }
             },
             Some((ToRelay::Refused { error, .. }, _)) => Err(error),
             _ => Err(RelayError::new(ErrorCode::Internal, "", "the keeper did not open a port pair in time")),
@@ -163,7 +167,7 @@ impl Link {
     pub(crate) fn poll_message(&mut self) -> Option<ToRelay> {
         while self.unread.is_empty() && !self.is_closed {
             match self.channel.receive(false) {
-                Ok(Received::Message(message, _)) => self.set_aside(message),
+                Ok(Received::Message(message, _) | Received::CutOff(message)) => self.set_aside(message),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Closed) => self.is_closed = true,
                 Err(error) => self.fail(&error),
@@ -199,7 +203,8 @@ impl Link {
                 Ok(Received::Message(message, descriptors)) if is_answer(&message) => {
                     return Some((message, descriptors));
                 }
-                Ok(Received::Message(message, _)) => self.set_aside(message),
+                Ok(Received::CutOff(message)) if is_answer(&message) => return Some((message, Vec::new())),
+                Ok(Received::Message(message, _) | Received::CutOff(message)) => self.set_aside(message),
                 Ok(Received::Nothing) => {
                     tracing::error!("the keeper does not answer");
                     return None;

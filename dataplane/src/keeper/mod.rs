@@ -32,6 +32,7 @@ use gangway_shared::{
     rcp::{ErrorCode, RelayError},
     time::Time,
 };
+use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 
 pub use self::listener::SocketError;
@@ -50,6 +51,12 @@ use crate::{
     engine::clock,
     ports::{BrowserPortError, Pair, Ports},
 };
+
+/// Open files of a process that carries no call, and of a successor's start: channels, memory, signals, control connections, log.
+const FILES_RESERVED: u64 = 64;
+
+/// Open files of a worker without calls.
+const FILES_PER_WORKER: u64 = 8;
 
 /// Why there is no keeper.
 #[derive(Debug, Error)]
@@ -86,6 +93,8 @@ pub struct Keeper {
     ports: Ports,
     browser: Vec<(BrowserPort, UdpSocket)>,
     pairs: BTreeMap<u64, Pair>,
+    /// Open files that a pair takes of the limit of one process.
+    files_per_pair: u64,
     next_lease: u64,
     limits: RelayLimits,
     arenas: Vec<OwnedFd>,
@@ -118,6 +127,7 @@ impl Keeper {
             ports,
             browser,
             pairs: BTreeMap::new(),
+            files_per_pair: 2,
             next_lease: 1,
             limits: config.limits,
             arenas,
@@ -159,7 +169,10 @@ impl Keeper {
                 let is_ours = self.ports.addresses().contains(&on);
                 let refused =
                     || RelayError::new(ErrorCode::NoAddress, "", "the address is none of the configured ones");
-                let opened = if is_ours { self.ports.open_pair(now, worker, on) } else { Err(refused()) };
+                let opened = match is_ours {
+                    true => self.has_room().and_then(|()| self.ports.open_pair(now, worker, on)),
+                    false => Err(refused()),
+                };
                 match opened {
                     Ok(pair) => {
                         let lease = self.next_lease;
@@ -179,6 +192,19 @@ impl Keeper {
             ToKeeper::Serving => return Ok(true),
         }
         Ok(false)
+    }
+
+    /// Whether keeper and relay may have another pair open. The relay has as many open files as the keeper, and what both need beside
+    /// pairs must be there at every restart.
+    fn has_room(&self) -> Result<(), RelayError> {
+        let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+        let fixed = FILES_RESERVED + self.browser.len() as u64 + self.arenas.len() as u64 * FILES_PER_WORKER;
+        let pairs = limit.saturating_sub(fixed) / self.files_per_pair;
+        if (self.pairs.len() as u64) < pairs {
+            return Ok(());
+        }
+        let reason = format!("{limit} open files are enough for {pairs} pairs of ports");
+        Err(RelayError::new(ErrorCode::NoPorts, "", reason))
     }
 
     fn take_back(&mut self, now: Time, lease: u64) {
@@ -207,7 +233,7 @@ impl Keeper {
         loop {
             match channel.receive(true)? {
                 Received::Message(message, _) => self.handle(clock::now().mono, channel, message).map(drop)?,
-                Received::Nothing => {}
+                Received::Nothing | Received::CutOff(_) => {}
                 Received::Closed => return Ok(()),
             }
         }
@@ -217,8 +243,10 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel gives no sockets or thread.
-    pub fn run_beside(self) -> io::Result<(Channel, JoinHandle<()>)> {
+    pub fn run_beside(mut self) -> io::Result<(Channel, JoinHandle<()>)> {
         let (ours, theirs) = Channel::pair()?;
+        // The relay's duplicates count in the same process.
+        self.files_per_pair = 4;
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             if let Err(error) = self.serve(&ours) {
                 tracing::error!(%error, "the keeper failed");

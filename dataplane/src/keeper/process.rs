@@ -25,6 +25,7 @@ use thiserror::Error;
 use super::{
     Keeper,
     channel::{Channel, Received, ToKeeper, ToRelay},
+    facts::FACTS_VERSION,
     restarts::Restarts,
 };
 use crate::{
@@ -45,8 +46,14 @@ const MAKE_ROOM_WITHIN: Duration = Duration::from_millis(200);
 /// A new program has so long to say its layout.
 const LAYOUT_WITHIN: Duration = Duration::from_secs(5);
 
+/// A new program has so long from the handover until it serves; the one before it serves again after that.
+const SERVE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Counts up when keeper and relay no longer understand each other's messages.
-const CHANNEL_VERSION: u32 = 1;
+const CHANNEL_VERSION: u32 = 2;
+
+/// Counts up when a relay no longer understands the settings that an older keeper passes.
+const SETTINGS_VERSION: u32 = 1;
 
 /// Name of the relay's process.
 const RELAY_NAME: &str = "gangway-relay";
@@ -96,6 +103,8 @@ pub struct Launch {
     pub settings: PassedSettings,
     /// Whether it leaves when nobody needs it.
     pub managed: bool,
+    /// After SIGTERM calls have so long to end.
+    pub drain_timeout: Duration,
     /// Where the program lies: what an upgrade starts.
     pub program: PathBuf,
 }
@@ -103,7 +112,7 @@ pub struct Launch {
 /// What two programs must have in common to follow each other.
 #[must_use]
 pub fn layout() -> String {
-    format!("channel {CHANNEL_VERSION} {}", arena::layout())
+    format!("channel {CHANNEL_VERSION} settings {SETTINGS_VERSION} facts {FACTS_VERSION} {}", arena::layout())
 }
 
 /// Why the keeper ended.
@@ -139,6 +148,7 @@ pub fn run(keeper: Keeper, launch: Launch, signals: Signals) -> Result<(), RunEr
         signals,
         poll,
         program,
+        former: None,
         relay: None,
         restarts: Restarts::default(),
         start_at: Some(clock::now().mono),
@@ -161,6 +171,14 @@ struct Relay {
     has_served: bool,
 }
 
+impl Relay {
+    /// Ends a process that nothing was handed to.
+    fn end(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A new program that is asked for its layout.
 struct Check {
     child: Child,
@@ -175,6 +193,8 @@ struct House {
     poll: Poll,
     /// What relays are started from: the file that was checked, whatever lies at its path now.
     program: File,
+    /// What was started before it, until a relay of the new program serves.
+    former: Option<File>,
     relay: Option<Relay>,
     restarts: Restarts,
     start_at: Option<Time>,
@@ -182,11 +202,11 @@ struct House {
     blame: bool,
     /// Some relay served.
     has_served: bool,
-    /// The relays are to leave when no call is left; `true`: by their deadline.
-    is_draining: Option<bool>,
+    /// The relays are to leave when no call is left; at the latest then, if there is a latest time.
+    is_draining: Option<Option<Time>>,
     /// They are to leave now.
     is_leaving: bool,
-    /// The relay that was asked to end is killed then.
+    /// The relay that was asked to end, or to serve, is killed then.
     kill_at: Option<Time>,
     check: Option<Check>,
     /// Waits for the relay's end, with the program it was started from.
@@ -207,7 +227,7 @@ impl House {
             let now = clock::now().mono;
             if self.start_at.is_some_and(|at| at <= now) {
                 self.start_at = None;
-                self.start_relay().map_err(kernel("relay process"))?;
+                self.start_relay(now)?;
             }
             let check = self.check.as_ref().map(|check| check.until);
             let wait = [self.start_at, self.kill_at, check].into_iter().flatten().min().map(|at| at.since(now));
@@ -216,7 +236,7 @@ impl House {
                 _ => {}
             }
             let now = clock::now().mono;
-            if let Next::Leave = self.read_signals() {
+            if let Next::Leave = self.read_signals(now) {
                 return Ok(());
             }
             self.read_channel(now);
@@ -237,22 +257,43 @@ impl House {
         }
         let child = command.spawn()?;
         let relay = Relay { child, channel: ours, started: clock::now().mono, has_served: false };
-        self.launch.settings.send(&relay.channel)?;
-        Ok(relay)
+        match self.launch.settings.send(&relay.channel) {
+            Ok(()) => Ok(relay),
+            Err(error) => {
+                relay.end();
+                Err(error)
+            }
+        }
     }
 
-    fn start_relay(&mut self) -> io::Result<()> {
-        let relay = self.spawn(&self.program)?;
-        self.hand_over(relay)
+    fn start_relay(&mut self, now: Time) -> Result<(), RunError> {
+        let started = self.spawn(&self.program).and_then(|relay| self.hand_over(relay));
+        started.or_else(|error| self.put_off(now, error))
+    }
+
+    /// A relay could not be started. That passes; the sockets wait.
+    fn put_off(&mut self, now: Time, source: io::Error) -> Result<(), RunError> {
+        if !self.has_served {
+            return Err(RunError::Kernel { what: "relay process", source });
+        }
+        let pause = self.restarts.note_no_start();
+        tracing::error!(error = %source, pause_ms = pause.as_millis(), "a relay could not be started; it is tried again");
+        self.start_at = Some(now + pause);
+        Ok(())
     }
 
     /// Makes `relay` the one that works.
     fn hand_over(&mut self, relay: Relay) -> io::Result<()> {
         tracing::info!(pid = relay.child.id(), layout = layout(), "started a relay");
-        self.poll.registry().register(&mut SourceFd(&relay.channel.as_raw_fd()), CHANNEL, Interest::READABLE)?;
+        let channel = relay.channel.as_raw_fd();
+        if let Err(error) = self.poll.registry().register(&mut SourceFd(&channel), CHANNEL, Interest::READABLE) {
+            relay.end();
+            return Err(error);
+        }
+        self.kill_at = self.former.is_some().then(|| relay.started + SERVE_WITHIN);
         let sent = self.keeper.hand_over(&relay.channel, self.blame);
         let sent = match self.is_draining {
-            Some(deadline) => sent.and_then(|()| relay.channel.send(&ToRelay::Drain { deadline }, &[])),
+            Some(until) => sent.and_then(|()| relay.channel.send(&ToRelay::Drain { until }, &[])),
             None => sent,
         };
         self.relay = Some(relay);
@@ -282,18 +323,19 @@ impl House {
     fn kill_late(&mut self, now: Time) {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
-            tracing::warn!("the relay does not leave and is killed");
+            tracing::warn!("the relay did not do in time what it was to do and is killed");
             self.kill();
         }
     }
 
-    fn read_signals(&mut self) -> Next {
+    fn read_signals(&mut self, now: Time) -> Next {
         while let Some(signal) = self.signals.read() {
             match signal {
-                libc::SIGTERM if self.is_draining != Some(true) => {
-                    self.is_draining = Some(true);
+                libc::SIGTERM if self.is_draining.flatten().is_none() => {
+                    let until = Some(now + self.launch.drain_timeout);
+                    self.is_draining = Some(until);
                     tracing::info!("SIGTERM: draining");
-                    self.tell(&ToRelay::Drain { deadline: true });
+                    self.tell(&ToRelay::Drain { until });
                 }
                 libc::SIGTERM => self.leave(),
                 libc::SIGINT if !self.launch.managed => self.leave(),
@@ -317,12 +359,18 @@ impl House {
             let handled = match relay.channel.receive::<ToKeeper>(false) {
                 Ok(Received::Message(message, _)) => self.keeper.handle(now, &relay.channel, message),
                 Ok(Received::Nothing | Received::Closed) => return,
+                Ok(Received::CutOff(_)) => {
+                    Err(io::Error::new(io::ErrorKind::InvalidData, "a relay sends no descriptors"))
+                }
                 Err(error) => Err(error),
             };
             match handled {
                 Ok(serves) => {
                     relay.has_served |= serves;
                     self.has_served |= serves;
+                    if serves && self.former.take().is_some() && !self.is_leaving {
+                        self.kill_at = None;
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the channel to the relay broke");
@@ -349,12 +397,12 @@ impl House {
             return Ok(Next::Leave);
         }
         if let Some((relay, program)) = self.successor.take() {
-            self.program = program;
+            self.change_program(program);
             self.blame = false;
-            self.hand_over(relay).map_err(|source| RunError::Kernel { what: "relay process", source })?;
+            self.hand_over(relay).or_else(|error| self.put_off(now, error))?;
             return Ok(Next::GoOn);
         }
-        if status.success() {
+        if status.success() && has_served {
             return Ok(Next::Leave);
         }
         // Who is killed from outside is not to blame for it.
@@ -362,7 +410,14 @@ impl House {
         if !self.has_served && self.blame {
             return Err(RunError::NotStarted(status));
         }
-        let verdict = self.restarts.note_death(now.since(started), has_served);
+        if let Some(former) = self.former.take() {
+            tracing::error!(%status, "the new program ended before it served: the one before it goes on");
+            self.program = former;
+            self.blame = false;
+            self.start_at = Some(now);
+            return Ok(Next::GoOn);
+        }
+        let verdict = self.restarts.note_death(now.since(started), has_served, self.blame);
         tracing::error!(%status, pause_ms = verdict.pause.as_millis(), "the relay ended and is started again");
         if verdict.gives_up_calls {
             tracing::error!("the relay cannot go on with the calls there are: all are given up");
@@ -419,16 +474,22 @@ impl House {
                 "SIGUSR2: the program has another layout and cannot go on with these calls: draining instead, and leaving when \
                  the last call has ended"
             );
-            self.is_draining.get_or_insert(false);
-            self.tell(&ToRelay::Drain { deadline: false });
+            let until = *self.is_draining.get_or_insert(None);
+            self.tell(&ToRelay::Drain { until });
         }
+    }
+
+    fn change_program(&mut self, program: File) {
+        let before = std::mem::replace(&mut self.program, program);
+        // Only of the last one that served it is known that it can.
+        self.former.get_or_insert(before);
     }
 
     /// Starts the successor, and then lets the relay finish its round and end.
     fn replace(&mut self, program: File) {
         if self.relay.is_none() {
             // The next start is of the new program.
-            self.program = program;
+            self.change_program(program);
             return;
         }
         match self.spawn(&program) {

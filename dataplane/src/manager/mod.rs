@@ -145,8 +145,15 @@ struct Manager {
 }
 
 impl Manager {
-    /// Works until it is time to leave.
+    /// Works until it is time to leave. Workers end their round first, whatever happened: a relay that is in hand at the end of the
+    /// process is taken for its cause.
     fn run(mut self) -> io::Result<()> {
+        let ended = self.work();
+        self.stop_workers();
+        ended
+    }
+
+    fn work(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(POLL_EVENTS);
         let mut has_more = false;
         while !self.is_leaving {
@@ -180,7 +187,6 @@ impl Manager {
             self.write_connections(now);
             self.workers.iter_mut().for_each(WorkerLink::flush);
         }
-        self.stop_workers();
         Ok(())
     }
 
@@ -445,10 +451,10 @@ impl Manager {
     fn read_keeper(&mut self, now: Time) -> io::Result<()> {
         while let Some(message) = self.ports.poll_message() {
             match message {
-                ToRelay::Drain { deadline } => {
+                ToRelay::Drain { until } => {
                     tracing::info!(relays = self.registry.len(), "draining: no new relays");
                     self.drain();
-                    self.leave_by = Some(deadline.then_some(now + self.config.drain_timeout));
+                    self.leave_by = Some(until);
                     self.next_tick = now;
                 }
                 _ => self.is_leaving = true,
@@ -467,6 +473,11 @@ impl Manager {
     fn take_adopted(&mut self, now: Time, worker: u16, relays: Vec<Adopted>, lost: Vec<RelayId>) -> io::Result<()> {
         for adopted in relays {
             let Adopted { relay, generation, digest, .. } = adopted;
+            for leg in &adopted.legs {
+                if let Some(peer) = leg.agreed_with {
+                    self.handshakes.adopt(LegKey { worker, leg: leg.handle }, peer);
+                }
+            }
             let record = Record::adopt(worker, adopted, &mut self.unclaimed);
             for &(id, leg) in &record.handles {
                 self.legs.insert(LegKey { worker, leg }, (relay, id));

@@ -1,5 +1,6 @@
 //! The dataplane alone: programmed over its socket, with browsers and SIP peers made by the test, all on loopback.
 
+mod faults;
 mod media;
 mod restart;
 mod wall;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{SocketAddr, UdpSocket},
+    ops::Range,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use rustix::process::Signal;
 /// Packets of one receive round at most.
 const ROUND_MAX: u64 = 128;
 
-fn id(number: u64) -> RelayId {
+pub(super) fn id(number: u64) -> RelayId {
     RelayId::new(1, 1, number)
 }
 
@@ -37,23 +38,30 @@ impl Dice {
 }
 
 /// A SIP peer that says numbered packets and notes which it hears.
-struct Peer {
+pub(super) struct Peer {
     socket: UdpSocket,
     ssrc: u32,
     said: u64,
-    heard: Vec<u64>,
+    pub(super) heard: Vec<u64>,
+    /// What the numbers of packets were moved by on their way here.
+    moved: Option<u16>,
     ssrcs: BTreeSet<u32>,
 }
 
 impl Peer {
-    fn new(ssrc: u32) -> Self {
+    pub(super) fn new(ssrc: u32) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
         socket.set_nonblocking(true).expect("a socket");
-        Peer { socket, ssrc, said: 0, heard: Vec::new(), ssrcs: BTreeSet::new() }
+        Peer { socket, ssrc, said: 0, heard: Vec::new(), moved: None, ssrcs: BTreeSet::new() }
     }
 
     fn address(&self) -> SocketAddr {
         self.socket.local_addr().expect("a bound socket")
+    }
+
+    /// Number of the first packet that may still come.
+    fn awaited(&self) -> u64 {
+        self.heard.last().map_or(0, |number| number + 1)
     }
 
     fn say(&mut self, to: SocketAddr) {
@@ -71,7 +79,7 @@ impl Peer {
                 let number = number_in(&packet[12..]);
                 // What the source's numbers were moved by never changes on a plain leg.
                 let moved = u16::from_be_bytes([packet[2], packet[3]]).wrapping_sub(number as u16);
-                assert_eq!(moved, self.heard.first().map_or(moved, |_| moved));
+                assert_eq!(*self.moved.get_or_insert(moved), moved);
                 self.heard.push(number);
             }
         }
@@ -89,7 +97,7 @@ fn number_in(payload: &[u8]) -> u64 {
 
 /// What is missing in what was heard, as runs of numbers; it must have come in order and once.
 #[track_caller]
-fn gaps(heard: &[u64]) -> Vec<u64> {
+pub(super) fn gaps(heard: &[u64]) -> Vec<u64> {
     let steps = heard.windows(2).map(|pair| {
         assert!(pair[0] < pair[1], "{} came after {}", pair[1], pair[0]);
         pair[1] - pair[0] - 1
@@ -99,27 +107,35 @@ fn gaps(heard: &[u64]) -> Vec<u64> {
 
 /// Every gap is of one round, and there is at most one for each kill.
 #[track_caller]
-fn assert_small(gaps: &[u64], kills: usize) {
+pub(super) fn assert_small(gaps: &[u64], kills: usize) {
     eprintln!("{kills} kills cost {gaps:?} packets");
     assert!(gaps.len() <= kills, "{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap <= ROUND_MAX), "{gaps:?}");
 }
 
-fn rtp_port(address: &LegAddress) -> SocketAddr {
+/// Only what was on the way at a kill is lost: said before the next relay was there, and not heard before the kill.
+#[track_caller]
+fn assert_on_the_way(heard: &[u64], on_the_way: &[Range<u64>]) {
+    for lost in heard.windows(2).flat_map(|pair| pair[0] + 1..pair[1]) {
+        assert!(on_the_way.iter().any(|range| range.contains(&lost)), "{lost} is lost; on the way were {on_the_way:?}");
+    }
+}
+
+pub(super) fn rtp_port(address: &LegAddress) -> SocketAddr {
     match address {
         LegAddress::Rtp { rtp, .. } => *rtp,
         LegAddress::IceDtls { .. } | LegAddress::None => panic!("{address:?}"),
     }
 }
 
-fn list(control: &mut Control) -> Vec<ListEntry> {
+pub(super) fn list(control: &mut Control) -> Vec<ListEntry> {
     match control.ask(Request::List { after: None, limit: 100 }) {
         Ok(Reply::List { relays, more: false }) => relays,
         other => panic!("{other:?}"),
     }
 }
 
-fn phones_program(peers: &[Peer; 2]) -> gangway_shared::rcp::RelayProgram {
+pub(super) fn phones_program(peers: &[Peer; 2]) -> gangway_shared::rcp::RelayProgram {
     let payloads = || vec![same(8, Codec::Pcma, 8000, None)];
     let legs = vec![rtp_leg(0, Some(peers[0].address())), rtp_leg(1, Some(peers[1].address()))];
     program(legs, vec![audio_route(0, 1, 71, payloads()), audio_route(1, 0, 72, payloads())])
@@ -127,7 +143,7 @@ fn phones_program(peers: &[Peer; 2]) -> gangway_shared::rcp::RelayProgram {
 
 /// Both say a packet every few milliseconds until each heard `more` that were not heard before.
 #[track_caller]
-fn talk(peers: &mut [Peer; 2], ports: [SocketAddr; 2], more: usize) {
+pub(super) fn talk(peers: &mut [Peer; 2], ports: [SocketAddr; 2], more: usize) {
     let wanted = peers.each_ref().map(|peer| peer.heard.len() + more);
     let deadline = Deadline::seconds(20);
     while peers.iter().zip(wanted).any(|(peer, wanted)| peer.heard.len() < wanted) {
@@ -151,6 +167,7 @@ fn phones_talk_on_through_many_kills_of_the_relay() {
     let before = list(&mut control);
     let instance = control.greeting.clone();
     let mut dice = Dice(7);
+    let mut on_the_way = [Vec::new(), Vec::new()];
     talk(&mut peers, ports, 20);
     for kill in 0..KILLS {
         if kill % 9 == 8 {
@@ -160,13 +177,17 @@ fn phones_talk_on_through_many_kills_of_the_relay() {
         talk(&mut peers, ports, 1 + dice.below(30) as usize);
         // While packets are on their way through it.
         (0..dice.below(6)).for_each(|_| peers[0].say(ports[0]));
+        let awaited = peers.each_ref().map(Peer::awaited);
         let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
         peers.iter_mut().zip(ports).for_each(|(peer, port)| peer.say(port));
         dataplane.next_relay(killed);
+        on_the_way[0].push(awaited[0]..peers[1].said);
+        on_the_way[1].push(awaited[1]..peers[0].said);
     }
     talk(&mut peers, ports, 20);
-    for (peer, ssrc) in peers.iter().zip([72, 71]) {
+    for ((peer, ssrc), on_the_way) in peers.iter().zip([72, 71]).zip(&on_the_way) {
         assert_small(&gaps(&peer.heard), KILLS);
+        assert_on_the_way(&peer.heard, on_the_way);
         assert_eq!(peer.ssrcs, BTreeSet::from([ssrc]));
     }
     drop(control);
@@ -222,6 +243,7 @@ fn a_browser_talks_on_through_many_kills_of_the_relay_and_no_index_is_used_twice
     let mut dice = Dice(11);
     let mut said = 0;
     let (mut heard, mut sequences) = (Vec::new(), Vec::new());
+    let mut on_the_way = [Vec::new(), Vec::new()];
     for kill in 0..=KILLS {
         let wanted = [heard.len(), peer.heard.len()].map(|len| len + 10 + dice.below(20) as usize);
         let deadline = Deadline::seconds(20);
@@ -240,13 +262,18 @@ fn a_browser_talks_on_through_many_kills_of_the_relay_and_no_index_is_used_twice
             browser.check(false);
         }
         if kill < KILLS {
+            let awaited = [heard.last().map_or(0, |number| number + 1), peer.awaited()];
             let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
             peer.say(port);
             dataplane.next_relay(killed);
+            on_the_way[0].push(awaited[0]..peer.said);
+            on_the_way[1].push(awaited[1]..said);
         }
     }
-    assert_small(&gaps(&heard), KILLS);
-    assert_small(&gaps(&peer.heard), KILLS);
+    for (heard, on_the_way) in [&heard, &peer.heard].into_iter().zip(&on_the_way) {
+        assert_small(&gaps(heard), KILLS);
+        assert_on_the_way(heard, on_the_way);
+    }
     assert_eq!(peer.ssrcs, BTreeSet::from([71]));
     let skips = sequences.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) > 64).count();
     assert_eq!(skips, KILLS, "each relay begins behind what the one before may have sent");
