@@ -13,7 +13,7 @@ use super::{
 };
 use crate::sip::{
     dialog::{Dialog, DialogId, DialogState, Target},
-    message::{Headers, Message, Method, Request, Status},
+    message::{HeaderName, Headers, Message, Method, Request, Status},
     parser,
     transaction::{
         Transaction,
@@ -31,7 +31,7 @@ const CSEQ_SKIP: u32 = 8;
 /// BYE.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingInvite {
-    /// The request as it was sent, without its body.
+    /// The request as it was sent, without its body and its credentials.
     request: String,
     /// Where it was sent.
     target: Target,
@@ -42,7 +42,7 @@ pub struct PendingInvite {
 /// An INVITE of a peer that has no final answer, or whose 2xx waits for its ACK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldInvite {
-    /// The request as it came, what we noted in its Via included.
+    /// The request as it came, what we noted in its Via included and credentials left out.
     request: String,
     /// Where requests of its dialog go back to.
     peer: Target,
@@ -85,6 +85,15 @@ impl HeldInvite {
     pub const fn peer(&self) -> Target {
         self.peer
     }
+}
+
+/// A request for the journal. Answers to challenges are left out: whoever reads the file could guess passwords against them for ever. So
+/// the ACK of a 2xx that comes after a restart shows none (RFC 3261 section 13.2.2.4 wants the INVITE's); no ACK can be challenged.
+fn journaled(mut request: Request) -> String {
+    for name in [HeaderName::Authorization, HeaderName::ProxyAuthorization] {
+        request.headers.remove(&name);
+    }
+    String::from_utf8_lossy(&request.to_bytes()).into_owned()
 }
 
 fn read_invite(text: &str) -> Option<Request> {
@@ -142,8 +151,7 @@ impl Ua {
         if tx.request.method != Method::Invite || !tx.machine.is_pending() || tx.dialog.is_some() {
             return None;
         }
-        let bare = Request { body: Vec::new(), ..tx.request.clone() };
-        let request = String::from_utf8_lossy(&bare.to_bytes()).into_owned();
+        let request = journaled(Request { body: Vec::new(), ..tx.request.clone() });
         let target = Target { flow: None, ..tx.target };
         Some(PendingInvite { request, target, account: tx.account.map(|account| account.0) })
     }
@@ -179,7 +187,7 @@ impl Ua {
             Some(String::from_utf8_lossy(tx.last_answer.as_ref()?).into_owned())
         };
         Some(HeldInvite {
-            request: String::from_utf8_lossy(&tx.request.to_bytes()).into_owned(),
+            request: journaled(tx.request.clone()),
             peer: Target { flow: None, ..tx.peer },
             reply_to: Target { flow: None, ..tx.reply_to },
             tag: tx.tag.clone(),
