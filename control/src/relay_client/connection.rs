@@ -94,7 +94,9 @@ impl Link {
         }
         let ours = established && hello.epoch <= epoch;
         let epoch = if ours { epoch } else { epoch.max(hello.epoch).saturating_add(1) };
-        let resume_from = seen.filter(|(instance, _)| *instance == hello.instance);
+        // Of a run that nothing was heard of, everything: it may carry calls of a former control, and say of them what that one missed.
+        let seen = seen.filter(|(instance, _)| *instance == hello.instance);
+        let resume_from = seen.or_else(|| Some((hello.instance.clone(), EventSeq::default())));
         let greeting = Hello {
             protocol: PROTOCOL.min(hello.protocol),
             instance: config.instance.clone(),

@@ -80,12 +80,17 @@ struct Fixture {
     listener: UnixListener,
     handle: RelayHandle,
     queue: HubQueue,
-    _dir: tempfile::TempDir,
-    _stop: oneshot::Sender<()>,
+    dir: tempfile::TempDir,
+    stop: oneshot::Sender<()>,
+    client: tokio::task::JoinHandle<()>,
+    journal: Journal,
 }
 
 fn fixture(journal_epoch: u32) -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
+    fixture_of(tempfile::tempdir().unwrap(), journal_epoch, None)
+}
+
+fn fixture_of(dir: tempfile::TempDir, journal_epoch: u32, journal_seen: Option<(String, EventSeq)>) -> Fixture {
     let socket = dir.path().join("dp.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let (hub, queue) = hub::queue(64);
@@ -97,12 +102,12 @@ fn fixture(journal_epoch: u32) -> Fixture {
         timeout: Duration::from_millis(800),
         instance: "control".to_owned(),
         journal_epoch,
-        journal_seen: None,
+        journal_seen,
     };
-    let (client, handle) = RelayClient::new(config, supervisor, hub, journal, metrics);
+    let (client, handle) = RelayClient::new(config, supervisor, hub, journal.clone(), metrics);
     let (stop, stopped) = oneshot::channel();
-    tokio::spawn(client.run(stopped));
-    Fixture { listener, handle, queue, _dir: dir, _stop: stop }
+    let client = tokio::spawn(client.run(stopped));
+    Fixture { listener, handle, queue, dir, stop, client, journal }
 }
 
 async fn next(queue: &mut HubQueue) -> Input {
@@ -192,7 +197,39 @@ async fn after_a_break_it_connects_again_with_its_epoch_and_resumes_events() {
     assert!(matches!(next(&mut fixture.queue).await, Input::RelayDown));
     // Another run of the dataplane has events of its own.
     let mut peer = Peer::accept(&fixture.listener).await;
-    assert_eq!(peer.greet("b", 0).await.resume_from, None);
+    assert_eq!(peer.greet("b", 0).await.resume_from, Some(("b".to_owned(), EventSeq(0))));
+}
+
+/// A former control may have gone before the first event of its first call.
+#[tokio::test]
+async fn of_a_run_that_nothing_was_heard_of_every_event_is_asked_for() {
+    for (journal_seen, expected) in [(None, 0), (Some(("b", 7)), 0), (Some(("a", 7)), 7)] {
+        let journal_seen = journal_seen.map(|(instance, seq)| (instance.to_owned(), EventSeq(seq)));
+        let fixture = fixture_of(tempfile::tempdir().unwrap(), 3, journal_seen);
+        let mut peer = Peer::accept(&fixture.listener).await;
+        assert_eq!(peer.greet("a", 3).await.resume_from, Some(("a".to_owned(), EventSeq(expected))));
+    }
+}
+
+/// Ids of relays are told apart by it.
+#[tokio::test]
+async fn the_next_control_takes_an_epoch_above_that_of_the_journal_also_with_another_dataplane() {
+    let mut dir = tempfile::tempdir().unwrap();
+    for life in 1..4 {
+        let (journal, former) = Journal::open(dir.path(), Arc::default()).unwrap();
+        journal.finish();
+        let mut fixture = fixture_of(dir, former.epoch, None);
+        let mut peer = Peer::accept(&fixture.listener).await;
+        // A dataplane that started anew knows none.
+        assert_eq!(peer.greet("a", 0).await.epoch, life);
+        assert!(matches!(next(&mut fixture.queue).await, Input::RelayUp { .. }));
+        let Fixture { handle, dir: same, stop, client, journal, .. } = fixture;
+        drop((peer, handle, stop));
+        tokio::time::timeout(SOON, client).await.unwrap().unwrap();
+        journal.finish();
+        std::fs::remove_file(same.path().join("dp.sock")).unwrap();
+        dir = same;
+    }
 }
 
 #[tokio::test]
