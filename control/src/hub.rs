@@ -314,17 +314,19 @@ impl Hub {
 
     /// Takes over what a former control left, before anything else.
     pub fn restore(&mut self, entries: Vec<JournalEntry>) {
+        for registrar in entries.iter().filter_map(JournalEntry::registrar_by_datagrams) {
+            self.adapters.sip.resume_keep_alives(registrar);
+        }
         self.gateway.set_wall_clock(self.clock.wall_at_start());
         self.gateway.restore(self.clock.now(), entries);
         self.adapters.journal.replace(self.gateway.journal_all());
     }
 
-    /// A journal that lost lines gets everything again, not more often than it can write that.
+    /// A journal that lost lines gets everything again when it has room for that, with a pause in between for the calls.
     fn catch_up(&mut self) {
-        let now = self.clock.now();
-        if self.adapters.journal.is_behind() && now.since(self.caught_up) >= CATCH_UP_PAUSE {
-            self.caught_up = now;
+        if self.adapters.journal.wants_everything() && self.clock.now().since(self.caught_up) >= CATCH_UP_PAUSE {
             self.adapters.journal.replace(self.gateway.journal_all());
+            self.caught_up = self.clock.now();
         }
     }
 

@@ -1,8 +1,8 @@
 //! What survives control: one JSON line a change, one `write()` each, no fsync, mode 0600.
 //!
 //! A torn last line is ignored, and so is a line that means nothing here. The file is written anew at start, whenever it has grown far
-//! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. Passwords are
-//! sealed on their way to the disk ([`Sealer`]).
+//! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. Where there is no
+//! room for a new file, the old one is gone on with. Passwords are sealed on their way to the disk ([`Sealer`]).
 
 #![allow(clippy::disallowed_methods, reason = "the writer owns the pause after a full disk")]
 
@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -32,7 +32,8 @@ use crate::{
 /// Largest journal that is read at start.
 const FILE_MAX_BYTES: u64 = 1 << 30;
 
-/// Bytes beyond which a running journal is compacted.
+/// Bytes of lines after which a running journal is compacted; more where the file held more when it was written anew, so that at most
+/// half of what is written is written a second time.
 const COMPACT_AT_BYTES: u64 = 16 << 20;
 
 /// Lines waiting for the disk.
@@ -40,6 +41,9 @@ const QUEUE_MAX: usize = 8192;
 
 /// Between attempts to write the file anew after the disk refused a line.
 const REWRITE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between attempts to write a file anew that lacks nothing: each takes the last room of a full disk for a moment.
+const COMPACT_PAUSE: Duration = Duration::from_secs(60);
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,26 +131,48 @@ pub struct Journal {
     queue: mpsc::SyncSender<Order>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     is_behind: Arc<AtomicBool>,
+    /// Orders in the queue, and how many it takes.
+    waiting: Arc<AtomicUsize>,
+    queue_max: usize,
     metrics: Arc<Metrics>,
 }
 
 impl Journal {
-    /// Reads what is there, writes the compacted file in its place and starts the writer.
+    /// Reads what is there, writes the compacted file in its place and starts the writer. Where that file cannot be written, lines go on
+    /// in the old one.
     ///
     /// # Errors
-    /// The file with what the system says.
+    /// What the system says of a file that cannot be read, or of one that cannot be opened for writing either.
     pub fn open(dir: &Path, metrics: Arc<Metrics>) -> io::Result<(Self, Former)> {
         let path = dir.join("journal");
         let sealer = Sealer::open(dir)?;
-        let content = read(&path, &sealer)?;
+        let (content, whole_bytes) = read(&path, &sealer)?;
         let former = Former { epoch: content.epoch, entries: content.standing.entries().cloned().collect() };
-        let file = rewrite(&path, &content, &sealer)?;
+        let (file, compacted_bytes, rewrite_at) = match rewrite(&path, &content, &sealer) {
+            Ok((file, len_bytes)) => (file, len_bytes, None),
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "the journal cannot be written anew: lines go on in the old file");
+                (go_on_with(&path, whole_bytes).map_err(|_| error)?, 0, Some(Instant::now() + COMPACT_PAUSE))
+            }
+        };
         let (queue, orders) = mpsc::sync_channel(QUEUE_MAX);
-        let writer =
-            Writer { path, file, sealer, content, written_bytes: 0, refused_at: None, metrics: Arc::clone(&metrics) };
+        let waiting: Arc<AtomicUsize> = Arc::default();
+        let writer = Writer {
+            path,
+            file,
+            sealer,
+            content,
+            written_bytes: 0,
+            compacted_bytes,
+            is_lacking: false,
+            rewrite_at,
+            waiting: Arc::clone(&waiting),
+            metrics: Arc::clone(&metrics),
+        };
         let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&orders))?;
         let writer = Arc::new(Mutex::new(Some(writer)));
-        Ok((Journal { queue, writer, is_behind: Arc::default(), metrics }, former))
+        let is_behind = Arc::default();
+        Ok((Journal { queue, writer, is_behind, waiting, queue_max: QUEUE_MAX, metrics }, former))
     }
 
     /// Writes an entry of the core. Never waits: a line that finds no room is counted, and the journal is behind.
@@ -159,10 +185,11 @@ impl Journal {
         self.order(Order::Line(Line::Epoch { epoch }));
     }
 
-    /// Whether lines were lost, so that [`Journal::replace`] is due.
+    /// Whether lines were lost and the writer has come so far since that [`Journal::replace`] finds room: to put everything into words for
+    /// a full queue would cost the calls, and be in vain.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.is_behind.load(Ordering::Relaxed)
+    pub fn wants_everything(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) <= self.queue_max / 2
     }
 
     /// Writes everything in force in place of what was written before. Never waits, as [`Journal::append`].
@@ -172,7 +199,9 @@ impl Journal {
     }
 
     fn order(&self, order: Order) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(order).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.journal_lost.add(1);
             self.is_behind.store(true, Ordering::Relaxed);
         }
@@ -193,35 +222,47 @@ struct Writer {
     file: File,
     sealer: Sealer,
     content: Content,
+    /// Bytes of lines since the file was written anew, and its bytes then.
     written_bytes: u64,
+    compacted_bytes: u64,
     /// The disk refused a line: the file lacks what came since, until it is written anew.
-    refused_at: Option<Instant>,
+    is_lacking: bool,
+    /// When that is tried again.
+    rewrite_at: Option<Instant>,
+    waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
     fn run(mut self, orders: &mpsc::Receiver<Order>) {
         loop {
-            // A file that lacks lines is written anew also when nothing more comes.
-            let order = match self.refused_at {
-                Some(_) => orders.recv_timeout(REWRITE_PAUSE),
+            // The file is written anew also when nothing more comes.
+            let order = match self.rewrite_at {
+                Some(at) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             };
+            if order.is_ok() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
             match order {
                 Ok(Order::Line(line)) => self.line(line),
                 Ok(Order::All(entries)) => {
                     self.content.standing = Standing::of(entries);
+                    self.is_lacking = true;
                     self.compact();
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            let is_due = self.refused_at.is_some_and(|at| at.elapsed() >= REWRITE_PAUSE);
-            if is_due || self.written_bytes > COMPACT_AT_BYTES {
+            let is_due = match self.rewrite_at {
+                Some(at) => at <= Instant::now(),
+                None => self.written_bytes > self.compacted_bytes.max(COMPACT_AT_BYTES),
+            };
+            if is_due {
                 self.compact();
             }
         }
-        if self.refused_at.is_some() {
+        if self.is_lacking {
             self.compact();
         }
     }
@@ -229,39 +270,60 @@ impl Writer {
     fn line(&mut self, line: Line) {
         let bytes = line_bytes(line.clone(), &self.sealer);
         self.content.take(line);
-        if self.refused_at.is_some() {
+        if self.is_lacking {
             return;
         }
         match self.file.write_all(&bytes) {
             Ok(()) => self.written_bytes += bytes.len() as u64,
-            Err(error) => self.refused(&error),
+            Err(error) => {
+                self.is_lacking = true;
+                self.refused(&error);
+            }
         }
     }
 
     fn compact(&mut self) {
-        self.written_bytes = 0;
         match rewrite(&self.path, &self.content, &self.sealer) {
-            Ok(file) => (self.file, self.refused_at) = (file, None),
+            Ok((file, len_bytes)) => {
+                (self.file, self.compacted_bytes, self.written_bytes) = (file, len_bytes, 0);
+                (self.is_lacking, self.rewrite_at) = (false, None);
+            }
             Err(error) => self.refused(&error),
         }
     }
 
     fn refused(&mut self, error: &io::Error) {
-        self.metrics.journal_lost.add(1);
-        self.refused_at = Some(Instant::now());
-        tracing::error!(%error, path = %self.path.display(), "the journal cannot be written");
+        let pause = if self.is_lacking {
+            self.metrics.journal_lost.add(1);
+            REWRITE_PAUSE
+        } else {
+            COMPACT_PAUSE
+        };
+        self.rewrite_at = Some(Instant::now() + pause);
+        tracing::error!(%error, path = %self.path.display(), lacks_lines = self.is_lacking, "the journal cannot be written");
     }
 }
 
-/// Folds the lines of the file. A line that cannot be read is a torn tail or a later version's: it is passed over.
-fn read(path: &Path, sealer: &Sealer) -> io::Result<Content> {
+/// Folds the lines of the file; with the bytes that they take without a torn one at the end. A line that cannot be read is such a tail or
+/// a later version's: it is passed over.
+fn read(path: &Path, sealer: &Sealer) -> io::Result<(Content, u64)> {
     let mut text = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_MAX_BYTES).read_to_end(&mut text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
-    Ok(fold(&text, sealer))
+    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    Ok((fold(&text, sealer), whole as u64))
+}
+
+/// The file as it is, for more lines; a torn one at its end is cut off, or the next line would be torn too.
+fn go_on_with(path: &Path, whole_bytes: u64) -> io::Result<File> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.len() > whole_bytes {
+        file.set_len(whole_bytes)?;
+    }
+    Ok(file)
 }
 
 fn fold(text: &[u8], sealer: &Sealer) -> Content {
@@ -278,14 +340,19 @@ fn fold(text: &[u8], sealer: &Sealer) -> Content {
     content
 }
 
-/// Writes `content` beside the file and puts it in its place, so that a crash leaves one or the other.
-fn rewrite(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<File> {
+/// Writes `content` beside the file and puts it in its place, so that a crash leaves one or the other; with its bytes.
+fn rewrite(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<(File, u64)> {
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(&content.lines(sealer))?;
-    fs::rename(&fresh, path)?;
-    Ok(file)
+    let lines = content.lines(sealer);
+    let written = file.write_all(&lines).and_then(|()| fs::rename(&fresh, path));
+    if let Err(error) = written {
+        // Half a file would take the room that the next lines need.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    Ok((file, lines.len() as u64))
 }
 
 #[cfg(test)]

@@ -35,29 +35,13 @@ impl Sealer {
     /// # Errors
     /// What the system says; a key that others may read or that has another length is refused.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let path = dir.join(KEY_FILE);
-        let mut key = [0; KEY_BYTES];
-        match File::open(&path) {
-            Ok(mut file) => {
-                if file.metadata()?.permissions().mode() & 0o077 != 0 {
-                    return Err(io::Error::other(format!("{KEY_FILE}: others may read it")));
-                }
-                file.read_exact(&mut key)?;
-                if file.read(&mut [0])? != 0 {
-                    return Err(io::Error::other(format!("{KEY_FILE}: it is too long")));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                getrandom::fill(&mut key).map_err(io::Error::other)?;
-                let fresh = path.with_extension("new");
-                let _ = fs::remove_file(&fresh);
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-                file.write_all(&key)?;
-                fs::rename(&fresh, &path)?;
-            }
-            Err(error) => return Err(error),
-        }
-        let key = UnboundKey::new(&AES_256_GCM, Secret::new(key).expose()).expect("a key of the algorithm's length");
+        let key = match File::open(dir.join(KEY_FILE)) {
+            Ok(file) => read_key(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => draw_key(dir),
+            Err(error) => Err(error),
+        };
+        let key = key.map_err(|error| io::Error::new(error.kind(), format!("{KEY_FILE}: {error}")))?;
+        let key = UnboundKey::new(&AES_256_GCM, key.expose()).expect("a key of the algorithm's length");
         Ok(Sealer(LessSafeKey::new(key)))
     }
 
@@ -89,6 +73,37 @@ impl Sealer {
     }
 }
 
+fn read_key(mut file: File) -> io::Result<Secret<[u8; KEY_BYTES]>> {
+    let facts = file.metadata()?;
+    if facts.permissions().mode() & 0o077 != 0 {
+        return Err(io::Error::other("others may read it"));
+    }
+    if facts.len() != KEY_BYTES as u64 {
+        let problem = format!("it has {} bytes and not {KEY_BYTES}; without it a new key is drawn", facts.len());
+        return Err(io::Error::other(problem));
+    }
+    let mut key = [0; KEY_BYTES];
+    file.read_exact(&mut key)?;
+    Ok(Secret::new(key))
+}
+
+/// Unlike the journal's lines the key is on the disk before it is used: what it sealed would be lost with it, and an empty file in its
+/// place would stop the next start.
+fn draw_key(dir: &Path) -> io::Result<Secret<[u8; KEY_BYTES]>> {
+    let mut key = [0; KEY_BYTES];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    let path = dir.join(KEY_FILE);
+    // Not the name of the journal's own new file.
+    let fresh = path.with_extension("key.new");
+    let _ = fs::remove_file(&fresh);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    fs::rename(&fresh, &path)?;
+    File::open(dir)?.sync_all()?;
+    Ok(Secret::new(key))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,9 +133,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Sealer::open(dir.path()).unwrap_err().to_string().contains("others may read it"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        for wrong in [&[7; KEY_BYTES - 1][..], &[7; KEY_BYTES + 1]] {
+        for wrong in [&[][..], &[7; KEY_BYTES - 1], &[7; KEY_BYTES + 1]] {
             fs::write(&path, wrong).unwrap();
-            assert!(Sealer::open(dir.path()).is_err());
+            let said = Sealer::open(dir.path()).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("journal.key: it has {} bytes", wrong.len())), "{said}");
         }
     }
 }

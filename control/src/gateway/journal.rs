@@ -25,7 +25,7 @@ use super::{
     effects::Output,
     kept::KeptJson,
     messages::CallStatus,
-    plan::CallMedia,
+    plan::{self, CallMedia},
     session::{Session, SessionKey, SessionState, Token},
     timers::{CallTimer, Timer},
 };
@@ -174,6 +174,13 @@ impl JournalEntry {
             JournalEntry::Media { record, .. } => Some(record.relay),
             _ => None,
         }
+    }
+
+    /// The registrar that a binding may be in force at, when it is reached by datagrams.
+    #[must_use]
+    pub fn registrar_by_datagrams(&self) -> Option<SocketAddr> {
+        let JournalEntry::Registration { record, .. } = self else { return None };
+        record.binding.filter(|target| !target.transport.is_reliable()).map(|target| target.remote)
     }
 
     /// The password that the entry carries in memory and that no line ever holds in clear.
@@ -571,7 +578,7 @@ impl Call {
     /// Its media, once a later control may go on with them.
     fn media_record(&self) -> Option<MediaRecord> {
         let relay = self.relay.as_ref().filter(|_| Stage::of(&self.phase) != Stage::Starting)?;
-        Some(MediaRecord {
+        let record = MediaRecord {
             relay: relay.id,
             generation: relay.generation,
             program: relay.program.clone(),
@@ -580,6 +587,20 @@ impl Call {
             agreement: self.agreement.clone(),
             offered: self.offered_peer.clone(),
             trunk: self.trunk.clone(),
+        };
+        let Some((_, Purpose::Reoffer { former, .. })) = &relay.pending else { return Some(record) };
+        // A later control refuses the re-INVITE, so it goes on with what was, also where the relay did get the new program.
+        let (agreement, trunk) = (**former).clone();
+        Some(MediaRecord {
+            generation: Generation(relay.generation.0 + 1),
+            program: plan::connected(&relay.media, self.browser_remote.as_ref(), &agreement),
+            agreement: Some(agreement),
+            trunk,
+            ..record
         })
     }
 }
+
+#[cfg(test)]
+#[path = "journal/tests.rs"]
+mod tests;

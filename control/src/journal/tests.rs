@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use gangway_shared::ids::EventSeq;
 
@@ -40,8 +40,37 @@ fn write_all(dir: &Path, entries: &[JournalEntry]) -> Former {
 }
 
 fn read_back(dir: &Path) -> Vec<JournalEntry> {
-    let content = read(&dir.join("journal"), &Sealer::open(dir).unwrap()).unwrap();
+    let (content, _) = read(&dir.join("journal"), &Sealer::open(dir).unwrap()).unwrap();
     content.standing.entries().cloned().collect()
+}
+
+/// A writer of an empty file.
+fn writer(dir: &Path, metrics: &Arc<Metrics>) -> Writer {
+    let (path, sealer) = (dir.join("journal"), Sealer::open(dir).unwrap());
+    let (file, compacted_bytes) = rewrite(&path, &Content::default(), &sealer).unwrap();
+    Writer {
+        path,
+        file,
+        sealer,
+        content: Content::default(),
+        written_bytes: 0,
+        compacted_bytes,
+        is_lacking: false,
+        rewrite_at: None,
+        waiting: Arc::default(),
+        metrics: Arc::clone(metrics),
+    }
+}
+
+/// Has it write these and end.
+fn run(writer: Writer, entries: &[JournalEntry]) {
+    let (queue, orders) = mpsc::sync_channel(entries.len());
+    writer.waiting.store(entries.len(), Ordering::Relaxed);
+    for entry in entries {
+        queue.send(Order::Line(Line::Core(entry.clone()))).unwrap();
+    }
+    drop(queue);
+    writer.run(&orders);
 }
 
 #[test]
@@ -111,32 +140,28 @@ fn a_full_queue_leaves_the_journal_behind_until_it_gets_everything_again() {
     let dir = tempfile::tempdir().unwrap();
     let metrics: Arc<Metrics> = Arc::default();
     let (queue, orders) = mpsc::sync_channel(1);
-    let path = dir.path().join("journal");
-    let sealer = Sealer::open(dir.path()).unwrap();
-    let file = rewrite(&path, &Content::default(), &sealer).unwrap();
-    let lost = Arc::clone(&metrics);
-    let journal = Journal { queue, writer: Arc::default(), is_behind: Arc::default(), metrics };
+    let writer = writer(dir.path(), &metrics);
+    let journal = Journal {
+        queue,
+        writer: Arc::default(),
+        is_behind: Arc::default(),
+        waiting: Arc::clone(&writer.waiting),
+        queue_max: 1,
+        metrics: Arc::clone(&metrics),
+    };
     for number in 0..3 {
         journal.append(session("a", number));
     }
-    assert_eq!((journal.is_behind(), lost.journal_lost.value()), (true, 2));
+    assert_eq!(metrics.journal_lost.value(), 2);
+    assert!(!journal.wants_everything(), "there is no room for everything");
     journal.replace(vec![session("b", 1)]);
-    assert!(journal.is_behind(), "there was no room for everything either");
-    let writer = Writer {
-        path,
-        file,
-        sealer,
-        content: Content::default(),
-        written_bytes: 0,
-        refused_at: None,
-        metrics: Arc::clone(&lost),
-    };
     let thread = std::thread::spawn(move || writer.run(&orders));
     *journal.writer.lock().unwrap() = Some(thread);
-    while journal.is_behind() {
-        journal.replace(vec![session("b", 2), session("c", 1)]);
+    while !journal.wants_everything() {
         std::thread::yield_now();
     }
+    journal.replace(vec![session("b", 2), session("c", 1)]);
+    assert!(!journal.wants_everything(), "it has everything");
     journal.finish();
     assert_eq!(read_back(dir.path()), [session("b", 2), session("c", 1)]);
 }
@@ -144,26 +169,81 @@ fn a_full_queue_leaves_the_journal_behind_until_it_gets_everything_again() {
 #[test]
 fn what_the_disk_refused_is_written_when_it_takes_lines_again() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal");
-    let sealer = Sealer::open(dir.path()).unwrap();
-    rewrite(&path, &Content::default(), &sealer).unwrap();
     let metrics: Arc<Metrics> = Arc::default();
+    let mut writer = writer(dir.path(), &metrics);
     // A file that is open for reading only refuses every line.
-    let file = File::open(&path).unwrap();
-    let mut writer = Writer {
-        path,
-        file,
-        sealer,
-        content: Content::default(),
-        written_bytes: 0,
-        refused_at: None,
-        metrics: Arc::clone(&metrics),
-    };
+    writer.file = File::open(&writer.path).unwrap();
     writer.line(Line::Core(session("a", 1)));
     assert_eq!((metrics.journal_lost.value(), read_back(dir.path())), (1, vec![]));
-    let (queue, orders) = mpsc::sync_channel(1);
-    queue.send(Order::Line(Line::Core(session("b", 1)))).unwrap();
-    drop(queue);
-    writer.run(&orders);
+    run(writer, &[session("b", 1)]);
     assert_eq!(read_back(dir.path()), [session("a", 1), session("b", 1)]);
+}
+
+/// There is no room for another file while a folder has its name.
+#[test]
+fn without_room_for_a_new_file_control_starts_and_lines_go_on_in_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &[session("a", 1)]);
+    let path = dir.path().join("journal");
+    let mut torn = fs::read(&path).unwrap();
+    torn.extend(b"{\"entry\":\"session_en");
+    fs::write(&path, torn).unwrap();
+    fs::create_dir(dir.path().join("journal.new")).unwrap();
+    assert_eq!(write_all(dir.path(), &[session("b", 1)]).entries, [session("a", 1)]);
+    assert_eq!(write_all(dir.path(), &[ended("a")]).entries, [session("a", 1), session("b", 1)]);
+    fs::remove_dir(dir.path().join("journal.new")).unwrap();
+    assert_eq!(write_all(dir.path(), &[]).entries, [session("b", 1)]);
+    let first = tempfile::tempdir().unwrap();
+    fs::create_dir(first.path().join("journal.new")).unwrap();
+    write_all(first.path(), &[session("c", 1)]);
+    assert_eq!(read_back(first.path()), [session("c", 1)]);
+    assert_eq!(fs::metadata(first.path().join("journal")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_compaction_without_room_loses_no_line_and_leaves_no_half_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let mut full = writer(dir.path(), &metrics);
+    fs::create_dir(dir.path().join("journal.new")).unwrap();
+    full.written_bytes = COMPACT_AT_BYTES;
+    run(full, &[session("a", 1), session("b", 1)]);
+    assert_eq!(read_back(dir.path()), [session("a", 1), session("b", 1)]);
+    assert_eq!(metrics.journal_lost.value(), 0);
+
+    fs::remove_dir(dir.path().join("journal.new")).unwrap();
+    let mut again = writer(dir.path(), &metrics);
+    again.rewrite_at = Some(Instant::now());
+    let before = fs::metadata(&again.path).unwrap().ino();
+    run(again, &[session("c", 1)]);
+    assert_ne!(fs::metadata(dir.path().join("journal")).unwrap().ino(), before, "it is tried again");
+    assert_eq!(read_back(dir.path()), [session("c", 1)]);
+
+    // A folder in the place of the file itself cannot be replaced by one.
+    let other = tempfile::tempdir().unwrap();
+    fs::create_dir_all(other.path().join("journal/x")).unwrap();
+    let sealer = Sealer::open(other.path()).unwrap();
+    assert!(rewrite(&other.path().join("journal"), &Content::default(), &sealer).is_err());
+    assert!(!other.path().join("journal.new").exists());
+}
+
+#[test]
+fn a_large_journal_is_compacted_when_it_has_doubled() {
+    let large = 3 * COMPACT_AT_BYTES;
+    for (compacted_bytes, written_bytes, is_due) in
+        [(0, COMPACT_AT_BYTES, true), (large, COMPACT_AT_BYTES, false), (large, large, true)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(dir.path(), &Arc::default());
+        (writer.compacted_bytes, writer.written_bytes) = (compacted_bytes, written_bytes);
+        let before = fs::metadata(&writer.path).unwrap().ino();
+        run(writer, &[session("a", 1)]);
+        let after = fs::metadata(dir.path().join("journal")).unwrap();
+        assert_eq!(after.ino() != before, is_due, "{written_bytes} after {compacted_bytes}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), &Arc::default());
+    writer.content.take(Line::Core(session("a", 1)));
+    writer.compact();
+    assert_eq!(writer.compacted_bytes, fs::metadata(&writer.path).unwrap().len());
 }

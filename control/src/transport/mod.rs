@@ -156,6 +156,11 @@ impl SipHandle {
         sent
     }
 
+    /// Keeps a registrar reachable by datagrams that a former control registered at.
+    pub fn resume_keep_alives(&self, registrar: SocketAddr) {
+        self.udp.resume_keep_alives(registrar);
+    }
+
     /// SIP connections now.
     #[must_use]
     pub fn connections(&self) -> usize {

@@ -30,7 +30,8 @@ pub(super) struct Sender {
 #[derive(Clone, Copy, Debug)]
 struct Registrar {
     registered: Instant,
-    sent: Instant,
+    /// Absent: a former control did, nobody knows when.
+    sent: Option<Instant>,
 }
 
 /// How addresses in front of which a NAT may stand are kept reachable.
@@ -70,6 +71,10 @@ pub(super) fn serve(
 }
 
 async fn keep_alives(sender: Sender, keep_alive: KeepAlive) {
+    // What is sent before the runtime has looked at a socket for the first time is lost.
+    for (_, socket) in sender.sockets.iter() {
+        let _ = socket.writable().await;
+    }
     let mut tick = tokio::time::interval(keep_alive.interval / 2);
     loop {
         tick.tick().await;
@@ -135,9 +140,18 @@ impl Sender {
         let now = Instant::now();
         let mut registrars = self.lock();
         if bytes.starts_with(b"REGISTER ") && (registrars.len() < REGISTRARS_MAX || registrars.contains_key(&remote)) {
-            registrars.insert(remote, Registrar { registered: now, sent: now });
+            registrars.insert(remote, Registrar { registered: now, sent: Some(now) });
         } else if let Some(registrar) = registrars.get_mut(&remote) {
-            registrar.sent = now;
+            registrar.sent = Some(now);
+        }
+    }
+
+    /// Keeps a registrar reachable that a former control registered at. It hears of us at the next look: how long the NAT on the way has
+    /// seen no packet is not known.
+    pub(super) fn resume_keep_alives(&self, remote: SocketAddr) {
+        let mut registrars = self.lock();
+        if registrars.len() < REGISTRARS_MAX {
+            registrars.entry(remote).or_insert(Registrar { registered: Instant::now(), sent: None });
         }
     }
 
@@ -145,7 +159,8 @@ impl Sender {
         let now = Instant::now();
         let mut registrars = self.lock();
         registrars.retain(|_, registrar| now.duration_since(registrar.registered) < keep_alive.life);
-        let quiet = registrars.iter().filter(|(_, at)| now.duration_since(at.sent) >= keep_alive.interval);
+        let is_quiet = |at: &Registrar| at.sent.is_none_or(|sent| now.duration_since(sent) >= keep_alive.interval);
+        let quiet = registrars.iter().filter(|(_, at)| is_quiet(at));
         quiet.map(|(remote, _)| *remote).collect()
     }
 
@@ -203,6 +218,15 @@ mod tests {
         assert_eq!(received(&peer, SOON).await.as_deref(), Some(PING));
         let quiet = async { while received(&peer, Duration::from_millis(200)).await.is_some() {} };
         tokio::time::timeout(SOON, quiet).await.expect("keep-alives end");
+    }
+
+    #[tokio::test]
+    async fn a_registrar_of_a_former_control_hears_of_us_at_once_and_again() {
+        let (sender, peer, address) = sender(Duration::from_millis(20), SOON).await;
+        sender.resume_keep_alives(address);
+        for _ in 0..3 {
+            assert_eq!(received(&peer, SOON).await.as_deref(), Some(PING));
+        }
     }
 
     #[tokio::test]

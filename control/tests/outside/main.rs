@@ -30,8 +30,14 @@ struct Control {
 impl Control {
     /// Starts one with `sets` over the settings of tests.
     fn start(sets: &[&str]) -> Self {
+        Self::start_after("", sets)
+    }
+
+    /// Starts one where a former control left these lines in its journal.
+    fn start_after(journal: &str, sets: &[&str]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("journal"), journal).unwrap();
         let mut all: Vec<String> = ["ws.port", "wss.port", "http.port", "https.port", "sip_port", "webrtc_port"]
             .iter()
             .map(|key| format!("{key}=auto"))

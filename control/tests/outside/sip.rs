@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use gangway_control::hub::Clock;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -83,6 +85,33 @@ async fn sip_connections_beyond_the_limit_are_closed() {
     ends(&mut second).await;
     assert_eq!(control.metric("gangway_control_drops_total{reason=\"sip_connection_limit\"}").await, 1);
     drop(first);
+}
+
+/// The NAT on the way may be about to forget us.
+#[tokio::test]
+async fn a_registrar_of_before_the_restart_hears_of_us_at_once() {
+    let registrar = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let account = json!({
+        "login": "1001", "authentication_name": "1001", "domain": "sip:example.com", "proxy_host": "127.0.0.1",
+        "proxy_port": null, "transport": null, "register": true,
+    });
+    let session = json!({
+        "session_id": "/192.0.2.9:1/192.0.2.1:8080", "app_key": "defaultApp", "fields": {}, "remote": "192.0.2.9",
+        "keep_alive": true, "account": account,
+    });
+    let an_hour_on = Clock::wall().as_unix_micros() + 3_600_000_000;
+    let registration = json!({
+        "call_id": "r", "cseq": 7, "binding": { "transport": "udp", "remote": registrar.local_addr().unwrap() },
+        "due": an_hour_on, "announced": true,
+    });
+    let lines = [
+        json!({ "entry": "session", "session": "00112233445566778899", "record": session }),
+        json!({ "entry": "registration", "session": "00112233445566778899", "record": registration }),
+    ];
+    let control = Control::start_after(&lines.map(|line| format!("{line}\n")).concat(), &[]);
+    let mut buffer = [0; 4096];
+    let (len, from) = timeout(SOON, registrar.recv_from(&mut buffer)).await.expect("a packet comes").unwrap();
+    assert_eq!((&buffer[..len], from), (&b"\r\n\r\n"[..], control.sip()));
 }
 
 #[tokio::test]
