@@ -47,6 +47,16 @@ struct Left {
     relay_seen: Option<(String, EventSeq)>,
 }
 
+/// What becomes of a peer's INVITE of the journal.
+enum Held {
+    /// Nothing more is to be said of it here.
+    Nothing,
+    /// It waits for a final answer of ours.
+    Unanswered(ServerId, Box<HeldInvite>),
+    /// Our 200 to a re-INVITE holds our offer, and its ACK the answer.
+    Offered(ServerId),
+}
+
 impl Left {
     fn of(entries: Vec<JournalEntry>) -> Self {
         let mut left = Left::default();
@@ -113,12 +123,12 @@ impl Gateway {
                 continue;
             };
             strays.retain(|dialog| Some(dialog) != record.dialog.as_ref());
-            let held = left.held.remove(&id).and_then(|held| self.adopt_held(now, held));
+            let held = left.held.remove(&id).map_or(Held::Nothing, |held| self.adopt_held(now, held));
             let media = left.media.remove(&id);
             self.adopt_call(session, id, record, media, held);
         }
         for held in left.held.into_values() {
-            if let Some((server, _)) = self.adopt_held(now, held) {
+            if let Held::Unanswered(server, _) = self.adopt_held(now, held) {
                 self.refuse_restarted(server, 503);
             }
         }
@@ -197,17 +207,18 @@ impl Gateway {
         }
     }
 
-    /// A peer's INVITE of the journal, when it still waits for a final answer. A re-INVITE is to come again.
-    fn adopt_held(&mut self, now: Time, held: HeldInvite) -> Option<(ServerId, HeldInvite)> {
-        let server = self.ua.restore_held(now, &held)?;
-        if held.is_answered() {
-            return None;
+    /// A peer's INVITE of the journal. A re-INVITE without an answer is to come again.
+    fn adopt_held(&mut self, now: Time, held: HeldInvite) -> Held {
+        let Some(server) = self.ua.restore_held(now, &held) else { return Held::Nothing };
+        match (held.is_answered(), held.is_within_dialog()) {
+            (false, false) => Held::Unanswered(server, Box::new(held)),
+            (false, true) => {
+                self.refuse_restarted(server, 491);
+                Held::Nothing
+            }
+            (true, true) if held.request().is_some_and(|request| request.body.is_empty()) => Held::Offered(server),
+            (true, _) => Held::Nothing,
         }
-        if held.is_within_dialog() {
-            self.refuse_restarted(server, 491);
-            return None;
-        }
-        Some((server, held))
     }
 
     fn refuse_restarted(&mut self, server: ServerId, status: u16) {
@@ -235,7 +246,7 @@ impl Gateway {
         id: String,
         record: CallRecord,
         media: Option<MediaRecord>,
-        held: Option<(ServerId, HeldInvite)>,
+        held: Held,
     ) {
         let trunk = media.as_ref().map(|media| media.trunk.clone()).unwrap_or_else(|| {
             let (origin, name) = (&self.config.sdp_origin, &self.config.sdp_session_name);
@@ -255,7 +266,7 @@ impl Gateway {
         if let Some(dialog) = &dialog {
             self.dialogs.insert(dialog.clone(), key);
         }
-        if let Some((server, _)) = &held {
+        if let Held::Unanswered(server, _) | Held::Offered(server) = &held {
             self.servers.insert(*server, key);
         }
         let ip = record.target.map(|target| target.remote.ip());
@@ -270,7 +281,11 @@ impl Gateway {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.codecs = codecs;
         call.dialog.clone_from(&dialog);
-        call.server = held.as_ref().map(|(server, _)| *server);
+        match &held {
+            Held::Unanswered(server, _) => call.server = Some(*server),
+            Held::Offered(server) => call.offered_in = Some(*server),
+            Held::Nothing => {}
+        }
         call.take_record(record);
         let has_media = media.is_some();
         if let Some(media) = media {
@@ -278,7 +293,7 @@ impl Gateway {
         }
         match (stage, held) {
             (Stage::Talking, _) if has_media && dialog.is_some() => self.go_on_talking(key),
-            (Stage::Ringing, Some((server, held))) if has_media => {
+            (Stage::Ringing, Held::Unanswered(server, held)) if has_media => {
                 self.go_on_ringing(key, server, &held, ring_until);
             }
             _ => self.finish(key, CallEnd::Restarted),

@@ -123,6 +123,8 @@ pub(super) struct Session {
     pub(super) keep_alive: bool,
     /// It was there before a restart of ours and its page has not come back: until then it counts as one with keepAlive.
     pub(super) is_adopted: bool,
+    /// It was left behind by a restart and made room for another: what it still has to say counts in no limit.
+    is_displaced: bool,
     pub(super) token: Option<Token>,
     /// The token before the last resume.
     pub(super) old_token: Option<Token>,
@@ -142,6 +144,20 @@ impl Session {
     /// Whether calls may use it.
     pub(super) fn is_established(&self) -> bool {
         self.state == SessionState::Established
+    }
+
+    /// Whether it has only its page to wait for since a restart of ours, and that page asked for no keepAlive: most pages come back
+    /// with a session of their own.
+    pub(super) fn is_left_behind(&self) -> bool {
+        self.is_adopted && !self.keep_alive && self.is_established() && self.calls.is_empty()
+    }
+
+    /// Whether it is the same user's as another: only who knows the password may say so.
+    fn is_of(&self, account: &SipAccount) -> bool {
+        self.account.as_ref().is_some_and(|own| {
+            let passwords = [&own.password, &account.password].map(|password| password.expose().as_bytes());
+            own.login == account.login && own.domain == account.domain && bool::from(passwords[0].ct_eq(passwords[1]))
+        })
     }
 
     /// Whether it lives on without its socket.
@@ -183,6 +199,7 @@ impl Session {
             contact_key,
             keep_alive: record.keep_alive,
             is_adopted: true,
+            is_displaced: false,
             token: record.token,
             old_token: record.old_token,
             ended: VecDeque::new(),
@@ -323,13 +340,21 @@ impl Gateway {
             Ok(fields) => fields,
             Err(problem) => return self.refuse_socket(socket, Fail::connection(problem)),
         };
-        // Those that depart count too: each holds its REGISTER until that ends.
-        if self.sessions.len() >= self.config.max_sessions {
+        // Those that depart count too: each holds its REGISTER until that ends. Those that a restart left behind do not: their pages are
+        // the very ones that come now.
+        let counted = || self.sessions.values().filter(|session| !session.is_left_behind() && !session.is_displaced);
+        if counted().count() >= self.config.max_sessions {
             return self.refuse_socket(socket, Fail::connection("too many sessions"));
         }
-        let of_remote = self.sessions.values().filter(|session| session.remote == remote);
-        if of_remote.count() >= self.config.max_sessions_per_ip {
+        if counted().filter(|session| session.remote == remote).count() >= self.config.max_sessions_per_ip {
             return self.refuse_socket(socket, Fail::connection("too many sessions from this address"));
+        }
+        let living = self.sessions.values().filter(|session| !session.is_displaced).count();
+        if living >= self.config.max_sessions
+            && let Some((&oldest, _)) = self.sessions.iter().find(|(_, session)| session.is_left_behind())
+        {
+            self.totals.sessions_displaced += 1;
+            self.displace(oldest);
         }
         self.begin_session(socket, &connection, fields, account);
     }
@@ -374,6 +399,7 @@ impl Gateway {
                 account_id,
                 keep_alive: connection.keep_alive.unwrap_or(false),
                 is_adopted: false,
+                is_displaced: false,
                 token: None,
                 old_token: None,
                 ended: VecDeque::new(),
@@ -400,6 +426,14 @@ impl Gateway {
             return self.end_session_with(key, notice);
         }
         session.state = SessionState::Established;
+        if let Some(account) = session.account.clone() {
+            // Before it registers: a registrar that keeps one binding for each account drops the former one's with its last REGISTER.
+            let left = self.sessions.iter().filter(|(_, session)| session.is_left_behind() && session.is_of(&account));
+            for key in left.map(|(key, _)| *key).collect::<Vec<_>>() {
+                self.displace(key);
+            }
+        }
+        let Some(session) = self.sessions.get(&key) else { return };
         let address_of_record = session.account.as_ref().map(|account| account.address_of_record().to_string());
         let registers = session.account.as_ref().is_some_and(|account| account.register);
         tracing::info!(session = %session.contact_key, account = address_of_record.as_deref(), "session established");
@@ -438,6 +472,10 @@ impl Gateway {
     }
 
     pub(super) fn forget_old_token(&mut self, key: SessionKey) {
+        // Each pong comes here: a session that is handed out for a change is put into words for the journal.
+        if self.sessions.get(&key).is_none_or(|session| session.old_token.is_none()) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if let Some(old) = session.old_token.take() {
             self.tokens.remove(&old.finder);
@@ -535,6 +573,24 @@ impl Gateway {
         self.sessions.get(&key).is_some_and(|session| session.is_adopted)
     }
 
+    /// Ends a session that a restart left behind, for one that comes.
+    fn displace(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.is_displaced = true;
+        }
+        self.end_session(key, CallEnd::SessionClosed);
+    }
+
+    /// The last call of a session that a restart left behind is over: it ends where its page is back with another session.
+    pub(super) fn leave_to_successor(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(&key).filter(|session| session.is_left_behind()) else { return };
+        let Some(account) = &session.account else { return };
+        let is_successor = |other: &Session| !other.is_adopted && other.is_established() && other.is_of(account);
+        if self.sessions.values().any(is_successor) {
+            self.displace(key);
+        }
+    }
+
     /// A session's calls have changed: without a socket it has another place from now on, as old as before.
     pub(super) fn rank_again(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
@@ -602,7 +658,12 @@ impl Gateway {
         let Some(session) = self.sessions.get(&key).filter(|session| session.state != SessionState::Departing) else {
             return;
         };
-        for call in session.calls.clone() {
+        let calls = session.calls.clone();
+        if let Some(session) = self.sessions.get_mut(&key) {
+            // From here on it waits for no page.
+            self.adopted -= usize::from(std::mem::take(&mut session.is_adopted));
+        }
+        for call in calls {
             self.finish(call, cause);
         }
         self.undetach(key);
@@ -611,7 +672,6 @@ impl Gateway {
         let socket = session.socket.take();
         session.fields = KeptJson::default();
         session.ended.clear();
-        self.adopted -= usize::from(std::mem::take(&mut session.is_adopted));
         let tokens = [session.token.take(), session.old_token.take()];
         let contact_key = session.contact_key.clone();
         for token in tokens.into_iter().flatten() {

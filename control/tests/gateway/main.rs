@@ -15,6 +15,7 @@ mod relay;
 mod restart;
 mod session;
 mod simulation;
+mod successor;
 mod trunks;
 mod video;
 mod world;

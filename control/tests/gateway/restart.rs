@@ -14,7 +14,7 @@ use gangway_control::{
 };
 use gangway_shared::{
     ids::{EventSeq, Generation, LegId, RelayId},
-    rcp::{ErrorCode, Event, RelayProgram, Request as RelayRequest},
+    rcp::{ErrorCode, Event, LegKind, RelayProgram, Request as RelayRequest},
 };
 use serde_json::json;
 
@@ -214,6 +214,35 @@ fn an_invite_of_ours_is_cancelled_with_its_branch_and_a_late_200_gets_ack_and_by
     assert_eq!(world.names(), ["getUserData", "finish FAILED"], "its page hears of the end");
     world.advance(Duration::from_secs(40));
     assert_eq!(world.gateway.sip_transactions(), 0);
+}
+
+/// Neither the proof of our password nor that of a caller's.
+#[test]
+fn no_line_holds_the_answer_to_a_challenge() {
+    let mut world = World::new(config());
+    let (page, _) = session(&mut world, true);
+    let key = world.contact_key(page);
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    let challenge = "Digest realm=\"example.com\", nonce=\"n\", algorithm=MD5";
+    world.respond_as(&invite, 407, "peer-tag", None, &[(HeaderName::ProxyAuthenticate, challenge)]);
+    let invite = world.request(&Method::Invite);
+    let proof = invite.headers.value(&HeaderName::ProxyAuthorization).unwrap().to_owned();
+    assert!(proof.contains("response="), "{proof}");
+    let mut theirs = world.invite(&format!("sip:{key}@10.0.0.1:5060"), "in1", Some(&phone_sdp(4000, "0")));
+    theirs.headers.set(HeaderName::Via, "SIP/2.0/UDP 10.0.0.2:5060;branch=z9hG4bKproof;rport");
+    theirs.headers.set(HeaderName::CallId, "in2");
+    for name in [HeaderName::Authorization, HeaderName::ProxyAuthorization] {
+        theirs.headers.push(name, proof.as_str());
+    }
+    world.receive(theirs.to_bytes());
+    assert_eq!(world.gateway.counts().calls_ring, 2);
+    let lines: Vec<String> = world.journal.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+    assert!(lines.iter().any(|line| line.contains("INVITE sip:600@")), "our INVITE is there");
+    assert!(lines.iter().any(|line| line.contains("Call-ID: in2")), "the caller's too");
+    for line in lines {
+        assert!(!line.contains("uthorization") && !line.contains("response="), "{line}");
+    }
 }
 
 #[test]
@@ -417,22 +446,34 @@ fn no_relay_id_is_minted_twice() {
 
 #[test]
 fn a_re_invite_that_was_under_way_is_asked_for_again() {
-    let mut world = World::new(config());
-    let (page, _) = session(&mut world, true);
-    let invite = world.established(page, "c1");
-    world.hold_requests = true;
-    world.in_our_dialog(&invite, &Method::Invite, 1, Some(&phone_sdp(4002, "0 101")));
-    assert!(matches!(world.requests.front(), Some((_, RelayRequest::Put { .. }))));
-    world.hold_requests = false;
-    world.forget();
-    world.restart();
-    world.response(491);
-    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4002, "0 101")));
-    world.response(200);
-    // The INFO whose answer got lost comes again with the same CSeq.
-    world.restart();
-    world.in_our_dialog(&invite, &Method::Info, 2, None);
-    world.response(200);
+    for is_put in [true, false] {
+        let mut world = World::new(config());
+        let (page, _) = session(&mut world, true);
+        let invite = world.established(page, "c1");
+        let (agreed, _) = world.relay.relays[&world.only_relay()].clone();
+        world.hold_requests = true;
+        world.in_our_dialog(&invite, &Method::Invite, 1, Some(&phone_sdp(4002, "0 101")));
+        let (_, put) = world.requests.pop_front().unwrap();
+        assert!(matches!(put, RelayRequest::Put { .. }), "{put:?}");
+        if is_put {
+            // Its reply finds nobody.
+            world.relay.handle(put).unwrap();
+            assert_eq!(peer_port(&world), 4002);
+        }
+        world.hold_requests = false;
+        world.forget();
+        world.restart();
+        world.response(491);
+        let (generation, _) = world.relay.relays[&world.only_relay()].clone();
+        assert!(generation > agreed && peer_port(&world) == 4000, "what was refused is not in force: {is_put}");
+        world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4002, "0 101")));
+        world.response(200);
+        assert_eq!(peer_port(&world), 4002);
+        // The INFO whose answer got lost comes again with the same CSeq.
+        world.restart();
+        world.in_our_dialog(&invite, &Method::Info, 2, None);
+        world.response(200);
+    }
 }
 
 #[test]
@@ -466,10 +507,60 @@ fn a_200_of_ours_is_repeated_until_its_ack_also_by_the_next_control() {
     world.forget();
     world.advance(Duration::from_secs(10));
     assert_eq!(world.sip_names(), Vec::<String>::new());
-    // Without any ACK it ends.
     world.restart();
     assert_eq!(world.sip_names(), Vec::<String>::new(), "the ACK is in the journal");
     assert_eq!(world.gateway.counts().calls_established, 1);
+}
+
+#[test]
+fn a_200_of_ours_that_no_ack_follows_ends_its_call_also_at_the_next_control() {
+    let mut world = World::new(config());
+    let (page, _) = session(&mut world, true);
+    let key = world.contact_key(page);
+    world.invite(&format!("sip:{key}@10.0.0.1:5060"), "in1", Some(&phone_sdp(4000, "0")));
+    let call_id = world.last_call().call_id;
+    world.answer(page, &call_id, "0");
+    world.response(200);
+    world.keys_ready();
+    world.restart();
+    assert_eq!(world.gateway.counts().calls_established, 1);
+    world.advance(Duration::from_secs(33));
+    let bye = world.request(&Method::Bye);
+    world.respond(&bye, 200, None);
+    world.assert_clean();
+}
+
+/// Where the relay sends the peer's audio.
+fn peer_port(world: &World) -> u16 {
+    let (_, program) = &world.relay.relays[&world.only_relay()];
+    let LegKind::Rtp(rtp) = &program.legs[1].kind else { panic!("{program:?}") };
+    rtp.remote.unwrap().rtp.port()
+}
+
+#[test]
+fn the_answer_in_the_ack_of_a_re_invite_of_before_counts() {
+    for wall_is_up in [true, false] {
+        let mut world = World::new(config());
+        let (page, _) = session(&mut world, true);
+        let invite = world.established(page, "c1");
+        world.in_our_dialog(&invite, &Method::Invite, 1, None);
+        let offer = world.response(200);
+        world.forget();
+        world.kill();
+        if wall_is_up {
+            world.input(relay_up(2));
+        }
+        assert_eq!(world.response(200), offer);
+        world.in_our_dialog(&invite, &Method::Ack, 1, Some(&phone_sdp(4666, "0")));
+        if !wall_is_up {
+            world.input(relay_up(2));
+        }
+        assert_eq!(peer_port(&world), 4666, "wall up: {wall_is_up}");
+        world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4002, "0 101")));
+        world.response(200);
+        terminate(&mut world, "c1");
+        world.assert_clean();
+    }
 }
 
 #[test]

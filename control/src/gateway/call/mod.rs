@@ -428,6 +428,7 @@ impl Gateway {
             session.calls.remove(&key);
         }
         self.rank_again(call.session);
+        self.leave_to_successor(call.session);
     }
 
     /// `busy` where it fits, then the one `finish`.
