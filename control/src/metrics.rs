@@ -201,6 +201,14 @@ fn render_node(page: &mut Page, node: &NodeStats) {
         let number = worker.worker.to_string();
         page.sample("gangway_worker_busy_seconds_total", &[("worker", &number)], seconds(worker.busy_us));
     }
+    page.family("gangway_worker_engine_total", "counter", "what happened to a worker's engine");
+    for worker in &node.workers {
+        for (event, value) in &worker.engine {
+            let clean: String = event.chars().filter(|at| at.is_ascii_alphanumeric() || *at == '_').collect();
+            let number = worker.worker.to_string();
+            page.sample("gangway_worker_engine_total", &[("worker", &number), ("event", &clean)], value);
+        }
+    }
     render_latency(page, node);
     page.family("gangway_dataplane_drops_total", "counter", "packets that the dataplane dropped, by reason");
     for worker in &node.workers {
@@ -276,8 +284,18 @@ mod tests {
         let metrics = Metrics::default();
         metrics.sockets_slow.add(3);
         let (drops, latency) = (vec![5, 0], vec![1, 0, 2]);
-        let worker =
-            WorkerStats { worker: 1, relays: 2, received: 7, sent: 6, drops, batches: 3, busy_us: 2_000_250, latency };
+        let engine = [("out_of_buffers".to_owned(), 4)].into_iter().collect();
+        let worker = WorkerStats {
+            worker: 1,
+            relays: 2,
+            received: 7,
+            sent: 6,
+            drops,
+            batches: 3,
+            busy_us: 2_000_250,
+            latency,
+            engine,
+        };
         let drop_reasons = vec!["stun_bad_integrity".to_owned(), "no_route".to_owned()];
         let (workers, latency_bounds_us) = (vec![worker], vec![2, 3]);
         let node = NodeStats { drop_reasons, workers, latency_bounds_us, media_ports_used: 4, ..NodeStats::default() };
@@ -293,6 +311,7 @@ mod tests {
             "gangway_worker_received_total{worker=\"1\"} 7",
             "gangway_worker_batches_total{worker=\"1\"} 3",
             "gangway_worker_busy_seconds_total{worker=\"1\"} 2.000250",
+            "gangway_worker_engine_total{worker=\"1\",event=\"out_of_buffers\"} 4",
             "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"0.000002\"} 1",
             "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"0.000003\"} 1",
             "gangway_worker_latency_seconds_bucket{worker=\"1\",le=\"+Inf\"} 3",

@@ -13,6 +13,7 @@ use std::{
 use gangway_shared::settings::{Port, Settings, SettingsError};
 
 use crate::{
+    engine::choice::Wanted,
     ports::{LocalAddress, MediaRange, ReceiveBuffers},
     relay::{RelayLimits, RelayTimers},
     sandbox::RelayUser,
@@ -100,7 +101,11 @@ pub const KEYS: &[Key] = &[
     number("media_receive_buffer_kb", 512, 64, 65_536, "the same of a port towards a SIP peer"),
     text("dataplane_workers", "cores - 1, at least 1", "pinned worker threads, 1 to 64"),
     text("dataplane_cores", "last cores first", "list of cores to pin workers to, or `none`: not pinned"),
-    text("dataplane_engine", "auto", "`auto` or `epoll`"),
+    text(
+        "dataplane_engine",
+        "auto",
+        "how packets enter and leave: `uring` or `epoll`; `auto` takes io_uring where the kernel has it and allows it",
+    ),
     text(
         "dataplane_socket",
         "`data_dir`/dataplane.sock",
@@ -128,7 +133,7 @@ pub const KEYS: &[Key] = &[
         262_144,
         "legs one worker has room for; routes are one and a half times as many",
     ),
-    number("dataplane_buffers", 1024, 256, 65_535, "packets one worker can hold at a time, 2 KiB each"),
+    number("dataplane_buffers", 4096, 256, 65_535, "packets one worker can hold at a time, 2 KiB each"),
     number(
         "dataplane_mailbox_max",
         4096,
@@ -183,6 +188,8 @@ pub struct Config {
     pub receive_buffers: ReceiveBuffers,
     /// Worker threads.
     pub workers: u16,
+    /// How packets enter and leave.
+    pub engine: Wanted,
     /// Core of each worker; fewer than workers: the rest is not pinned.
     pub cores: Vec<usize>,
     /// Unix socket of RCP.
@@ -241,7 +248,6 @@ impl Config {
         let reader = Reader { settings };
         let data_dir = PathBuf::from(reader.text("data_dir", "./gangway-data"));
         let workers = read_workers(settings, machine)?;
-        read_engine(settings)?;
         let legs = reader.count("dataplane_legs_max")?;
         let (relays, routes) = (reader.count("dataplane_relays_max")?, legs / 2 * ROUTES_PER_TWO_LEGS);
         Ok(Config {
@@ -254,6 +260,7 @@ impl Config {
                 media: reader.kib("media_receive_buffer_kb")?,
             },
             workers,
+            engine: read_engine(settings)?,
             cores: read_cores(settings, machine, workers)?,
             socket: read_socket(settings, &data_dir)?,
             control_uid: settings
@@ -433,9 +440,13 @@ fn read_log_level(settings: &Settings) -> Result<String, SettingsError> {
     })
 }
 
-fn read_engine(settings: &Settings) -> Result<(), SettingsError> {
-    let allowed = "auto or epoll is allowed; uring is not built yet";
-    settings.read("dataplane_engine", (), allowed, |text| matches!(text, "auto" | "epoll").then_some(()))
+fn read_engine(settings: &Settings) -> Result<Wanted, SettingsError> {
+    settings.read("dataplane_engine", Wanted::Auto, "auto, uring or epoll is allowed", |text| match text {
+        "auto" => Some(Wanted::Auto),
+        "uring" => Some(Wanted::Uring),
+        "epoll" => Some(Wanted::Epoll),
+        _ => None,
+    })
 }
 
 fn read_socket(settings: &Settings, data_dir: &std::path::Path) -> Result<PathBuf, SettingsError> {
@@ -475,6 +486,8 @@ mod tests {
         assert_eq!(config.addresses, [address("10.0.0.5", "10.0.0.5")]);
         assert_eq!((config.media, config.webrtc_port), (MediaRange::Fixed(31001, 32000), Port::Fixed(32100)));
         assert_eq!((config.workers, config.cores.as_slice()), (3, &[3, 2, 1][..]));
+        assert_eq!(config.engine, Wanted::Auto);
+        assert_eq!(read("dataplane_engine=uring").unwrap().engine, Wanted::Uring);
         assert_eq!((config.control_uid, config.orphan_grace), (1000, Duration::from_secs(300)));
         assert_eq!(config.limits, RelayLimits { relays: 4096, legs: 16_384, routes: 24_576 });
         assert_eq!(config.receive_buffers, ReceiveBuffers { browser: 16 << 20, media: 512 << 10 });
@@ -502,7 +515,7 @@ mod tests {
             ("ip_local=here", "a list of IP addresses"),
             ("media_port_from=40000\nmedia_port_to=40000", "the range must hold"),
             ("media_port_from=0", "the range must hold"),
-            ("dataplane_engine=uring", "uring is not built yet"),
+            ("dataplane_engine=fast", "auto, uring or epoll"),
             ("dataplane_workers=0", "from 1 to 64"),
             ("dataplane_cores=9", "cores among [0, 1, 2, 3]"),
             ("webrtc_port=65535", "must not pass 65535"),

@@ -25,13 +25,14 @@
 //! | [`generator`] | sound that fills a stream whose source gives none, pure |
 //! | [`arena`], [`relay`] | a worker's relays: all state in fixed records, and the walk over it; pure |
 //! | [`dtls`], [`registry`], [`events`] | handshakes, what control wants, what it is told; pure |
-//! | [`engine`] | how packets get in and out: epoll, or a virtual network in virtual time |
+//! | [`engine`] | how packets get in and out: io_uring, epoll, or a virtual network in virtual time |
 //! | [`worker`] | the hot loop around an engine and its relays; takes them back from the arena after a panic |
 //! | [`manager`] | the one cold thread: control socket, credentials, DTLS timers, mailboxes |
 //! | [`keeper`] | the parent process: owns sockets and arenas, starts the relay and starts it again |
 //! | [`sandbox`] | the user, rights and system calls of a relay process |
 //! | [`ports`] | the only opener of media sockets, the keeper's |
 //! | [`config`], [`affinity`], [`mailbox`], [`stats`], [`stats_map`] | settings, cores, queues, counters, and the counters in memory that others map |
+//! | [`files`] | the limit of open files |
 //!
 //! Start is [`keeper::process::run`] in the program, and [`manager::start`] without a process of its own.
 
@@ -41,6 +42,7 @@ pub mod config;
 pub mod dtls;
 pub mod engine;
 pub mod events;
+pub mod files;
 pub mod generator;
 pub mod ice_lite;
 pub mod keeper;

@@ -16,7 +16,11 @@ use clap::Parser;
 use gangway_dataplane::{
     affinity,
     config::{Config, Machine},
-    engine::signals::Signals,
+    engine::{
+        choice::{Wanted, choose},
+        signals::Signals,
+    },
+    files,
     keeper::{
         Keeper,
         channel::Channel,
@@ -28,7 +32,7 @@ use gangway_dataplane::{
     stats, stats_map,
 };
 use gangway_shared::{rcp::WorkerStats, settings::Settings};
-use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Signal, geteuid, set_parent_process_death_signal};
 use tracing_subscriber::EnvFilter;
 
 /// Forwards, decrypts and encrypts media as control programs it.
@@ -84,7 +88,11 @@ fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut passed = read_settings(arguments.config.as_deref(), arguments.sets)?;
     let config = read_config(&passed)?;
     log_to_stderr(&config);
-    raise_file_limit();
+    files::raise_limit(&config);
+    if config.engine == Wanted::Uring {
+        // A relay that cannot have it would be started again and again.
+        choose(Wanted::Uring)?;
+    }
     // The relay may run as another user, and would take that for its own.
     passed.sets.push(format!("dataplane_control_uid={}", config.control_uid));
     // The default follows the cores that this process may use, which may change.
@@ -116,7 +124,8 @@ fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let workers = config.workers;
     let running = adopt(config, Mode { managed: arguments.managed, is_confined: true }, channel, map)?;
-    tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine = "epoll", "ready");
+    let engine = running.engine;
+    tracing::info!(socket = %running.socket.display(), webrtc = ?running.webrtc, workers, engine, "ready");
     running.join()?;
     Ok(())
 }
@@ -125,7 +134,8 @@ fn print_stats(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = read_config(&read_settings(arguments.config.as_deref(), arguments.sets)?)?;
     let workers = stats_map::read(&config.data_dir.join(stats_map::LINK_NAME))?;
     let row = |worker: &stats_map::Published| {
-        let WorkerStats { worker: number, relays, received, sent, drops, batches, busy_us, latency } = &worker.stats;
+        let WorkerStats { worker: number, relays, received, sent, drops, batches, busy_us, latency, .. } =
+            &worker.stats;
         let named = stats::drop_reasons().into_iter().zip(drops).filter(|(_, count)| **count > 0);
         serde_json::json!({
             "worker": number, "at_unix_us": worker.at.as_unix_micros(), "relays": relays, "received": received, "sent": sent,
@@ -169,14 +179,4 @@ fn read_config(passed: &PassedSettings) -> Result<Config, Box<dyn std::error::Er
         is_local: ports::is_local,
     };
     Ok(Config::read(&settings, &machine)?)
-}
-
-/// Two sockets a leg: the usual soft limit of 1024 files ends at about 250 calls.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => tracing::info!(from = ?limit.current, to = ?limit.maximum, "raised the limit of open files"),
-        Err(error) => tracing::warn!(limit = ?limit.current, %error, "the limit of open files could not be raised"),
-    }
 }

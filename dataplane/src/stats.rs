@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gangway_shared::rcp::WorkerStats;
 
-use crate::wire::DropReason;
+use crate::{engine::EngineCounters, wire::DropReason};
 
 /// What a worker counts.
 #[derive(Clone, Copy, Debug)]
@@ -88,9 +88,15 @@ pub struct LoopCounters {
 impl LoopCounters {
     /// Completes a snapshot. `busy` is the processor time that the worker used.
     #[must_use]
-    pub fn complete(&self, stats: WorkerStats, busy: Duration) -> WorkerStats {
+    pub fn complete(&self, stats: WorkerStats, busy: Duration, engine: EngineCounters) -> WorkerStats {
         let busy_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
-        WorkerStats { batches: self.batches, busy_us, latency: self.latency.counts().to_vec(), ..stats }
+        WorkerStats {
+            batches: self.batches,
+            busy_us,
+            latency: self.latency.counts().to_vec(),
+            engine: engine.named(),
+            ..stats
+        }
     }
 }
 
@@ -143,7 +149,15 @@ mod tests {
         let count = 1_000_000_000_000;
         let counters = WorkerCounters { received: u64::MAX, sent: u64::MAX, drops: [count; DropReason::COUNT] };
         let around = LoopCounters { batches: u64::MAX, latency: Histogram([count; LATENCY_BUCKETS]) };
-        let snapshot = |number| around.complete(counters.snapshot(number, 65_536), Duration::MAX);
+        let ring = EngineCounters {
+            out_of_buffers: count,
+            armed_again: count,
+            failed_receives: count,
+            sent_again: count,
+            submissions_full: count,
+            completions_full: count,
+        };
+        let snapshot = |number| around.complete(counters.snapshot(number, 65_536), Duration::MAX, ring);
         let last = crate::config::WORKERS_MAX;
         let workers = (last - NodeStats::WORKERS_PAGE as u16..last).map(snapshot).collect();
         let bounds = latency_bounds_us();

@@ -214,6 +214,8 @@ fn decode(worker: usize, values: &[u64]) -> Published {
         batches: *batches,
         busy_us: *busy_us,
         latency: rest[..LATENCY_BUCKETS].to_vec(),
+        // By `Query` alone.
+        ..WorkerStats::default()
     };
     Published { at: WallTime::from_unix_micros(*at), stats }
 }
@@ -264,6 +266,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::engine::EngineCounters;
 
     fn all(number: u64) -> (WorkerCounters, LoopCounters) {
         let counters = WorkerCounters { received: number, sent: number, drops: [number; DropReason::COUNT] };
@@ -289,7 +292,7 @@ mod tests {
         let [first, second] = read(&link).unwrap().try_into().unwrap();
         assert_eq!((first.at, first.stats.received), (WallTime::default(), 0));
         let (counters, around) = all(7);
-        let expected = around.complete(counters.snapshot(1, 7), Duration::from_micros(7));
+        let expected = around.complete(counters.snapshot(1, 7), Duration::from_micros(7), EngineCounters::default());
         assert_eq!(second, Published { at: WallTime::from_unix_micros(7), stats: expected });
         drop(map);
         assert!(read(&link).is_err(), "nobody is there any more");

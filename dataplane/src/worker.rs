@@ -546,7 +546,8 @@ impl<E: Engine> Worker<E> {
                     for &port in &self.config.mux_ports {
                         relays.count_lost(port, self.engine.take_lost(port));
                     }
-                    let stats = self.counters.complete(relays.worker_stats(), self.engine.cpu_time());
+                    let stats =
+                        self.counters.complete(relays.worker_stats(), self.engine.cpu_time(), self.engine.counters());
                     let flows = relays.flows().collect();
                     self.post.post(Report::Worker { token, stats: Box::new(stats), flows });
                 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real program in real time owns a clock")]
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
@@ -12,6 +13,7 @@ use std::{
 
 use gangway_shared::rcp::{ControlMessage, Hello, PROTOCOL, frame};
 use rustix::process::{Pid, Signal, kill_process};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -166,7 +168,7 @@ fn bad_settings_stop_the_start_and_say_what_is_allowed() {
     let data = tempfile::tempdir().unwrap();
     let long = format!("dataplane_socket=/{}", "x".repeat(110));
     let cases = [
-        ("dataplane_engine=uring", "uring is not built yet"),
+        ("dataplane_engine=fast", "auto, uring or epoll is allowed"),
         ("dataplane_workers=many", "a whole number from 1 to 64"),
         ("webrtc_port=0", "a port above 0"),
         (&long, "at most 100 are allowed"),
@@ -180,4 +182,59 @@ fn bad_settings_stop_the_start_and_say_what_is_allowed() {
     let Output { status, stderr, .. } =
         Command::new(env!("CARGO_BIN_EXE_gangway-dataplane")).args(["--config", "/nowhere/at.all"]).output().unwrap();
     assert!(!status.success() && String::from_utf8_lossy(&stderr).contains("/nowhere/at.all"));
+}
+
+/// What the program wrote to its log until it was ended.
+fn log_of(command: &mut Command, data: &Path) -> String {
+    let mut child = command.spawn().expect("the program starts");
+    connect(data);
+    signal(&child, Signal::TERM);
+    let mut said = String::new();
+    let mut log = child.stderr.take().expect("its log is piped");
+    log.read_to_string(&mut said).expect("its log is text");
+    assert!(wait_end(&mut child).success(), "{said}");
+    said
+}
+
+/// As the default filter of containers: to this thread and all that it starts.
+fn refuse_io_uring() {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture that seccomp knows");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).expect("a filter of one call");
+    let program: BpfProgram = filter.try_into().expect("a filter of one call");
+    seccompiler::apply_filter(&program).expect("the kernel takes the filter");
+}
+
+#[test]
+fn where_io_uring_is_refused_auto_takes_epoll_and_uring_does_not_start() {
+    refuse_io_uring();
+    let data = tempfile::tempdir().unwrap();
+    let said = log_of(&mut command(data.path(), &[]), data.path());
+    assert!(said.contains("no io_uring: epoll is used") && said.contains("kernel.io_uring_disabled"), "{said}");
+    assert!(said.lines().any(|line| line.contains("ready") && line.contains("epoll")), "{said}");
+    let Output { status, stderr, .. } = command(data.path(), &["dataplane_engine=uring"]).output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(!status.success() && said.contains("dataplane_engine=uring: io_uring is refused"), "{said}");
+}
+
+#[test]
+fn too_few_files_are_told_in_calls() {
+    let data = tempfile::tempdir().unwrap();
+    let with_limit = |limits: &str| {
+        let program = command(data.path(), &["dataplane_workers=1"]);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{limits} && exec \"$@\""), "sh"])
+            .arg(program.get_program())
+            .args(program.get_args());
+        shell.stderr(Stdio::piped());
+        log_of(&mut shell, data.path())
+    };
+    let said = with_limit("ulimit -n 473");
+    assert!(said.lines().any(|line| line.contains("WARN") && line.contains("calls=200")), "{said}");
+    // Only the soft limit is low: it is raised.
+    let said = with_limit("ulimit -S -n 100");
+    let raised = said.lines().find(|line| line.contains("raised the limit of open files"));
+    assert!(raised.is_some_and(|line| line.contains("from=Some(100)")), "{said}");
 }

@@ -1,6 +1,7 @@
 //! A dataplane under test, in this process, with the control that programs it: the relay without a gateway around it.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
@@ -12,6 +13,7 @@ use std::{
 use gangway_dataplane::{
     affinity,
     config::{Config, Machine},
+    engine::choice::{Wanted, choose},
     manager::{Mode, start},
     ports,
 };
@@ -27,6 +29,50 @@ use gangway_shared::{
 use tempfile::TempDir;
 
 use crate::deadline::Deadline;
+
+/// The engine of every dataplane under test, where its test does not say: `uring`, `epoll` or, when it is not set, `auto`.
+pub const ENGINE_VARIABLE: &str = "GANGWAY_ENGINE";
+
+thread_local! {
+    static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs a test whose dataplanes use this engine.
+pub fn on_engine(engine: &'static str, test: impl FnOnce()) {
+    ENGINE.set(Some(engine));
+    test();
+}
+
+/// What the setting `dataplane_engine` says in this test.
+#[must_use]
+pub fn engine_setting() -> String {
+    let of_run = || std::env::var(ENGINE_VARIABLE).ok().filter(|engine| !engine.is_empty());
+    ENGINE.get().map(str::to_owned).or_else(of_run).unwrap_or_else(|| "auto".to_owned())
+}
+
+/// The name by which a dataplane tells its engine in this test.
+///
+/// # Panics
+/// When the ring is asked for and this machine has none.
+#[must_use]
+pub fn engine_name() -> &'static str {
+    let wanted = match engine_setting().as_str() {
+        "uring" => Wanted::Uring,
+        "epoll" => Wanted::Epoll,
+        _ => Wanted::Auto,
+    };
+    choose(wanted).expect("the engine that this run asks for").name()
+}
+
+/// Runs tests of the module above on epoll too: without that they use what the run asks for, which is the ring where there is one.
+#[macro_export]
+macro_rules! also_on_epoll {
+    ($($test:ident),+ $(,)?) => {
+        mod on_epoll {
+            $(#[test] fn $test() { $crate::dataplane::on_engine("epoll", super::$test); })+
+        }
+    };
+}
 
 /// How long an answer of the dataplane may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -54,6 +100,7 @@ impl Dataplane {
             "dataplane_cores=none".to_owned(),
             "dataplane_relays_max=64".to_owned(),
             format!("dataplane_workers={workers}"),
+            format!("dataplane_engine={}", engine_setting()),
             format!("data_dir={}", data.path().display()),
         ];
         all.extend(sets.iter().map(|&set| set.to_owned()));
@@ -255,7 +302,9 @@ fn read_until(mut stream: &UnixStream, input: &mut Vec<u8>, deadline: Deadline) 
         match stream.read(&mut bytes) {
             Ok(0) => return Outcome::Closed,
             Ok(len) => input.extend_from_slice(&bytes[..len]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // Interrupted: a ring that this thread tried, in a dataplane of this process, is being taken down.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Outcome::Closed,
             Err(error) => panic!("reading the wall: {error}"),
         }

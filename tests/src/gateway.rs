@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    dataplane::engine_setting,
     deadline::Deadline,
     process::{self, Process},
     socket::Socket,
@@ -335,6 +336,7 @@ impl Drop for Gateway {
 fn all_settings(folder: &TempDir, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     let mut all: BTreeMap<String, String> = SETTINGS.iter().map(own).collect();
+    all.insert("dataplane_engine".to_owned(), engine_setting());
     all.insert("data_dir".to_owned(), folder.path().join("data").display().to_string());
     all.insert("sdk_dir".to_owned(), root().join("node_modules/@flashphoner/websdk").display().to_string());
     all.extend(settings.iter().map(own));

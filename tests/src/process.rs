@@ -1,6 +1,7 @@
 //! A program under test as a child: its output line by line, its end, and that nothing of it outlives the test.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::deadline::Deadline;
 
@@ -259,4 +261,17 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no port of 127.0.0.1 is free for both UDP and TCP");
+}
+
+/// Refuses `io_uring_setup` to this thread and to all that it starts from now on, as the default filter of containers does.
+///
+/// # Panics
+/// When the kernel takes no filter.
+pub fn refuse_io_uring() {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture with filters");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).expect("a filter of one rule");
+    let program: BpfProgram = filter.try_into().expect("a filter of one rule");
+    seccompiler::apply_filter(&program).expect("the kernel takes filters");
 }

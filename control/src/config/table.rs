@@ -304,7 +304,12 @@ pub const KEYS: &[Key] = &[
     key("webrtc_port", "32100", Kind::Port, "UDP port of worker 0 towards browsers; worker n uses this + n"),
     key("dataplane_workers", "", Kind::Number(1, 64), "pinned workers").computed("cores - 1, at least 1"),
     key("dataplane_cores", "", Kind::List, "cores of the workers, or `none`: not pinned").computed("last cores first"),
-    key("dataplane_engine", "auto", Kind::Choice(&["auto", "uring", "epoll"]), "how packets enter and leave"),
+    key(
+        "dataplane_engine",
+        "auto",
+        Kind::Choice(&["auto", "uring", "epoll"]),
+        "io_uring or epoll; `auto` takes io_uring where the kernel has it and allows it",
+    ),
     key("dataplane_socket", "", Kind::Text(100), "unix socket between control and dataplane, at most 100 bytes")
         .computed("`data_dir`/dataplane.sock"),
     key(
@@ -358,7 +363,7 @@ pub const KEYS: &[Key] = &[
         Kind::Number(2, 262_144),
         "legs one worker has room for; routes are one and a half times as many",
     ),
-    key("dataplane_buffers", "1024", Kind::Number(256, 65_535), "packets one worker can hold at a time, 2 KiB each"),
+    key("dataplane_buffers", "4096", Kind::Number(256, 65_535), "packets one worker can hold at a time, 2 KiB each"),
     key(
         "dataplane_mailbox_max",
         "4096",

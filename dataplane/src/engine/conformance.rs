@@ -12,6 +12,7 @@ use super::{
     epoll::EpollEngine,
     sim::{Conditions, Network, SimEngine, SimSocket},
     socket::bind_by_number,
+    uring::{EngineSizes, Features, Missing, UringEngine},
 };
 use crate::{relay::PortId, wire::DropReason};
 
@@ -45,7 +46,7 @@ trait World {
     }
 }
 
-struct Kernel<E>(E);
+pub(super) struct Kernel<E>(pub(super) E);
 
 impl<E: Engine<Socket = UdpSocket>> World for Kernel<E> {
     type Engine = E;
@@ -120,13 +121,43 @@ impl World for Simulated {
     }
 }
 
-fn epoll() -> Kernel<EpollEngine> {
-    Kernel(EpollEngine::new().unwrap())
+fn epoll() -> Option<Kernel<EpollEngine>> {
+    Some(Kernel(EpollEngine::new().unwrap()))
 }
 
-fn simulated() -> Simulated {
+/// A ring with these features at most; none, loudly, where rings are refused and it is not CI that must show them.
+pub(super) fn ring(sizes: EngineSizes, allowed: Features) -> Option<Kernel<UringEngine>> {
+    match UringEngine::new(sizes, allowed) {
+        Ok(engine) => Some(Kernel(engine)),
+        Err(missing @ (Missing::Kernel | Missing::Refused(_))) if std::env::var_os("CI").is_none() => {
+            eprintln!("*** SKIPPED: {missing} ***");
+            None
+        }
+        Err(missing) => panic!("{missing}"),
+    }
+}
+
+fn uring() -> Option<Kernel<UringEngine>> {
+    ring(EngineSizes::STANDARD, Features::ALL)
+}
+
+fn uring_before_6_13() -> Option<Kernel<UringEngine>> {
+    ring(EngineSizes::STANDARD, Features { registered_files: false, ..Features::ALL })
+}
+
+fn uring_before_6_6() -> Option<Kernel<UringEngine>> {
+    let allowed = Features { no_sq_array: false, min_wait: false, registered_files: false };
+    ring(EngineSizes::STANDARD, allowed)
+}
+
+/// So few of everything that each of it runs out.
+fn tiny_uring() -> Option<Kernel<UringEngine>> {
+    ring(EngineSizes::TINY, Features::ALL)
+}
+
+fn simulated() -> Option<Simulated> {
     let network = Network::new(1, Conditions::CLEAN);
-    Simulated(SimEngine::new(network.clone()), network, 1000)
+    Some(Simulated(SimEngine::new(network.clone()), network, 1000))
 }
 
 /// Rounds until `wanted` completions are there or the engine's wait ran out once.
@@ -156,6 +187,8 @@ fn packets_are_changed_in_place_and_echoed<W: World>(mut world: W) {
     world.engine().buffer(buffer)[start - 1..start + len + 1].copy_from_slice(b"xABCy");
     world.engine().send(Outgoing { port, to: from, buffer, start: start - 1, len: len + 2 });
     world.engine().flush();
+    let now = world.engine().now().mono;
+    world.engine().receive(Some(now), &mut Batch::new());
     assert_eq!(world.receive(&peer), Some((address, b"xABCy".to_vec())));
 }
 
@@ -429,16 +462,53 @@ fn a_peer_that_was_not_there_yet_is_reached_by_the_first_packet_after<W: World>(
     }
 }
 
+fn an_empty_datagram_does_not_deafen_a_port<W: World>(mut world: W) {
+    let (port, address) = world.open();
+    let peer = world.socket();
+    for alone in [None, Some(W::address(&peer))] {
+        world.engine().connect(port, alone);
+        assert_eq!(heard(&mut world, 0), []);
+        for _ in 0..3 {
+            world.send(&peer, address, b"");
+            world.send(&peer, address, b"words");
+        }
+        let words = heard(&mut world, 3).into_iter().filter(|(_, bytes)| bytes == b"words").count();
+        assert_eq!(words, 3, "{alone:?}");
+    }
+}
+
 macro_rules! conformance {
     ($($behaviour:ident),+ $(,)?) => {
-        mod epoll {
-            $(#[test] fn $behaviour() { super::$behaviour(super::epoll()); })+
-        }
-        mod simulated {
-            $(#[test] fn $behaviour() { super::$behaviour(super::simulated()); })+
+        conformance!(@ epoll simulated uring uring_before_6_13 uring_before_6_6; ($($behaviour),+));
+    };
+    (@ $($world:ident)+; $behaviours:tt) => {
+        $(conformance!(@@ $world $behaviours);)+
+    };
+    (@@ $world:ident ($($behaviour:ident),+)) => {
+        mod $world {
+            $(#[test] fn $behaviour() {
+                if let Some(world) = super::$world() {
+                    super::$behaviour(world);
+                }
+            })+
         }
     };
 }
+
+// Not the flood: a round of eight packets has no room for anybody's first.
+conformance!(@ tiny_uring; (
+    packets_are_changed_in_place_and_echoed,
+    a_datagram_too_long_is_a_counted_drop,
+    datagrams_that_found_no_room_are_counted,
+    datagrams_that_found_no_room_are_told_when_asked,
+    failed_sends_come_back_as_completions,
+    a_wake_ends_the_wait_and_closed_ports_are_silent,
+    a_panicked_workers_buffers_come_back,
+    a_connected_port_hears_its_peer_alone_and_what_waits_keeps_its_sender,
+    no_packet_is_lost_while_a_port_changes_whom_it_hears,
+    a_peer_that_was_not_there_yet_is_reached_by_the_first_packet_after,
+    an_empty_datagram_does_not_deafen_a_port
+));
 
 conformance!(
     packets_are_changed_in_place_and_echoed,
@@ -453,11 +523,12 @@ conformance!(
     a_connected_port_hears_its_peer_alone_and_what_waits_keeps_its_sender,
     no_packet_is_lost_while_a_port_changes_whom_it_hears,
     a_peer_that_was_not_there_yet_is_reached_by_the_first_packet_after,
+    an_empty_datagram_does_not_deafen_a_port,
 );
 
 #[test]
 fn a_socket_that_comes_connected_hears_everybody() {
-    let mut world = epoll();
+    let mut world = epoll().unwrap();
     let (socket, peer, stranger) = (world.socket(), world.socket(), world.socket());
     socket.connect(peer.local_addr().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();

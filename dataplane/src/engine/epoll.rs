@@ -18,19 +18,16 @@ use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
     BATCH_MAX, BUFFERS, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake, clock,
-    pool::{DATAGRAM_MAX_BYTES, HEADROOM_BYTES},
+    pool::HEADROOM_BYTES,
     socket::{
-        CONTROL_BYTES, Control, NO_NAME, Name, Told, connect, count_losses, decode_name, encode_name, error_class,
-        lost_of, may_connect, newly_lost, stamp_arrivals,
+        CALL_MAX, NO_NAME, Name, Told, connect, count_losses, decode_name, empty_header, encode_name, error_class,
+        lost_of, may_connect, newly_lost, receive_many, stamp_arrivals,
     },
 };
 use crate::{
     relay::{Now, PortId},
     wire::DropReason,
 };
-
-/// Datagrams of one system call at most.
-const CALL_MAX: usize = 32;
 
 /// Datagrams asked of a port that was quiet last time. Two, because a read that comes back short proves the port empty and
 /// saves the second call.
@@ -373,52 +370,6 @@ impl Engine for EpollEngine {
         self.order = Vec::with_capacity(self.buffers.total());
         self.buffers.reclaim();
     }
-}
-
-/// An empty message header; pads differ between C libraries, so it cannot be written as a literal.
-fn empty_header() -> libc::mmsghdr {
-    // SAFETY: `mmsghdr` is plain data of integers and raw pointers, for which all-zero bytes are a valid value.
-    unsafe { std::mem::zeroed() }
-}
-
-/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `told[i]`.
-fn receive_many(
-    fd: RawFd,
-    memory: &[*mut u8],
-    names: &mut [Name; CALL_MAX],
-    told: &mut [Told; CALL_MAX],
-) -> io::Result<usize> {
-    debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
-    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
-    let mut headers = [empty_header(); CALL_MAX];
-    let mut controls = [Control([0; CONTROL_BYTES]); CALL_MAX];
-    for (at, &start) in memory.iter().enumerate() {
-        pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
-        let header = &mut headers[at].msg_hdr;
-        header.msg_control = controls[at].0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL_BYTES as _;
-        header.msg_name = (&raw mut names[at]).cast();
-        header.msg_namelen = size_of::<Name>() as libc::socklen_t;
-        header.msg_iov = &raw mut pieces[at];
-        header.msg_iovlen = 1;
-    }
-    // SAFETY: the first `memory.len()` headers point into `names`, `controls` and `pieces`, which outlive the call, with their
-    // lengths, and each piece at DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which `read_port` took out of the pool: nobody else has it.
-    let got = unsafe {
-        libc::recvmmsg(
-            fd,
-            headers.as_mut_ptr(),
-            memory.len() as libc::c_uint,
-            libc::MSG_DONTWAIT as _,
-            std::ptr::null_mut(),
-        )
-    };
-    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    for ((told, header), control) in told.iter_mut().zip(&headers[..got]).zip(&controls) {
-        *told = Told { len: header.msg_len as usize, flags: header.msg_hdr.msg_flags, ..Told::default() };
-        told.note_control(&control.0[..CONTROL_BYTES.min(header.msg_hdr.msg_controllen as _)]);
-    }
-    Ok(got)
 }
 
 /// `sendmmsg` without waiting; how many of the packets left.

@@ -8,17 +8,19 @@
 //! handed to [`Engine::send`] or [`Engine::recycle`]; [`Engine::flush`] ends the round. Errors of single sends come back as
 //! completions and are counters: none of them ends a call.
 
+pub mod choice;
 pub mod clock;
 pub mod epoll;
 pub mod pool;
 pub mod signals;
 pub mod sim;
 mod socket;
+pub mod uring;
 
 #[cfg(test)]
 mod conformance;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use gangway_shared::time::{Time, WallTime};
 use thiserror::Error;
@@ -135,6 +137,40 @@ impl Default for Batch {
     }
 }
 
+/// What happened to an engine itself, each counted since it was made. None of it loses a packet by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineCounters {
+    /// A receive ended because all buffers were in use; the packets waited in the kernel.
+    pub out_of_buffers: u64,
+    /// A receive ended for another reason, such as an error that the peer's host reported, and was armed again.
+    pub armed_again: u64,
+    /// A receive ended by an error that should not be, and was armed again a moment later.
+    pub failed_receives: u64,
+    /// A send that told of the refusal of a packet before it, and was tried once more.
+    pub sent_again: u64,
+    /// The submission queue was full and was submitted early.
+    pub submissions_full: u64,
+    /// The completion queue was full, and the kernel kept completions back.
+    pub completions_full: u64,
+}
+
+impl EngineCounters {
+    /// By name, for `Query`; none when nothing ever happened.
+    #[must_use]
+    pub fn named(&self) -> BTreeMap<String, u64> {
+        let all = [
+            ("out_of_buffers", self.out_of_buffers),
+            ("armed_again", self.armed_again),
+            ("failed_receives", self.failed_receives),
+            ("sent_again", self.sent_again),
+            ("submissions_full", self.submissions_full),
+            ("completions_full", self.completions_full),
+        ];
+        let happened = all.iter().any(|(_, count)| *count > 0);
+        all.into_iter().filter(|_| happened).map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+}
+
 /// Ends an engine's wait from another thread.
 pub trait Wake: Send + Sync {
     /// The next or running [`Engine::receive`] reports [`Completion::Woken`]. Several wakes may be reported as one.
@@ -203,6 +239,11 @@ pub trait Engine {
     /// when [`Engine::flush`] was called before.
     fn close(&mut self, port: PortId) -> Option<Self::Socket>;
 
+    /// What happened to the engine itself. Engines that have nothing of the kind count nothing.
+    fn counters(&self) -> EngineCounters {
+        EngineCounters::default()
+    }
+
     /// Makes a port hear `peer` alone, which is cheaper, or everybody again (connect(2)). What waits in the port already comes with
     /// its own sender, whoever that is. A port that is bound to all addresses of the machine, or of another family than `peer`,
     /// stays as it is: the kernel would bind it to one address. The socket must have been bound to a port by its number: one that the
@@ -240,7 +281,8 @@ pub trait Engine {
         self.buffers().recycle(buffer);
     }
 
-    /// Sends what is queued. A send that would block is a counted drop.
+    /// Sends what is queued, at the latest with the next [`receive`](Self::receive), or when the engine is dropped. A send that would
+    /// block is a counted drop.
     fn flush(&mut self);
 
     /// Ends this engine's wait.

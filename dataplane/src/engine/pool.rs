@@ -1,7 +1,11 @@
 //! The fixed pool of packet buffers, and who has them.
 //!
-//! All memory is taken at start. A buffer is either in the pool or with exactly one holder; `in pool + out == total` is asserted
-//! in debug builds at each step.
+//! All memory is taken at start. A buffer is either in the pool or with exactly one holder: the worker, the send queue, or the kernel,
+//! which has some in flight and some to receive into. That these together are all there are is asserted in debug builds every round.
+
+use std::{io, ptr::NonNull};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::{BUFFERS, Outgoing};
 use crate::wire::BUFFER_LEN_BYTES;
@@ -19,61 +23,155 @@ pub const DATAGRAM_MAX_BYTES: usize = BUFFER_LEN_BYTES - HEADROOM_BYTES - TAILRO
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BufferId(u32);
 
-/// Fixed-size packet buffers in one piece of memory.
-#[derive(Debug)]
-pub struct Pool {
-    memory: Vec<u8>,
-    free: Vec<BufferId>,
-    out: Vec<bool>,
+impl BufferId {
+    /// Its place in the pool's memory, counted in buffers.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
-impl Pool {
-    /// A pool of `count` buffers of [`BUFFER_LEN_BYTES`].
+/// Who has a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// Nobody.
+    Pool,
+    /// The worker.
+    Worker,
+    /// The send queue.
+    Queue,
+    /// The kernel, to send it.
+    Flight,
+    /// The kernel, to receive into it.
+    Ring,
+}
+
+const HOLDERS: usize = 5;
+
+/// Fixed-size packet buffers in one mapping, each with exactly one holder.
+#[derive(Debug)]
+pub struct Buffers {
+    memory: Memory,
+    free: Vec<BufferId>,
+    holders: Vec<Holder>,
+    counts: [usize; HOLDERS],
+    queue: Vec<Outgoing>,
+}
+
+impl Buffers {
+    /// [`BUFFERS`] of them, all in the pool.
+    ///
+    /// # Panics
+    /// When there is no memory for them.
     #[must_use]
-    pub fn new(count: usize) -> Self {
+    pub fn new() -> Self {
+        Buffers::of(BUFFERS)
+    }
+
+    /// `count` of them, all in the pool.
+    ///
+    /// # Panics
+    /// When there is no memory for them.
+    #[must_use]
+    pub fn of(count: usize) -> Self {
         let last = u32::try_from(count).expect("a pool has fewer than 2^32 buffers");
-        Pool {
-            memory: vec![0; count * BUFFER_LEN_BYTES],
+        let mut counts = [0; HOLDERS];
+        counts[Holder::Pool as usize] = count;
+        Buffers {
+            memory: Memory::map(count * BUFFER_LEN_BYTES).expect("memory for packet buffers"),
             free: (0..last).rev().map(BufferId).collect(),
-            out: vec![false; count],
+            holders: vec![Holder::Pool; count],
+            counts,
+            queue: Vec::with_capacity(count),
         }
     }
 
-    /// Takes a buffer; `None` when all are out.
-    pub fn take(&mut self) -> Option<BufferId> {
-        let id = self.free.pop()?;
-        self.out[id.0 as usize] = true;
-        Some(id)
-    }
-
-    /// Takes a buffer back.
-    ///
-    /// # Panics
-    /// In debug builds, when it was not out: two holders would write over each other.
-    pub fn give(&mut self, id: BufferId) {
-        let was_out = std::mem::replace(&mut self.out[id.0 as usize], false);
-        debug_assert!(was_out, "buffer {id:?} was given back twice");
-        if was_out {
+    /// Hands a buffer on. What comes back to the pool is used again first: it is still in the cache.
+    fn pass(&mut self, id: BufferId, from: Holder, to: Holder) {
+        let holder = &mut self.holders[id.index()];
+        debug_assert_eq!(*holder, from, "buffer {id:?} is handed on by somebody who does not have it");
+        if *holder != from {
+            return;
+        }
+        *holder = to;
+        self.counts[from as usize] -= 1;
+        self.counts[to as usize] += 1;
+        if to == Holder::Pool {
             self.free.push(id);
         }
     }
 
-    /// Takes back whatever is out. Only right when no holder is left.
-    pub fn reclaim(&mut self) {
-        for at in 0..self.out.len() {
-            if self.out[at] {
-                self.give(BufferId(u32::try_from(at).expect("a pool has fewer than 2^32 buffers")));
-            }
-        }
+    fn take_for(&mut self, holder: Holder) -> Option<BufferId> {
+        let id = self.free.pop()?;
+        self.pass(id, Holder::Pool, holder);
+        Some(id)
     }
 
     /// The buffer's bytes.
     ///
     /// # Panics
-    /// When the id is none of this pool's.
+    /// When the id is none of these.
     pub fn bytes(&mut self, id: BufferId) -> &mut [u8] {
-        let start = id.0 as usize * BUFFER_LEN_BYTES;
-        &mut self.memory[start..start + BUFFER_LEN_BYTES]
+        self.memory.part(id.index() * BUFFER_LEN_BYTES, BUFFER_LEN_BYTES)
+    }
+
+    /// The buffer whose place is `index`, as the kernel names it; `None` when it does not have that one.
+    pub fn in_ring_at(&self, index: u16) -> Option<BufferId> {
+        let id = BufferId(index.into());
+        (self.holders.get(id.index()) == Some(&Holder::Ring)).then_some(id)
+    }
+
+    /// Gives one to the worker; `None` when the pool is empty.
+    pub fn take(&mut self) -> Option<BufferId> {
+        self.take_for(Holder::Worker)
+    }
+
+    /// Takes one back from the worker.
+    pub fn recycle(&mut self, id: BufferId) {
+        self.pass(id, Holder::Worker, Holder::Pool);
+    }
+
+    /// Takes one from the worker, to be sent.
+    pub fn send(&mut self, packet: Outgoing) {
+        self.pass(packet.buffer, Holder::Worker, Holder::Queue);
+        self.queue.push(packet);
+    }
+
+    /// What waits to be sent, oldest first.
+    #[must_use]
+    pub fn queue(&self) -> &[Outgoing] {
+        &self.queue
+    }
+
+    /// Ends a flush: everything in the send queue was sent or failed, or is with the kernel.
+    pub fn clear_queue(&mut self) {
+        for at in 0..self.queue.len() {
+            let id = self.queue[at].buffer;
+            if self.holders[id.index()] == Holder::Queue {
+                self.pass(id, Holder::Queue, Holder::Pool);
+            }
+        }
+        self.queue.clear();
+    }
+
+    /// Gives one of the send queue to the kernel, until [`landed`](Self::landed).
+    pub fn fly(&mut self, id: BufferId) {
+        self.pass(id, Holder::Queue, Holder::Flight);
+    }
+
+    /// Takes one back that the kernel has sent, or could not send.
+    pub fn landed(&mut self, id: BufferId) {
+        self.pass(id, Holder::Flight, Holder::Pool);
+    }
+
+    /// Gives one to the kernel to receive into; `None` when the pool is empty.
+    pub fn lend(&mut self) -> Option<BufferId> {
+        self.take_for(Holder::Ring)
+    }
+
+    /// Gives one to the worker that the kernel received into.
+    pub fn filled(&mut self, id: BufferId) {
+        self.pass(id, Holder::Ring, Holder::Worker);
     }
 
     /// Buffers in the pool.
@@ -85,105 +183,52 @@ impl Pool {
     /// Buffers in all.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.out.len()
+        self.holders.len()
     }
 
-    /// Checks `in pool + out == total`, given how many the caller knows to be out.
-    ///
-    /// # Panics
-    /// In debug builds, when buffers were lost or doubled.
-    pub fn assert_out(&self, known_out: usize) {
-        debug_assert_eq!(self.available() + known_out, self.total(), "packet buffers were lost or doubled");
-    }
-}
-
-/// The buffers of one engine: in the pool, with the worker, or in the send queue.
-#[derive(Debug)]
-pub struct Buffers {
-    pool: Pool,
-    /// How many the worker has.
-    held: usize,
-    queue: Vec<Outgoing>,
-}
-
-impl Buffers {
-    /// [`BUFFERS`] of them, all in the pool.
+    /// Buffers that the kernel has to receive into.
     #[must_use]
-    pub fn new() -> Self {
-        Buffers::of(BUFFERS)
+    pub fn in_ring(&self) -> usize {
+        self.counts[Holder::Ring as usize]
     }
 
-    /// So many, all in the pool.
+    /// Buffers that the kernel has to send.
     #[must_use]
-    pub fn of(count: usize) -> Self {
-        Buffers { pool: Pool::new(count), held: 0, queue: Vec::with_capacity(count) }
+    pub fn in_flight(&self) -> usize {
+        self.counts[Holder::Flight as usize]
     }
 
-    /// See [`Pool::bytes`].
-    ///
-    /// # Panics
-    /// When the id is none of these.
-    pub fn bytes(&mut self, id: BufferId) -> &mut [u8] {
-        self.pool.bytes(id)
-    }
-
-    /// Gives one to the worker; `None` when the pool is empty.
-    pub fn take(&mut self) -> Option<BufferId> {
-        let buffer = self.pool.take()?;
-        self.held += 1;
-        Some(buffer)
-    }
-
-    /// Takes one back from the worker.
-    pub fn recycle(&mut self, id: BufferId) {
-        self.held -= 1;
-        self.pool.give(id);
-    }
-
-    /// Takes one from the worker, to be sent.
-    pub fn send(&mut self, packet: Outgoing) {
-        self.held -= 1;
-        self.queue.push(packet);
-    }
-
-    /// What waits to be sent, oldest first.
-    #[must_use]
-    pub fn queue(&self) -> &[Outgoing] {
-        &self.queue
-    }
-
-    /// Ends a flush: everything in the send queue was sent or failed.
-    pub fn clear_queue(&mut self) {
-        for packet in self.queue.drain(..) {
-            self.pool.give(packet.buffer);
-        }
-    }
-
-    /// Buffers in the pool.
-    #[must_use]
-    pub fn available(&self) -> usize {
-        self.pool.available()
-    }
-
-    /// Buffers in all.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        self.pool.total()
-    }
-
-    /// See [`Pool::assert_out`].
+    /// Checks that pool, worker, send queue, flight and ring together have all of them.
     ///
     /// # Panics
     /// In debug builds, when buffers were lost or doubled.
     pub fn assert_whole(&self) {
-        self.pool.assert_out(self.held + self.queue.len());
+        debug_assert_eq!(self.counts.iter().sum::<usize>(), self.total(), "packet buffers were lost or doubled");
+        debug_assert_eq!(
+            self.free.len(),
+            self.counts[Holder::Pool as usize],
+            "packet buffers are not where they should be"
+        );
+        debug_assert_eq!(
+            self.queue.len(),
+            self.counts[Holder::Queue as usize],
+            "packet buffers are not where they should be"
+        );
     }
 
-    /// Takes back whatever is out, unsent too. Only right when no holder is left.
+    /// Takes back whatever the worker and the send queue have. Only right when neither holds on to it.
     pub fn reclaim(&mut self) {
         self.queue.clear();
-        self.pool.reclaim();
-        self.held = 0;
+        for at in 0..self.holders.len() {
+            let holder = self.holders[at];
+            if matches!(holder, Holder::Worker | Holder::Queue) {
+                self.pass(
+                    BufferId(u32::try_from(at).expect("a pool has fewer than 2^32 buffers")),
+                    holder,
+                    Holder::Pool,
+                );
+            }
+        }
     }
 }
 
@@ -193,40 +238,94 @@ impl Default for Buffers {
     }
 }
 
+/// Private pages. A slice is only ever made of the part that is asked for, because the kernel writes to others meanwhile.
+#[derive(Debug)]
+pub(super) struct Memory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the pages belong to this value alone, whichever thread has it.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    /// `len` bytes of zeroes, aligned to a page. Pages are taken when they are touched.
+    pub(super) fn map(len: usize) -> io::Result<Self> {
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory of anybody.
+        let start = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+        };
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
+        Ok(Memory { start, len })
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    fn part(&mut self, at: usize, len: usize) -> &mut [u8] {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "a part within the mapping");
+        // SAFETY: the part lies within the mapping, which lives as long as `self`, is initialised by the kernel and borrowed
+        // uniquely through `self`. What the kernel writes lies in buffers that it has, which the pool gives to nobody else.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), len) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: start and length are those of the mapping made in `map`; no slice of it outlives `self`.
+        if let Err(error) = unsafe { munmap(self.start.as_ptr().cast(), self.len) } {
+            tracing::error!(%error, "packet buffers could not be unmapped");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_empty_pool_says_so_and_fills_again() {
-        let mut pool = Pool::new(2);
+        let mut pool = Buffers::of(2);
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
         assert_ne!(first, second);
         assert_eq!(pool.take(), None);
-        pool.assert_out(2);
+        pool.assert_whole();
         pool.bytes(first).fill(1);
         pool.bytes(second).fill(2);
         assert!(pool.bytes(first).iter().all(|&byte| byte == 1));
-        pool.give(first);
+        pool.recycle(first);
         assert_eq!(pool.take(), Some(first));
         pool.reclaim();
-        pool.assert_out(0);
+        pool.assert_whole();
+        assert_eq!(pool.available(), 2);
     }
 
     #[test]
-    fn an_engine_holds_as_many_packets_as_it_was_given_room_for() {
-        let mut buffers = Buffers::of(256);
-        let taken = std::iter::from_fn(|| buffers.take()).count();
-        assert_eq!((taken, buffers.total(), buffers.available()), (256, 256, 0));
-        buffers.assert_whole();
+    fn what_the_kernel_has_is_not_reclaimed() {
+        let mut pool = Buffers::of(4);
+        let (lent, held, sent) = (pool.lend().unwrap(), pool.take().unwrap(), pool.take().unwrap());
+        let to = "192.0.2.1:9".parse().unwrap();
+        pool.send(Outgoing { port: crate::relay::PortId(0), to, buffer: sent, start: 0, len: 1 });
+        pool.fly(sent);
+        pool.clear_queue();
+        pool.reclaim();
+        pool.assert_whole();
+        assert_eq!((pool.available(), pool.in_ring(), pool.in_flight()), (2, 1, 1));
+        assert_eq!(pool.in_ring_at(u16::try_from(held.index()).unwrap()), None);
+        assert_eq!(pool.in_ring_at(u16::try_from(lent.index()).unwrap()), Some(lent));
+        pool.filled(lent);
+        pool.recycle(lent);
+        pool.landed(sent);
+        assert_eq!(pool.available(), 4);
     }
 
     #[test]
-    #[should_panic(expected = "given back twice")]
+    #[should_panic(expected = "by somebody who does not have it")]
     fn a_buffer_given_back_twice_is_noticed() {
-        let mut pool = Pool::new(1);
+        let mut pool = Buffers::of(1);
         let buffer = pool.take().unwrap();
-        pool.give(buffer);
-        pool.give(buffer);
+        pool.recycle(buffer);
+        pool.recycle(buffer);
     }
 }

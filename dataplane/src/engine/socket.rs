@@ -8,7 +8,11 @@ use std::{
 
 use gangway_shared::time::WallTime;
 
+use super::pool::DATAGRAM_MAX_BYTES;
 use crate::wire::DropReason;
+
+/// Datagrams of one system call at most.
+pub(super) const CALL_MAX: usize = 32;
 
 /// Asks the kernel to say with each datagram how many of its socket were lost for want of room (socket(7)); the number of
 /// `asm-generic/socket.h`, which the `libc` crate has for Android only.
@@ -175,6 +179,52 @@ impl Told {
             rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
         }
     }
+}
+
+/// An empty message header; pads differ between C libraries, so it cannot be written as a literal.
+pub(super) fn empty_header() -> libc::mmsghdr {
+    // SAFETY: `mmsghdr` is plain data of integers and raw pointers, for which all-zero bytes are a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `told[i]`.
+pub(super) fn receive_many(
+    fd: RawFd,
+    memory: &[*mut u8],
+    names: &mut [Name; CALL_MAX],
+    told: &mut [Told; CALL_MAX],
+) -> io::Result<usize> {
+    debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
+    let mut headers = [empty_header(); CALL_MAX];
+    let mut controls = [Control([0; CONTROL_BYTES]); CALL_MAX];
+    for (at, &start) in memory.iter().enumerate() {
+        pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
+        let header = &mut headers[at].msg_hdr;
+        header.msg_control = controls[at].0.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_BYTES as _;
+        header.msg_name = (&raw mut names[at]).cast();
+        header.msg_namelen = size_of::<Name>() as libc::socklen_t;
+        header.msg_iov = &raw mut pieces[at];
+        header.msg_iovlen = 1;
+    }
+    // SAFETY: the first `memory.len()` headers point into `names`, `controls` and `pieces`, which outlive the call, with their
+    // lengths, and each piece at DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which the caller took out of the pool: nobody else has it.
+    let got = unsafe {
+        libc::recvmmsg(
+            fd,
+            headers.as_mut_ptr(),
+            memory.len() as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            std::ptr::null_mut(),
+        )
+    };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    for ((told, header), control) in told.iter_mut().zip(&headers[..got]).zip(&controls) {
+        *told = Told { len: header.msg_len as usize, flags: header.msg_hdr.msg_flags, ..Told::default() };
+        told.note_control(&control.0[..CONTROL_BYTES.min(header.msg_hdr.msg_controllen as _)]);
+    }
+    Ok(got)
 }
 
 /// Makes a socket hear `peer` alone, or everybody (connect(2)).

@@ -139,6 +139,8 @@ struct Manager {
     /// The control that is obeyed.
     living: Option<usize>,
     next_tick: Time,
+    /// Name of the workers' engine.
+    engine: &'static str,
     /// The keeper wants us to leave when no relay is left; at the latest then, if there is a latest time.
     leave_by: Option<Option<Time>>,
     is_leaving: bool,
@@ -233,7 +235,7 @@ impl Manager {
             protocol: PROTOCOL,
             instance: self.instance.clone(),
             epoch: self.registry.epoch(),
-            engine: Some("epoll".to_owned()),
+            engine: Some(self.engine.to_owned()),
             workers: Some(u16::try_from(self.workers.len()).expect("at most 64 workers")),
             capabilities: CAPABILITIES.iter().map(|&name| name.to_owned()).collect(),
             webrtc: self.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect(),

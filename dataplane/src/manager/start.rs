@@ -26,7 +26,13 @@ use crate::{
     arena::{Arena, ArenaError},
     config::Config,
     dtls::{Certificate, CertificateError, Handshakes},
-    engine::{Engine, OpenError, Wake, clock, epoll::EpollEngine},
+    engine::{
+        Engine, OpenError, Wake,
+        choice::{Choice, NoRing, choose, ring},
+        clock,
+        epoll::EpollEngine,
+        uring::Missing,
+    },
     events::EventLog,
     keeper::{HandedPair, Handover, Identity, Keeper, KeeperError, KeptFacts, Link, channel::Channel},
     mailbox::mailbox,
@@ -60,6 +66,12 @@ pub enum StartError {
     /// A browser port cannot be watched.
     #[error("webrtc_port: {0}")]
     Open(#[from] OpenError),
+    /// The ring was asked for and cannot be had.
+    #[error(transparent)]
+    NoRing(#[from] NoRing),
+    /// The ring worked a moment ago.
+    #[error("io_uring: {0}")]
+    Ring(#[from] Missing),
     /// The kernel refused something every program needs.
     #[error("{what}: {source}")]
     Kernel {
@@ -77,6 +89,8 @@ pub struct Running {
     pub socket: PathBuf,
     /// Addresses browsers are told.
     pub webrtc: Vec<SocketAddr>,
+    /// Name of the engine that moves the packets.
+    pub engine: &'static str,
     manager: JoinHandle<io::Result<()>>,
     /// Of this process.
     keeper: Option<JoinHandle<()>>,
@@ -113,7 +127,23 @@ pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
 ///
 /// # Errors
 /// The first thing that cannot be had. Nothing is left running then.
-pub fn adopt(mut config: Config, mode: Mode, channel: Channel, map: Option<StatsMap>) -> Result<Running, StartError> {
+pub fn adopt(config: Config, mode: Mode, channel: Channel, map: Option<StatsMap>) -> Result<Running, StartError> {
+    match choose(config.engine)? {
+        Choice::Uring(features) => adopt_on(config, mode, channel, map, |config| Ok(ring(features, config.buffers)?)),
+        Choice::Epoll => adopt_on(config, mode, channel, map, |config| {
+            let engine = EpollEngine::with_buffers(config.buffers);
+            engine.map_err(|source| StartError::Kernel { what: "epoll", source })
+        }),
+    }
+}
+
+fn adopt_on<E: Engine<Socket = UdpSocket> + Send + 'static>(
+    mut config: Config,
+    mode: Mode,
+    channel: Channel,
+    map: Option<StatsMap>,
+    make_engine: impl Fn(&Config) -> Result<E, StartError>,
+) -> Result<Running, StartError> {
     let kernel = |what| move |source| StartError::Kernel { what, source };
     let (link, handover) = Link::take_over(channel).map_err(StartError::Handover)?;
     let Handover { blame, facts, listener, arenas, browser, pairs } = handover;
@@ -123,7 +153,7 @@ pub fn adopt(mut config: Config, mode: Mode, channel: Channel, map: Option<Stats
     // All that can fail comes before the first thread.
     let mut prepared = Vec::new();
     for (number, arena) in (0..).zip(arenas) {
-        prepared.push(prepare_worker(&config, number, arena)?);
+        prepared.push(prepare_worker(number, arena, make_engine(&config)?)?);
     }
     for (port, socket) in browser {
         let worker = prepared.get_mut(usize::from(port.worker)).ok_or(ArenaError::Foreign("number"))?;
@@ -148,14 +178,14 @@ pub fn adopt(mut config: Config, mode: Mode, channel: Channel, map: Option<Stats
         spawn_worker(&manager.config, worker, page, waker.clone(), blame)
     });
     let workers: Vec<WorkerLink> = workers.collect::<io::Result<_>>().map_err(kernel("a worker thread"))?;
-    let manager = Manager { adopting: workers.len(), workers, unclaimed, _map: map, ..manager };
+    let manager = Manager { adopting: workers.len(), workers, unclaimed, engine: E::NAME, _map: map, ..manager };
     let socket = manager.config.socket.clone();
     let webrtc = manager.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect();
     let manager = std::thread::Builder::new()
         .name("manager".to_owned())
         .spawn(move || manager.run())
         .map_err(kernel("the manager thread"))?;
-    Ok(Running { socket, webrtc, manager, keeper: None })
+    Ok(Running { socket, webrtc, engine: E::NAME, manager, keeper: None })
 }
 
 impl Manager {
@@ -213,6 +243,7 @@ impl Manager {
             next_tick: now + TICK,
             leave_by: None,
             is_leaving: false,
+            engine: "",
             config,
         })
     }
@@ -233,25 +264,23 @@ pub fn publish_stats(config: &Config) -> Option<StatsMap> {
     made.inspect_err(|error| tracing::warn!(%error, "counters cannot be mapped (--stats)")).ok()
 }
 
-struct PreparedWorker {
+struct PreparedWorker<E> {
     number: u16,
-    engine: EpollEngine,
+    engine: E,
     arena: Arena,
     mux_ports: Vec<PortId>,
     webrtc: Vec<SocketAddr>,
     pairs: Vec<KeptPair<UdpSocket>>,
 }
 
-fn prepare_worker(config: &Config, number: u16, arena: OwnedFd) -> Result<PreparedWorker, StartError> {
-    let engine = EpollEngine::with_buffers(config.buffers);
-    let engine = engine.map_err(|source| StartError::Kernel { what: "epoll", source })?;
+fn prepare_worker<E>(number: u16, arena: OwnedFd, engine: E) -> Result<PreparedWorker<E>, StartError> {
     let arena = Arena::map(arena)?;
     Ok(PreparedWorker { number, engine, arena, mux_ports: Vec::new(), webrtc: Vec::new(), pairs: Vec::new() })
 }
 
-fn spawn_worker(
+fn spawn_worker<E: Engine<Socket = UdpSocket> + Send + 'static>(
     config: &Config,
-    prepared: PreparedWorker,
+    prepared: PreparedWorker<E>,
     page: Option<StatsPage>,
     waker: Arc<dyn Wake>,
     blame: bool,

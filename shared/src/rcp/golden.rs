@@ -224,7 +224,17 @@ fn replies_keep_their_text() {
     resent.legs[0].sent.resent = 6;
     reply("query_relay_resent", Reply::QueryRelay(resent));
     let (drops, latency) = (vec![0, 4], vec![1, 0, 2]);
-    let worker = WorkerStats { worker: 0, relays: 1, received: 2, sent: 3, drops, batches: 1, busy_us: 250, latency };
+    let worker = WorkerStats {
+        worker: 0,
+        relays: 1,
+        received: 2,
+        sent: 3,
+        drops,
+        batches: 1,
+        busy_us: 250,
+        latency,
+        ..WorkerStats::default()
+    };
     let node = NodeStats {
         drop_reasons: vec!["no_route".to_owned(), "no_keys".to_owned()],
         latency_bounds_us: vec![2, 3],
@@ -236,6 +246,9 @@ fn replies_keep_their_text() {
     let worker = &node.workers[0];
     assert_eq!(node.worker_drops(worker).collect::<Vec<_>>(), [("no_route", 0), ("no_keys", 4)]);
     reply("query_node", Reply::QueryNode(node.clone()));
+    let mut ring = node.clone();
+    ring.workers[0].engine = [("out_of_buffers".to_owned(), 2)].into_iter().collect();
+    reply("query_node_engine", Reply::QueryNode(ring));
     reply("query_node_page", Reply::QueryNode(NodeStats { more_workers: true, ..node }));
     reply("act", Reply::Act);
     reply("drain", Reply::Drain);

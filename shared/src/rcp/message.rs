@@ -22,7 +22,7 @@ pub struct Hello {
     pub instance: String,
     /// The highest epoch the sender knows. Control's epoch is above both its journal's and the dataplane's.
     pub epoch: u32,
-    /// Dataplane only: `epoll` or `io_uring`.
+    /// Dataplane only: `epoll` or `io_uring`, the one that it really uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// Dataplane only: number of pinned workers.

@@ -85,6 +85,9 @@ pub struct WorkerStats {
     /// leg of 64: one number for each span that [`NodeStats::latency_bounds_us`] ends, and one for what takes longer.
     #[serde(default)]
     pub latency: Vec<u64>,
+    /// What happened to its engine, by name: receives that ended, queues that were full. Empty where the engine has nothing of the kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub engine: BTreeMap<String, u64>,
 }
 
 /// The whole dataplane.

@@ -314,3 +314,18 @@ fn act(control: &mut Control, action_id: u64) {
     let action = gangway_shared::rcp::ActAction::Keyframe { leg: LegId(0) };
     assert_eq!(control.ask(Request::Act { relay: id(1), action_id, action }), Ok(Reply::Act));
 }
+
+gangway_tests::also_on_epoll!(
+    a_sip_peer_hears_silence_in_time_while_a_browser_says_nothing,
+    a_browser_and_a_sip_peer_talk_through_one_worker,
+    a_browser_and_a_sip_peer_talk_through_three_workers,
+    a_browser_and_a_sip_peer_of_other_address_families_talk,
+    relays_spread_over_the_workers_and_each_answers_at_its_own_port,
+    a_handshake_before_the_browsers_answer_is_held_until_the_fingerprint_is_known,
+    a_certificate_that_signalling_did_not_name_gets_no_media_and_ends_no_call,
+    a_handshake_that_never_comes_is_reported_in_time,
+    a_browser_that_closes_is_reported,
+    strangers_get_no_answer_of_any_kind,
+    a_browser_gone_silent_loses_consent,
+    an_action_is_reported_once,
+);

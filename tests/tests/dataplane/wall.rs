@@ -9,7 +9,7 @@ use gangway_shared::{
     },
 };
 use gangway_tests::{
-    dataplane::{Control, Dataplane, browser_leg, echo_program, program, rtp_leg},
+    dataplane::{Control, Dataplane, browser_leg, echo_program, engine_name, program, rtp_leg},
     deadline::Deadline,
 };
 
@@ -32,7 +32,7 @@ fn the_dataplane_says_who_it_is() {
     let dataplane = Dataplane::start(2, &[]);
     let control = Control::connect(dataplane.socket());
     let hello = &control.greeting;
-    assert_eq!((hello.engine.as_deref(), hello.workers, hello.epoch), (Some("epoll"), Some(2), 0));
+    assert_eq!((hello.engine.as_deref(), hello.workers, hello.epoch), (Some(engine_name()), Some(2), 0));
     assert_eq!(hello.webrtc, dataplane.webrtc);
     assert!(hello.capabilities.iter().any(|name| name == "ice_dtls"));
 }
@@ -310,3 +310,18 @@ fn requests_sent_at_once_are_answered_in_order_for_each_relay() {
     assert_eq!(answers, [100, 101, 102, 103, 104]);
     assert_eq!(control.node().relays, 0);
 }
+
+gangway_tests::also_on_epoll!(
+    the_dataplane_says_who_it_is,
+    the_newest_control_is_obeyed_and_a_lower_epoch_is_refused,
+    malformed_frames_end_only_their_connection_and_say_why,
+    nothing_is_done_before_hello_and_for_another_protocol,
+    a_put_is_idempotent_and_a_stale_one_is_refused,
+    refusals_name_the_field_and_leave_nothing_allocated,
+    ports_that_run_out_are_a_retryable_refusal,
+    a_control_that_comes_back_reads_on_where_it_was,
+    a_list_is_paged_in_the_order_of_ids,
+    relays_without_control_live_for_their_grace_and_no_longer,
+    a_draining_dataplane_takes_no_new_relay_and_keeps_the_old,
+    requests_sent_at_once_are_answered_in_order_for_each_relay,
+);

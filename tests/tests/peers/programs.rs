@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gangway_tests::{
+    dataplane::engine_name,
     deadline::{Deadline, pause},
     gateway::Gateway,
     media::Codecs,
@@ -36,7 +37,7 @@ fn two_gateways_run_side_by_side_on_ports_of_the_kernel() {
         }
         assert_eq!(
             (&ready["dataplane"]["workers"], &ready["dataplane"]["engine"]),
-            (&json!(1), &json!("epoll")),
+            (&json!(1), &json!(engine_name())),
             "{ready}"
         );
         assert!(ready["sip"].as_array().is_some_and(|sip| sip.len() >= 2), "{ready}");
