@@ -51,7 +51,7 @@ impl Scene {
         browser.fill("phone", "#url", gateway.ready()["wss"].as_str().expect("signalling by wss"));
         browser.click("phone", "#connect");
         browser.wait_text("phone", "#session-status", "Registered as 1001", 15);
-        assert!(kamailio.is_registered("1001"));
+        kamailio.wait_registered("1001", true, Deadline::seconds(5));
         Some(Self { browser, gateway, phone, kamailio, _network: network })
     }
 

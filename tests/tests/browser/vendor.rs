@@ -107,7 +107,7 @@ fn phone_page_talks(codec: &'static str, mime: &str) {
     let Some(mut browser) = Browser::start() else { return };
     open_phone(&mut browser, &gateway, "secret-1001", kamailio.port(), true);
     browser.wait_text("phone", "#regStatus", "REGISTERED", 15);
-    assert!(kamailio.is_registered("1001"));
+    kamailio.wait_registered("1001", true, Deadline::seconds(5));
 
     // Out: dialled on the page, answered by baresip, ended by the page.
     call_out(&mut browser, &mut peer);
