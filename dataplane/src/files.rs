@@ -8,10 +8,10 @@ use crate::{config::Config, ports::MediaRange};
 const PER_LEG: u64 = 2;
 
 /// Files of a worker besides sockets: its engine, its wake-up, its memory.
-const PER_WORKER: u64 = 8;
+pub(crate) const PER_WORKER: u64 = 8;
 
 /// Everything else: the log, the control socket and who is connected to it, sockets that are closing.
-const OTHERS: u64 = 64;
+pub(crate) const OTHERS: u64 = 64;
 
 /// Raises the limit to what this process may have, and warns when that is less than the settings promise.
 pub fn raise_limit(config: &Config) {

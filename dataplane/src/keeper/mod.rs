@@ -49,14 +49,9 @@ use crate::{
     arena::{Arena, RelayLimits},
     config::Config,
     engine::clock,
+    files,
     ports::{BrowserPortError, Pair, Ports},
 };
-
-/// Open files of a process that carries no call, and of a successor's start: channels, memory, signals, control connections, log.
-const FILES_RESERVED: u64 = 64;
-
-/// Open files of a worker without calls.
-const FILES_PER_WORKER: u64 = 8;
 
 /// Why there is no keeper.
 #[derive(Debug, Error)]
@@ -198,7 +193,7 @@ impl Keeper {
     /// pairs must be there at every restart.
     fn has_room(&self) -> Result<(), RelayError> {
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
-        let fixed = FILES_RESERVED + self.browser.len() as u64 + self.arenas.len() as u64 * FILES_PER_WORKER;
+        let fixed = files::OTHERS + self.browser.len() as u64 + self.arenas.len() as u64 * files::PER_WORKER;
         let pairs = limit.saturating_sub(fixed) / self.files_per_pair;
         if (self.pairs.len() as u64) < pairs {
             return Ok(());

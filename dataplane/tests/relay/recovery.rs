@@ -102,20 +102,25 @@ fn a_crash_in_the_middle_of_a_removal_leaves_memory_that_can_be_taken_back() {
     }
 }
 
+/// The worker fails with a packet of the browser's in hand, and takes its relays back.
+fn fail_in_hand(world: &mut World, browser: &mut Browser) {
+    let packet = browser.talk(b"x");
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        world.out.panics = true;
+        world.feed(MUX, browser.at, &[&[22, 254, 253, 0][..], &packet[..20]].concat());
+    }));
+    assert!(panicked.is_err());
+    world.out.panics = false;
+    world.events();
+    world.restart();
+}
+
 #[test]
 fn a_relay_in_hand_at_its_second_crash_is_reaped_and_the_others_live() {
     let (mut world, mut browser) = connected();
     let other = world.put(2, 1, &call(None, Some(PHONE))).legs[0].1;
     for crash in 1..=2 {
-        let packet = browser.talk(b"x");
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            world.out.panics = true;
-            world.feed(MUX, browser.at, &[&[22, 254, 253, 0][..], &packet[..20]].concat());
-        }));
-        assert!(panicked.is_err());
-        world.out.panics = false;
-        world.events();
-        world.restart();
+        fail_in_hand(&mut world, &mut browser);
         let reaped = Event::RelayReaped { relay: relay_id(1), reason: ReapReason::Poisonous };
         assert_eq!(world.events().contains(&reaped), crash == 2);
     }
@@ -129,15 +134,7 @@ fn crashes_that_lie_far_apart_are_not_the_relays_fault() {
     let (mut world, mut browser) = connected();
     for (minutes, is_reaped) in [(0, false), (11, false), (11, false), (9, true)] {
         world.advance_ms(minutes * 60_000);
-        let packet = browser.talk(b"x");
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            world.out.panics = true;
-            world.feed(MUX, browser.at, &[&[22, 254, 253, 0][..], &packet[..20]].concat());
-        }));
-        assert!(panicked.is_err());
-        world.out.panics = false;
-        world.events();
-        world.restart();
+        fail_in_hand(&mut world, &mut browser);
         assert_eq!(world.relays().stats(relay_id(1)).is_none(), is_reaped);
     }
 }
