@@ -12,37 +12,27 @@
 //! some need lies in sections of its own, and nothing is cleared that was never used.
 
 mod columns;
+mod memory;
 mod records;
 
 use std::{
     fmt, io,
-    mem::size_of,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    ptr::{self, NonNull},
-    slice,
     sync::atomic::{Ordering, compiler_fence},
 };
 
 use gangway_shared::ids::RelayId;
-use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create},
-    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
-};
+use memory::{Layout, Mapping, PAGE, Record, renew, wipe};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 
 pub use columns::{Column, ColumnMut, Columns};
+pub use memory::{Header, layout};
 pub use records::{
     Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX,
     OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry, PictureState,
     RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry, RxSlot,
     SourceMap, Traffic, kind,
 };
-
-/// "GANGWAY" and a zero: this memory is an arena.
-const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
-/// Counts up when the meaning of a record changes without its size.
-const LAYOUT_VERSION: u32 = 4;
-/// Sections start on pages.
-const PAGE: usize = 4096;
 
 /// How much one worker holds. All of it is allocated at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,51 +53,6 @@ pub struct LegHandle {
     pub slot: u32,
     /// Generation of the record.
     pub generation: u32,
-}
-
-/// At the start of the memory.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Header {
-    magic: u64,
-    version: u32,
-    record_sizes: [u32; 7],
-    limits: RelayLimits,
-    /// Records that were ever in use: those behind are zero, and nobody looks at them.
-    reached: RelayLimits,
-    /// Leg record plus one whose packet is being walked: who was in hand at a crash.
-    pub in_hand: u32,
-}
-
-/// A record of the arena.
-///
-/// # Safety
-/// `#[repr(C)]`, all-zero bytes are a valid value, and so is whatever the fields' own types can hold: integers and arrays of them
-/// throughout, so that no bit pattern is invalid.
-unsafe trait Record: Copy {
-    fn head(&mut self) -> &mut Head;
-}
-
-// SAFETY: integers, arrays of them, and records of the same kind.
-unsafe impl Record for RelayRecord {
-    fn head(&mut self) -> &mut Head {
-        &mut self.head
-    }
-}
-
-// SAFETY: integers, arrays of them, and records of the same kind; `MasterKey`, `RxStream`, `RetiredStream`, `TxStream`, `LocalCredentials`
-// and `Consent` say of themselves that they are plain old data.
-unsafe impl Record for LegRecord {
-    fn head(&mut self) -> &mut Head {
-        &mut self.head
-    }
-}
-
-// SAFETY: integers, arrays of them, and records of the same kind; `Recipe` says of itself that it is plain old data.
-unsafe impl Record for RouteRecord {
-    fn head(&mut self) -> &mut Head {
-        &mut self.head
-    }
 }
 
 /// Every section at once, so that records of different ones can be used together.
@@ -158,15 +103,6 @@ impl From<rustix::io::Errno> for ArenaError {
     fn from(errno: rustix::io::Errno) -> Self {
         ArenaError::Io(errno.into())
     }
-}
-
-/// What of the layout two programs must have in common to work on the same memory, in words.
-#[must_use]
-pub fn layout() -> String {
-    let sizes = RECORD_SIZES.map(|size| size.to_string());
-    // How many streams a leg has is told by how long an arena of a certain size is.
-    let probe = RelayLimits { relays: PAGE as u32, legs: PAGE as u32, routes: PAGE as u32 };
-    format!("arena {LAYOUT_VERSION} records {} of {}", sizes.join(" "), Layout::of(probe).end)
 }
 
 /// A point between two stores: everything above it is in memory before anything below. A process that is killed here leaves the
@@ -221,45 +157,6 @@ impl fmt::Debug for Arena {
     }
 }
 
-/// Where the sections start, in bytes, and where the last ends.
-#[derive(Clone, Copy)]
-struct Layout {
-    limits: RelayLimits,
-    relays: usize,
-    legs: usize,
-    routes: usize,
-    parameters: usize,
-    rx: usize,
-    retired: usize,
-    out: usize,
-    end: usize,
-}
-
-impl Layout {
-    fn of(limits: RelayLimits) -> Self {
-        let after = |start: usize, count: u32, size: usize| (start + count as usize * size).next_multiple_of(PAGE);
-        let relays = PAGE;
-        let legs = after(relays, limits.relays, size_of::<RelayRecord>());
-        let routes = after(legs, limits.legs, size_of::<LegRecord>());
-        let parameters = after(routes, limits.routes, size_of::<RouteRecord>());
-        let rx = after(parameters, limits.routes, size_of::<ParameterSets>());
-        let retired = after(rx, limits.legs, RX_STREAMS_MAX * size_of::<RxSlot>());
-        let out = after(retired, limits.legs, RETIRED_STREAMS_MAX * size_of::<RetiredSource>());
-        let end = after(out, limits.legs, OUT_STREAMS_MAX * size_of::<OutStream>());
-        Layout { limits, relays, legs, routes, parameters, rx, retired, out, end }
-    }
-}
-
-const RECORD_SIZES: [u32; 7] = [
-    size_of::<RelayRecord>() as u32,
-    size_of::<LegRecord>() as u32,
-    size_of::<RouteRecord>() as u32,
-    size_of::<ParameterSets>() as u32,
-    size_of::<RxSlot>() as u32,
-    size_of::<RetiredSource>() as u32,
-    size_of::<OutStream>() as u32,
-];
-
 impl Arena {
     /// Makes an empty arena of this size. It is kept out of core dumps: it holds keys.
     ///
@@ -273,14 +170,7 @@ impl Arena {
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let mut memory = Mapping::new(&fd, len)?;
         memory.divide(limits);
-        *memory.header() = Header {
-            magic: MAGIC,
-            version: LAYOUT_VERSION,
-            record_sizes: RECORD_SIZES,
-            limits,
-            reached: RelayLimits { relays: 0, legs: 0, routes: 0 },
-            in_hand: 0,
-        };
+        *memory.header() = Header::new(limits);
         Ok(Arena::over(memory, fd, limits))
     }
 
@@ -295,15 +185,7 @@ impl Arena {
         }
         let mut memory = Mapping::new(&fd, len)?;
         let header = *memory.header();
-        if header.magic != MAGIC || header.version != LAYOUT_VERSION {
-            return Err(ArenaError::Foreign("magic or version"));
-        }
-        if header.record_sizes != RECORD_SIZES {
-            return Err(ArenaError::Foreign("record sizes"));
-        }
-        if Layout::of(header.limits).end != len {
-            return Err(ArenaError::Foreign("length"));
-        }
+        header.check(len)?;
         memory.divide(header.limits);
         let mut arena = Arena::over(memory, fd, header.limits);
         arena.rebuild();
@@ -549,303 +431,5 @@ impl Arena {
     }
 }
 
-/// Begins a use: zero but for the head, whose generation is a new one.
-fn renew<R: Record>(record: &mut R) {
-    let generation = record.head().generation.wrapping_add(1);
-    debug_assert_eq!(record.head().used, 0, "a free record is not in use");
-    wipe(record);
-    *record.head() = Head { generation, used: 1 };
-}
-
-/// Ends a use. The generation stays, so that old handles stay old.
-fn wipe<R: Record>(record: &mut R) {
-    let generation = record.head().generation;
-    // SAFETY: the reference is valid for writes of one record, and all-zero is a valid value of every `Record`.
-    unsafe { ptr::write_bytes(ptr::from_mut(record), 0, 1) };
-    record.head().generation = generation;
-}
-
-/// The memory, mapped. Unmapped when it goes.
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-    /// Lies inside the mapping: [`Mapping::divide`] checked it.
-    layout: Layout,
-}
-
-// SAFETY: the memory is owned by this value alone (a memfd that nothing else in this process maps, see `Arena::into_fd`), and is
-// reached through `&self` and `&mut self` only.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(fd: &OwnedFd, len: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
-        let start = unsafe { mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)? };
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Mapping { start, len, layout: Layout::of(RelayLimits { relays: 0, legs: 0, routes: 0 }) };
-        // SAFETY: the range is the mapping just made; the advice changes what a core dump holds and nothing else.
-        unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontDump)? };
-        Ok(mapping)
-    }
-
-    /// Says what the memory is divided into; before that it has no sections.
-    ///
-    /// # Panics
-    /// When it is not as long as its sections.
-    fn divide(&mut self, limits: RelayLimits) {
-        let layout = Layout::of(limits);
-        assert_eq!(layout.end, self.len, "limits are those the memory was made with");
-        self.layout = layout;
-    }
-
-    fn header(&mut self) -> &mut Header {
-        // SAFETY: the mapping is at least a page, page-aligned, and any bytes are a valid `Header`.
-        unsafe { self.start.cast::<Header>().as_mut() }
-    }
-
-    fn header_view(&self) -> &Header {
-        // SAFETY: as `header`; `&self` allows no reference that could change it.
-        unsafe { self.start.cast::<Header>().as_ref() }
-    }
-
-    #[inline]
-    fn sections(&mut self) -> Sections<'_> {
-        let Layout { limits, relays, legs, routes, parameters, rx, retired, out, .. } = self.layout;
-        let [relay_count, leg_count, route_count] =
-            [limits.relays, limits.legs, limits.routes].map(|count| count as usize);
-        // SAFETY: `Layout` puts the sections one behind the other, each on a page boundary and thus aligned; `divide` checked that
-        // they end with the mapping, and before it there are none; any bytes are valid records; `&mut self` makes these the
-        // only references.
-        unsafe {
-            let at = |offset: usize| self.start.as_ptr().add(offset);
-            Sections {
-                header: self.start.cast::<Header>().as_mut(),
-                relays: slice::from_raw_parts_mut(at(relays).cast(), relay_count),
-                legs: slice::from_raw_parts_mut(at(legs).cast(), leg_count),
-                routes: slice::from_raw_parts_mut(at(routes).cast(), route_count),
-                parameters: slice::from_raw_parts_mut(at(parameters).cast(), route_count),
-                rx: Columns::new(slice::from_raw_parts_mut(at(rx).cast(), RX_STREAMS_MAX * leg_count), limits.legs),
-                retired: Columns::new(
-                    slice::from_raw_parts_mut(at(retired).cast(), RETIRED_STREAMS_MAX * leg_count),
-                    limits.legs,
-                ),
-                out: Columns::new(slice::from_raw_parts_mut(at(out).cast(), OUT_STREAMS_MAX * leg_count), limits.legs),
-            }
-        }
-    }
-
-    /// A section of records, or of columns.
-    fn section<T>(&self, offset: usize, count: usize) -> &[T] {
-        // SAFETY: as `sections`, whose offsets and counts the callers pass; `&self` allows no reference that could change it.
-        unsafe { slice::from_raw_parts(self.start.as_ptr().add(offset).cast_const().cast(), count) }
-    }
-
-    fn section_mut<T>(&mut self, offset: usize, count: usize) -> &mut [T] {
-        // SAFETY: as `section`; `&mut self` makes it the only reference.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr().add(offset).cast(), count) }
-    }
-
-    fn relays(&self) -> &[RelayRecord] {
-        self.section(self.layout.relays, self.layout.limits.relays as usize)
-    }
-
-    fn relays_mut(&mut self) -> &mut [RelayRecord] {
-        self.section_mut(self.layout.relays, self.layout.limits.relays as usize)
-    }
-
-    fn legs(&self) -> &[LegRecord] {
-        self.section(self.layout.legs, self.layout.limits.legs as usize)
-    }
-
-    fn legs_mut(&mut self) -> &mut [LegRecord] {
-        self.section_mut(self.layout.legs, self.layout.limits.legs as usize)
-    }
-
-    fn routes(&self) -> &[RouteRecord] {
-        self.section(self.layout.routes, self.layout.limits.routes as usize)
-    }
-
-    fn routes_mut(&mut self) -> &mut [RouteRecord] {
-        self.section_mut(self.layout.routes, self.layout.limits.routes as usize)
-    }
-
-    fn parameters(&self) -> &[ParameterSets] {
-        self.section(self.layout.parameters, self.layout.limits.routes as usize)
-    }
-
-    fn rx(&self) -> &[RxSlot] {
-        self.section(self.layout.rx, RX_STREAMS_MAX * self.layout.limits.legs as usize)
-    }
-
-    fn retired(&self) -> &[RetiredSource] {
-        self.section(self.layout.retired, RETIRED_STREAMS_MAX * self.layout.limits.legs as usize)
-    }
-
-    fn out(&self) -> &[OutStream] {
-        self.section(self.layout.out, OUT_STREAMS_MAX * self.layout.limits.legs as usize)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new`, and no reference into it outlives `self`. A failure would leak address space only.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use super::*;
-
-    const LIMITS: RelayLimits = RelayLimits { relays: 2, legs: 3, routes: 4 };
-
-    #[test]
-    fn records_survive_the_arena_that_wrote_them() {
-        let mut arena = Arena::create(LIMITS).unwrap();
-        let first = arena.take_leg().unwrap();
-        let second = arena.take_leg().unwrap();
-        arena.leg_mut(second).media_at = 77;
-        let handle = arena.handle(second);
-        arena.free_leg(first);
-        let mut arena = Arena::map(arena.into_fd()).unwrap();
-        assert_eq!(arena.free(), RelayLimits { relays: 2, legs: 2, routes: 4 });
-        assert_eq!(arena.resolve(handle), Some(second));
-        assert_eq!(arena.leg(second).media_at, 77);
-        let taken = [arena.take_leg(), arena.take_leg(), arena.take_leg()];
-        assert_eq!(taken.iter().flatten().count(), 2, "two of three records were free");
-        assert!(!taken.contains(&Some(second)));
-    }
-
-    #[test]
-    fn a_handle_is_void_once_its_record_was_freed_and_stays_so() {
-        let mut arena = Arena::create(LIMITS).unwrap();
-        let slot = arena.take_leg().unwrap();
-        let old = arena.handle(slot);
-        arena.free_leg(slot);
-        assert_eq!(arena.resolve(old), None);
-        assert_eq!(arena.take_leg(), Some(slot));
-        assert_eq!(arena.resolve(old), None);
-        assert_eq!(arena.resolve(arena.handle(slot)), Some(slot));
-        assert_eq!(arena.resolve(LegHandle { slot: 99, generation: 1 }), None);
-    }
-
-    #[test]
-    fn what_every_packet_touches_lies_in_two_cache_lines_of_each_record() {
-        const LINES: usize = 128;
-        assert_eq!(
-            [align_of::<LegRecord>(), align_of::<RouteRecord>(), align_of::<RxSlot>(), align_of::<OutStream>()],
-            [64; 4]
-        );
-        macro_rules! ends {
-            ($record:ty: $($field:ident).+ of $kind:ty) => {
-                (stringify!($record.$($field).+), offset_of!($record, $($field).+) + size_of::<$kind>())
-            };
-        }
-        let hot = [
-            ends!(LegRecord: nominated of u32),
-            ends!(LegRecord: may_rearm of u8),
-            ends!(LegRecord: is_silence_told of u8),
-            ends!(LegRecord: media_at of u64),
-            ends!(LegRecord: traffic of Traffic),
-            ends!(LegRecord: rtp_latch.latched of Addr),
-            ends!(LegRecord: rtp_latch.is_held of u8),
-            ends!(LegRecord: rtp_latch.heard_at of u64),
-            ends!(RouteRecord: is_kept of u8),
-            ends!(RouteRecord: source of SourceMap),
-            ends!(RouteRecord: fill of FillState),
-            ends!(RouteRecord: source_rtx_count of u8),
-            ("the first payload type", offset_of!(RouteRecord, payloads) + size_of::<PayloadEntry>()),
-            ends!(RxSlot: stream of crate::srtp::RxStream),
-            ends!(RxSlot: heard_at of u64),
-            ends!(RxSlot: reception.clock of u32),
-            ends!(RxSlot: reception.reordered of u64),
-            ends!(OutStream: tx of crate::srtp::TxStream),
-            ends!(OutStream: octets of u64),
-            ends!(OutStream: lead of u32),
-        ];
-        for (field, end) in hot {
-            assert!(end <= LINES, "{field} ends at byte {end}");
-        }
-        assert_eq!(size_of::<Addr>(), 18, "addresses are packed closely");
-    }
-
-    #[test]
-    fn memory_is_looked_at_as_far_as_it_was_used() {
-        let limits = RelayLimits { relays: 4096, legs: 16_384, routes: 24_576 };
-        let resident = |arena: &Arena| {
-            let mut pages = vec![0u8; arena.memory.len.div_ceil(PAGE)];
-            // SAFETY: the range is the mapping, and `pages` has a byte for each of its pages.
-            let done =
-                unsafe { libc::mincore(arena.memory.start.as_ptr().cast(), arena.memory.len, pages.as_mut_ptr()) };
-            assert_eq!(done, 0);
-            pages.iter().filter(|page| **page & 1 == 1).count()
-        };
-        let mut arena = Arena::create(limits).unwrap();
-        let (relay, leg, route) = (arena.take_relay().unwrap(), arena.take_leg().unwrap(), arena.take_route().unwrap());
-        let before = resident(&arena);
-        assert!(before < 10, "{before} pages for one record of each kind");
-        assert_eq!(arena.reached(), RelayLimits { relays: 1, legs: 1, routes: 1 });
-        let mut arena = Arena::map(arena.into_fd()).unwrap();
-        arena.rebuild();
-        assert_eq!(resident(&arena), before);
-        arena.free_relay(relay);
-        arena.free_leg(leg);
-        arena.free_route(route);
-        assert_eq!((resident(&arena), arena.free()), (before, limits));
-    }
-
-    #[test]
-    fn streams_go_with_their_leg_and_its_record_is_lost_last() {
-        let mut arena = Arena::create(LIMITS).unwrap();
-        let slot = arena.take_leg().unwrap();
-        let mut leg = arena.whole_leg(slot);
-        let (place, len) = leg.rx.extend().unwrap();
-        leg.rx[place].heard_at = 7;
-        leg.record.rx_len = len;
-        let (place, len) = leg.out.extend().unwrap();
-        leg.out[place].packets = 7;
-        leg.record.out_len = len;
-        assert_eq!((arena.rx(slot).len(), arena.out(slot)[0].packets), (1, 7));
-        arena.free_leg(slot);
-        assert_eq!((arena.rx(slot).len(), arena.rx(slot)[0].heard_at, arena.out(slot)[0].packets), (0, 0, 0));
-    }
-
-    #[test]
-    fn nobody_who_holds_the_memory_can_take_pages_from_it() {
-        let arena = Arena::create(LIMITS).unwrap();
-        assert!(ftruncate(arena.fd(), 0).is_err());
-    }
-
-    #[test]
-    fn freed_records_hold_nothing_of_their_past() {
-        let mut arena = Arena::create(LIMITS).unwrap();
-        let slot = arena.take_leg().unwrap();
-        arena.leg_mut(slot).fingerprints[0] = [7; 32];
-        arena.free_leg(slot);
-        assert_eq!(arena.leg(slot).fingerprints[0], [0; 32]);
-    }
-
-    #[test]
-    fn memory_of_another_layout_is_refused() {
-        let mut arena = Arena::create(LIMITS).unwrap();
-        arena.sections().header.version += 1;
-        assert!(matches!(Arena::map(arena.into_fd()), Err(ArenaError::Foreign(_))));
-        let mut arena = Arena::create(LIMITS).unwrap();
-        arena.sections().header.limits.legs += 1000;
-        assert!(matches!(Arena::map(arena.into_fd()), Err(ArenaError::Foreign(_))));
-        let tiny = memfd_create("tiny", MemfdFlags::CLOEXEC).unwrap();
-        assert!(matches!(Arena::map(tiny), Err(ArenaError::Foreign(_))));
-    }
-
-    #[test]
-    fn addresses_of_both_families_survive_being_plain_data() {
-        for text in ["192.0.2.1:5004", "[2001:db8::1]:5004"] {
-            let addr: std::net::SocketAddr = text.parse().unwrap();
-            assert_eq!(Addr::from(addr).to_socket(), Some(addr));
-        }
-        assert_eq!(Addr::NONE.to_socket(), None);
-        assert!(!Addr::from("0.0.0.0:9".parse::<std::net::SocketAddr>().unwrap()).is_target());
-    }
-}
+mod tests;

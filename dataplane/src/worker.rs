@@ -3,36 +3,38 @@
 //! A worker owns its engine, its arena and every relay in it; nobody else touches them. The manager talks to it by mailbox. A
 //! panic costs one worker, and that for a moment: it takes its relays back from the arena and goes on.
 
+mod messages;
+mod output;
+mod recovery;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
+    collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
 use gangway_shared::{
-    ids::{Generation, LegId, RelayId},
-    rcp::{ErrorCode, Event, RelayError, RelayProgram, RelayStats, WorkerStats},
+    ids::{LegId, RelayId},
+    rcp::{ErrorCode, RelayError},
     time::{Time, WallTime},
 };
 
+use messages::InHand;
+#[cfg(test)]
+use messages::PutStage;
+pub use messages::{Command, KeptPair, LegSource, Put, Report};
+use output::{Beside, Free, Generated, Post};
+
 use crate::{
     arena::Arena,
-    engine::{BATCH_MAX, Batch, BufferId, Completion, Engine, OpenError, Outgoing},
-    ice_lite::LocalCredentials,
+    engine::{BATCH_MAX, Batch, Completion, Engine, OpenError, Outgoing},
     mailbox::{Receiver, Sender},
     registry::Digest,
-    relay::{
-        Adopted, Digits, DtlsKeys, Installed, LegHandle, LegLocal, LegSetup, Now, Output, PortId, RelayConfig,
-        RelayFlow, RelaySetup, Relays, Verdict,
-    },
+    relay::{Installed, LegLocal, LegSetup, Now, Output, PortId, RelayConfig, RelaySetup, Relays, Verdict},
     stats::LoopCounters,
     stats_map::StatsPage,
-    wire::{BUFFER_LEN_BYTES, DropReason, Packet},
+    wire::Packet,
 };
-
-/// Events and answers kept while the manager's mailbox is full.
-const BACKLOG_MAX: usize = 65_536;
 
 /// A report that the manager had no room for is tried again after so long.
 const BACKLOG_RETRY: Duration = Duration::from_millis(5);
@@ -43,239 +45,8 @@ const COMMANDS_PER_ROUND: usize = 64;
 /// Of so many pairs towards SIP peers one has its packets' receive times told: enough for a histogram, and too few to cost.
 const STAMPED_OF: u32 = 64;
 
-/// Packets that the relays can make by themselves while they hold one in hand.
-const GENERATED_MAX: usize = 64;
-
 /// A worker that has something to tell writes its counters for whoever maps them after so long.
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
-
-/// Changes of whom a port hears that one packet can cause.
-const HEARD_MAX: usize = 4;
-
-/// What the manager wants of a worker.
-#[derive(Debug)]
-pub enum Command<S> {
-    /// Make a relay be as said; answered by [`Report::Put`].
-    Put {
-        /// Repeated in the answer.
-        token: u64,
-        /// The relay.
-        put: Put<S>,
-    },
-    /// End a relay; answered by [`Report::Removed`].
-    Remove {
-        /// Repeated in the answer.
-        token: u64,
-        /// The relay.
-        relay: RelayId,
-    },
-    /// A leg's handshake is complete.
-    Keys {
-        /// The leg.
-        leg: LegHandle,
-        /// What it agreed on.
-        keys: Box<DtlsKeys>,
-    },
-    /// Send a DTLS datagram.
-    Send {
-        /// Port to leave by.
-        port: PortId,
-        /// Where to.
-        to: SocketAddr,
-        /// What.
-        datagram: Vec<u8>,
-    },
-    /// Ask a leg's peer for a key frame; answered by [`Report::Keyframe`].
-    Keyframe {
-        /// Repeated in the answer.
-        token: u64,
-        /// The relay.
-        relay: RelayId,
-        /// The leg.
-        leg: LegId,
-    },
-    /// Play digits to a leg's peer; `ActDone` tells of their end.
-    Digits {
-        /// The relay.
-        relay: RelayId,
-        /// The leg.
-        leg: LegId,
-        /// What to play.
-        digits: Digits,
-    },
-    /// Counters of a relay; answered by [`Report::Relay`].
-    QueryRelay {
-        /// Repeated in the answer.
-        token: u64,
-        /// The relay.
-        relay: RelayId,
-    },
-    /// Counters of the worker and liveness of its relays; answered by [`Report::Worker`].
-    QueryWorker {
-        /// Repeated in the answer.
-        token: u64,
-    },
-    /// Panic, as a fault in the relay core would.
-    #[cfg(test)]
-    Crash {
-        /// Reported as failed.
-        token: u64,
-    },
-}
-
-impl<S> Command<S> {
-    fn in_hand(&self) -> Option<InHand> {
-        match *self {
-            Command::Put { token, ref put } => Some(InHand::Put { token, relay: put.relay }),
-            Command::Remove { token, relay } => Some(InHand::Remove { token, relay }),
-            Command::Keyframe { token, .. } | Command::QueryRelay { token, .. } | Command::QueryWorker { token } => {
-                Some(InHand::Question { token })
-            }
-            Command::Digits { relay, ref digits, .. } => Some(InHand::Action { relay, action_id: digits.action_id }),
-            #[cfg(test)]
-            Command::Crash { token } => Some(InHand::Question { token }),
-            Command::Keys { .. } | Command::Send { .. } => None,
-        }
-    }
-}
-
-/// A command that is being worked off: what has to be put right, and who answered, when the worker fails with it.
-#[derive(Clone, Copy, Debug)]
-enum InHand {
-    Put { token: u64, relay: RelayId },
-    Remove { token: u64, relay: RelayId },
-    Question { token: u64 },
-    Action { relay: RelayId, action_id: u64 },
-}
-
-/// Where in a [`Command::Put`] a test wants the worker to fail.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PutStage {
-    /// Ports of new legs are open, the relay is as it was.
-    Opened,
-    /// The relay is as the program says, its ports are not noted yet.
-    Applied,
-}
-
-/// A relay for [`Command::Put`].
-#[derive(Debug)]
-pub struct Put<S> {
-    /// Its id.
-    pub relay: RelayId,
-    /// Generation of the program.
-    pub generation: Generation,
-    /// Digest of the program.
-    pub digest: Digest,
-    /// The whole, validated program.
-    pub program: RelayProgram,
-    /// One entry a leg, in the program's order.
-    pub legs: Vec<(LegId, LegSource<S>)>,
-}
-
-/// Where a leg's local side comes from.
-#[derive(Debug)]
-pub enum LegSource<S> {
-    /// A browser leg on the worker's browser ports.
-    IceDtls(LocalCredentials),
-    /// A new port pair.
-    Open {
-        /// For RTP.
-        rtp: S,
-        /// For RTCP.
-        rtcp: S,
-        /// The keeper's number of the pair.
-        lease: u64,
-    },
-    /// The pair it has already.
-    Kept,
-}
-
-/// A pair that was handed over from the process before.
-#[derive(Debug)]
-pub struct KeptPair<S> {
-    /// The keeper's number of the pair.
-    pub lease: u64,
-    /// For RTP.
-    pub rtp: S,
-    /// For RTCP.
-    pub rtcp: S,
-}
-
-/// What a worker tells the manager.
-#[derive(Debug)]
-pub enum Report {
-    /// The relays that a worker found in its arena, and those that could not be taken over. Its first report when it
-    /// [adopts](Worker::adopt).
-    Adopted {
-        /// Found.
-        relays: Vec<Adopted>,
-        /// Given up.
-        lost: Vec<RelayId>,
-    },
-    /// A relay was put, or refused.
-    Put {
-        /// Of the command.
-        token: u64,
-        /// Handles of its legs.
-        result: Result<Installed, RelayError>,
-    },
-    /// A relay is gone and its ports are closed.
-    Removed {
-        /// Of the command.
-        token: u64,
-    },
-    /// A key frame was asked for, or the leg cannot carry the wish.
-    Keyframe {
-        /// Of the command.
-        token: u64,
-        /// Whether it was asked for.
-        asked: bool,
-    },
-    /// Counters of a relay; `None` when there is none of that id.
-    Relay {
-        /// Of the command.
-        token: u64,
-        /// Counters.
-        stats: Option<Box<RelayStats>>,
-    },
-    /// Counters of the worker.
-    Worker {
-        /// Of the command.
-        token: u64,
-        /// Counters.
-        stats: Box<WorkerStats>,
-        /// Liveness of its relays.
-        flows: Vec<RelayFlow>,
-    },
-    /// The worker failed with this command in hand. A relay that it was to put is gone.
-    Failed {
-        /// Of the command.
-        token: u64,
-    },
-    /// Something for the event log.
-    Event(Event),
-    /// A leg may shake hands with this address.
-    DtlsPath {
-        /// The leg.
-        leg: LegHandle,
-        /// Port it came in by.
-        port: PortId,
-        /// The browser's address.
-        from: SocketAddr,
-    },
-    /// A DTLS datagram.
-    Dtls {
-        /// The leg.
-        leg: LegHandle,
-        /// Port it came in by.
-        port: PortId,
-        /// The browser's address.
-        from: SocketAddr,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
-}
 
 /// See the module text.
 pub struct Worker<E: Engine> {
@@ -618,90 +389,6 @@ impl<E: Engine> Worker<E> {
         stamp_some(&mut self.engine, &mut self.pairs, rtp);
         Ok(LegPorts { leg, rtp, rtcp, lease })
     }
-
-    /// Goes on after a panic: buffers back, relays out of the arena, the command in hand put right.
-    ///
-    /// A relay that was being put is ended: how much of its program it took is not known. One that was being removed is removed.
-    /// Relays that do not come back are reported, and every port that nobody names any more is closed.
-    fn recover(&mut self) {
-        self.engine.reclaim();
-        self.batch = Batch::new();
-        self.stamps.clear();
-        self.generated.clear();
-        let in_hand = self.in_hand.take();
-        let changed = match in_hand {
-            Some(InHand::Put { relay, .. } | InHand::Remove { relay, .. }) => Some(relay),
-            Some(InHand::Question { .. } | InHand::Action { .. }) | None => None,
-        };
-        let actions = self.relays.as_mut().map(Relays::take_actions).unwrap_or_default();
-        let alive = self.take_relays_back(changed);
-        let lost: Vec<RelayId> = self.ports.keys().copied().filter(|relay| !alive.contains(relay)).collect();
-        self.ports.retain(|relay, _| alive.contains(relay));
-        self.close_unnamed();
-        let is_lost =
-            |relay: &RelayId| !matches!(in_hand, Some(InHand::Remove { relay: removed, .. }) if removed == *relay);
-        let lost: Vec<RelayId> = lost.into_iter().filter(is_lost).collect();
-        for relays in pages(&lost, Event::WORKER_LOST_MAX) {
-            self.post.post(Report::Event(Event::WorkerLost { worker: self.config.worker, relays: relays.to_vec() }));
-        }
-        match in_hand {
-            Some(InHand::Remove { token, .. }) => self.post.post(Report::Removed { token }),
-            Some(InHand::Put { token, .. } | InHand::Question { token }) => self.post.post(Report::Failed { token }),
-            Some(InHand::Action { .. }) | None => {}
-        }
-        let in_hand = match in_hand {
-            Some(InHand::Action { relay, action_id }) if !actions.contains(&(relay, action_id)) => {
-                Some((relay, action_id))
-            }
-            _ => None,
-        };
-        for (relay, action_id) in actions.into_iter().chain(in_hand) {
-            let error = RelayError::new(ErrorCode::Internal, "", "its worker failed and was started again");
-            self.post.post(Report::Event(Event::ActDone { relay, action_id, error: Some(error) }));
-        }
-    }
-
-    /// Takes the relays out of the arena, without `ended` and without those that nobody put; which ones there are now.
-    fn take_relays_back(&mut self, ended: Option<RelayId>) -> BTreeSet<RelayId> {
-        let now = self.engine.now();
-        let arena = self.relays.take().expect("relays are out only during recovery").into_arena();
-        let limits = arena.limits();
-        let mut out = Free { engine: &mut self.engine, post: &mut self.post };
-        let rebuilt = catch_unwind(AssertUnwindSafe(|| {
-            let mut relays = Relays::rebuild(arena, self.config.clone(), now, &mut out);
-            let is_unwanted = |relay: &RelayId| Some(*relay) == ended || !self.ports.contains_key(relay);
-            let unwanted: Vec<RelayId> = relays.flows().map(|flow| flow.relay).filter(is_unwanted).collect();
-            for relay in unwanted {
-                relays.remove(relay, &mut out);
-            }
-            relays
-        }));
-        let relays = rebuilt.unwrap_or_else(|_| {
-            tracing::error!(worker = self.config.worker, "the arena could not be taken back; its relays are lost");
-            let arena = Arena::create(limits).expect("an arena of this size was made before");
-            Relays::new(arena, self.config.clone())
-        });
-        let alive = relays.flows().map(|flow| flow.relay).collect();
-        self.relays = Some(relays);
-        alive
-    }
-
-    /// Closes the ports that belong to no relay and not to the browsers: those that were opened for a change that failed, and
-    /// those of relays that are gone.
-    fn close_unnamed(&mut self) {
-        self.engine.flush();
-        let of_legs = self.ports.values().flatten().flat_map(|leg| [leg.rtp, leg.rtcp]);
-        let named: BTreeSet<PortId> = of_legs.chain(self.config.mux_ports.iter().copied()).collect();
-        for port in self.engine.ports().into_iter().filter(|port| !named.contains(port)) {
-            drop(self.engine.close(port));
-        }
-    }
-}
-
-/// `list` in pieces of at most `most`; an empty one is one piece.
-fn pages<T>(list: &[T], most: usize) -> impl Iterator<Item = &[T]> {
-    let empty = list.is_empty().then_some(list);
-    empty.into_iter().chain(list.chunks(most))
 }
 
 /// Counts what a relay's ports lost and the engine has not told yet.
@@ -735,147 +422,6 @@ fn close<E: Engine>(engine: &mut E, leg: LegPorts) {
     engine.flush();
     drop(engine.close(leg.rtp));
     drop(engine.close(leg.rtcp));
-}
-
-/// The way to the manager.
-struct Post {
-    outbox: Sender<Report>,
-    backlog: VecDeque<Report>,
-}
-
-impl Post {
-    fn post(&mut self, report: Report) {
-        let rejected = if self.backlog.is_empty() { self.outbox.send(report) } else { Err(report) };
-        if let Err(report) = rejected {
-            if self.backlog.len() < BACKLOG_MAX {
-                self.backlog.push_back(report);
-            } else {
-                tracing::error!(?report, "the manager does not read its mail; a report is lost");
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        while let Some(report) = self.backlog.pop_front() {
-            if let Err(report) = self.outbox.send(report) {
-                self.backlog.push_front(report);
-                return;
-            }
-        }
-    }
-
-    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
-        self.outbox.send(Report::Dtls { leg, port, from, datagram: datagram.to_vec() }).is_ok()
-    }
-}
-
-/// Packets made while another is in hand: its buffer is borrowed from the engine, so they wait beside it.
-struct Generated {
-    room: Vec<[u8; BUFFER_LEN_BYTES]>,
-    waiting: Vec<(PortId, SocketAddr, usize)>,
-    /// Whom ports hear from now on.
-    heard: Vec<(PortId, Option<SocketAddr>)>,
-}
-
-impl Generated {
-    fn new() -> Self {
-        Generated {
-            room: vec![[0; BUFFER_LEN_BYTES]; GENERATED_MAX],
-            waiting: Vec::with_capacity(GENERATED_MAX),
-            heard: Vec::with_capacity(HEARD_MAX),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.waiting.clear();
-        self.heard.clear();
-    }
-
-    fn send<E: Engine>(&mut self, engine: &mut E, relays: &mut Relays) {
-        for (at, (port, to, len)) in self.waiting.drain(..).enumerate() {
-            match take_buffer(engine) {
-                Some(buffer) => {
-                    engine.buffer(buffer)[..len].copy_from_slice(&self.room[at][..len]);
-                    engine.send(Outgoing { port, to, buffer, start: 0, len });
-                }
-                None => relays.count_drop(DropReason::BuffersExhausted),
-            }
-        }
-    }
-}
-
-/// Output of the relays while a packet is in hand.
-struct Beside<'a> {
-    generated: &'a mut Generated,
-    post: &'a mut Post,
-}
-
-impl Output for Beside<'_> {
-    fn transmit(&mut self, port: PortId, to: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
-        let Some(room) = self.generated.room.get_mut(self.generated.waiting.len()) else { return false };
-        let len = build(room);
-        if len > 0 {
-            self.generated.waiting.push((port, to, len));
-        }
-        true
-    }
-
-    fn event(&mut self, event: Event) {
-        self.post.post(Report::Event(event));
-    }
-
-    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
-        self.post.dtls(leg, port, from, datagram)
-    }
-
-    fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
-        self.post.post(Report::DtlsPath { leg, port, from });
-    }
-
-    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>) {
-        self.generated.heard.push((port, peer));
-    }
-}
-
-/// Output of the relays while no packet is in hand.
-struct Free<'a, E> {
-    engine: &'a mut E,
-    post: &'a mut Post,
-}
-
-impl<E: Engine> Output for Free<'_, E> {
-    fn transmit(&mut self, port: PortId, to: SocketAddr, build: impl FnOnce(&mut [u8]) -> usize) -> bool {
-        let Some(buffer) = take_buffer(self.engine) else { return false };
-        match build(self.engine.buffer(buffer)) {
-            0 => self.engine.recycle(buffer),
-            len => self.engine.send(Outgoing { port, to, buffer, start: 0, len }),
-        }
-        true
-    }
-
-    fn event(&mut self, event: Event) {
-        self.post.post(Report::Event(event));
-    }
-
-    fn dtls(&mut self, leg: LegHandle, port: PortId, from: SocketAddr, datagram: &[u8]) -> bool {
-        self.post.dtls(leg, port, from, datagram)
-    }
-
-    fn dtls_path(&mut self, leg: LegHandle, port: PortId, from: SocketAddr) {
-        self.post.post(Report::DtlsPath { leg, port, from });
-    }
-
-    fn hear(&mut self, port: PortId, peer: Option<SocketAddr>) {
-        self.engine.connect(port, peer);
-    }
-}
-
-/// Buffers in the send queue come back when it is flushed.
-fn take_buffer<E: Engine>(engine: &mut E) -> Option<BufferId> {
-    engine.take_buffer().or_else(|| {
-        engine.flush();
-        engine.take_buffer()
-    })
 }
 
 #[cfg(test)]

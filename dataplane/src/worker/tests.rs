@@ -1,9 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gangway_shared::{
-    ids::EventSeq,
+    ids::{EventSeq, Generation},
     rcp::{
-        Codec, DataplaneMessage, Leg, LegKind, Media, Payload, PayloadMap, Process, Route, RtpLeg, RtpRemote, frame,
+        Codec, DataplaneMessage, Event, Leg, LegKind, Media, Payload, PayloadMap, Process, RelayProgram, Route, RtpLeg,
+        RtpRemote, frame,
     },
     time::Time,
 };
@@ -15,7 +16,8 @@ use crate::{
         sim::{Conditions, Network, SimEngine, SimSocket},
     },
     mailbox::mailbox,
-    relay::{RelayLimits, RelayTimers},
+    relay::{Digits, RelayLimits, RelayTimers},
+    wire::DropReason,
 };
 
 /// Room of the mailboxes.

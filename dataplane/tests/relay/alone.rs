@@ -3,9 +3,11 @@
 use gangway_dataplane::{relay::PortId, wire::DropReason};
 use gangway_shared::{ids::LegId, rcp::Codec};
 
-use crate::world::{Fed, Source, World, addr, payload, ports, program, route, rtp_leg};
+use crate::{
+    phone::PHONE,
+    world::{Fed, Source, World, addr, payload, ports, program, route, rtp_leg},
+};
 
-const PHONE: &str = "192.0.2.50:4000";
 const STRANGER: &str = "203.0.113.9:9";
 
 /// A phone that hears itself, announced at `remote`.

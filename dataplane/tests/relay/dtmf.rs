@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use gangway_dataplane::{
-    relay::{Digits, PortId, event_of},
-    srtp::Profile,
+    relay::{Digits, event_of},
     wire::{DropReason, PacketKind, classify},
 };
 use gangway_shared::{
@@ -12,10 +11,11 @@ use gangway_shared::{
     rcp::{Codec, ErrorCode, Event, Fill, PayloadMap, RelayProgram, Sound},
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, Heard, MUX, World, addr, call, hear, payload, ports, relay_id};
+use crate::{
+    phone::{PHONE, connected, phone_heard, phone_port},
+    world::{Browser, CERTIFICATE, Fed, Heard, MUX, World, addr, call, hear, payload, relay_id},
+};
 
-const PHONE: &str = "192.0.2.50:4000";
-const BROWSER: &str = "198.51.100.7:50000";
 const EVENT_TYPE: u8 = 101;
 
 /// A call in which telephone events are agreed with both sides.
@@ -26,25 +26,6 @@ fn dialled_call() -> RelayProgram {
         route.payloads.push(PayloadMap { from: event.clone(), to: event.clone() });
     }
     program
-}
-
-fn connected(program: &RelayProgram) -> (World, Browser) {
-    let mut world = World::new();
-    let installed = world.put(1, 1, program);
-    let mut browser = Browser::new(1, 0, installed.legs[0].1, BROWSER, Profile::AeadAes128Gcm, 7);
-    browser.connect(&mut world);
-    world.events();
-    (world, browser)
-}
-
-fn phone_port() -> PortId {
-    ports(1, LegId(1)).0
-}
-
-fn phone_heard(world: &mut World) -> Vec<Heard> {
-    let sent = std::mem::take(&mut world.out.sent);
-    let media = sent.iter().filter(|(port, _, bytes)| *port == phone_port() && classify(bytes) == Ok(PacketKind::Rtp));
-    media.map(|(_, to, bytes)| (assert_eq!(*to, addr(PHONE)), hear(bytes)).1).collect()
 }
 
 /// What became of each action since the last look.

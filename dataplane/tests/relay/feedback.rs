@@ -15,27 +15,20 @@ use gangway_shared::{
     rcp::{Codec, Event, Media, RelayProgram},
 };
 
-use crate::world::{
-    Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, payload, ports, program, relay_id, route, rtp_leg,
+use crate::{
+    phone::{BROWSER, PHONE, connected},
+    world::{
+        Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, payload, ports, program, relay_id, route, rtp_leg,
+    },
 };
 
-const PHONE: &str = "192.0.2.50:4000";
 const PHONE_RTCP: &str = "192.0.2.50:4001";
-const BROWSER: &str = "198.51.100.7:50000";
 
 /// The first bytes of a VP8 key frame in RTP.
 const KEY_FRAME: &[u8] = &[0x10, 0x50, 0, 0];
 
 fn phone_ports() -> (PortId, PortId) {
     ports(1, LegId(1))
-}
-
-fn connected(program: &RelayProgram) -> (World, Browser) {
-    let mut world = World::new();
-    let handle = world.put(1, 1, program).legs[0].1;
-    let mut browser = Browser::new(1, 0, handle, BROWSER, Profile::AeadAes128Gcm, 7);
-    browser.connect(&mut world);
-    (world, browser)
 }
 
 /// Sender info, blocks and CNAME of the only report in `bytes`.

@@ -1,7 +1,6 @@
 //! Sound that the relay makes while a source gives none.
 
 use gangway_dataplane::{
-    relay::PortId,
     srtp::Profile,
     wire::{
         DropReason, PacketKind, classify,
@@ -13,10 +12,11 @@ use gangway_shared::{
     rcp::{Codec, Event, Fill, LegKind, Payload, RelayProgram, Sound, Tone},
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, Heard, MUX, Source, World, addr, call, hear, payload, ports, relay_id};
+use crate::{
+    phone::{BROWSER, PHONE, connected, phone_heard, phone_port},
+    world::{Browser, CERTIFICATE, Fed, Heard, MUX, Source, World, addr, call, hear, payload, ports, relay_id},
+};
 
-const PHONE: &str = "192.0.2.50:4000";
-const BROWSER: &str = "198.51.100.7:50000";
 const ULAW_SILENCE: u8 = 0xff;
 
 fn pcmu() -> Payload {
@@ -37,25 +37,6 @@ fn filled_call() -> RelayProgram {
     let mut program = call(Some(CERTIFICATE), Some(PHONE));
     program.routes[0].fill = silence(pcmu(), 100);
     program
-}
-
-fn connected(program: &RelayProgram) -> (World, Browser) {
-    let mut world = World::new();
-    let installed = world.put(1, 1, program);
-    let mut browser = Browser::new(1, 0, installed.legs[0].1, BROWSER, Profile::AeadAes128Gcm, 7);
-    browser.connect(&mut world);
-    (world, browser)
-}
-
-fn phone_port() -> PortId {
-    ports(1, LegId(1)).0
-}
-
-/// What the phone was sent since the last look, without reports.
-fn phone_heard(world: &mut World) -> Vec<Heard> {
-    let sent = std::mem::take(&mut world.out.sent);
-    let media = sent.iter().filter(|(port, _, bytes)| *port == phone_port() && classify(bytes) == Ok(PacketKind::Rtp));
-    media.map(|(_, to, bytes)| (assert_eq!(*to, addr(PHONE)), hear(bytes)).1).collect()
 }
 
 /// What the browser was sent since the last look, without reports.

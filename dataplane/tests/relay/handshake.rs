@@ -23,9 +23,11 @@ use gangway_shared::{
     time::Time,
 };
 
-use crate::world::{Browser, Fed, MUX, Source, World, addr, call, ports, relay_id};
+use crate::{
+    phone::PHONE,
+    world::{Browser, Fed, MUX, Source, World, addr, call, ports, relay_id},
+};
 
-const PHONE: &str = "192.0.2.50:4000";
 const CALLS: u64 = 3;
 
 /// A browser with a real DTLS client.

@@ -11,6 +11,7 @@ mod fill;
 mod handshake;
 mod keyframe;
 mod parameters;
+mod phone;
 mod recovery;
 mod repair;
 mod simulation;

@@ -1,31 +1,19 @@
 //! What a new process does with the memory of the old one.
 
-use gangway_dataplane::{relay::PortId, srtp::Profile, wire::DropReason};
+use gangway_dataplane::wire::DropReason;
 use gangway_shared::{
     ids::LegId,
     rcp::{Event, ReapReason},
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, ports, relay_id};
-
-const PHONE: &str = "192.0.2.50:4000";
-const BROWSER: &str = "198.51.100.7:50000";
-
-fn phone_port() -> PortId {
-    ports(1, LegId(1)).0
-}
-
-fn connected() -> (World, Browser) {
-    let mut world = World::new();
-    let handle = world.put(1, 1, &call(Some(CERTIFICATE), Some(PHONE))).legs[0].1;
-    let mut browser = Browser::new(1, 0, handle, BROWSER, Profile::AeadAes128Gcm, 7);
-    browser.connect(&mut world);
-    (world, browser)
-}
+use crate::{
+    phone::{PHONE, connected, phone_port},
+    world::{Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, hear, relay_id},
+};
 
 #[test]
 fn traffic_goes_on_over_a_restart_with_the_same_mapping_and_no_index_used_twice() {
-    let (mut world, mut browser) = connected();
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     let mut phone = Source::new(0xf0, 0);
     // Over the wrap of the sequence number, so that the rollover counter has to survive too.
     phone.sequence = 65_000;
@@ -55,7 +43,7 @@ fn traffic_goes_on_over_a_restart_with_the_same_mapping_and_no_index_used_twice(
 
 #[test]
 fn what_was_seen_before_a_restart_is_still_a_replay_after_it() {
-    let (mut world, mut browser) = connected();
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     let late = browser.talk(b"late");
     let packet = browser.talk(b"x");
     assert!(matches!(world.feed(MUX, browser.at, &packet), Fed::Sent(..)));
@@ -67,7 +55,7 @@ fn what_was_seen_before_a_restart_is_still_a_replay_after_it() {
 
 #[test]
 fn latch_consent_and_checks_survive() {
-    let (mut world, mut browser) = connected();
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     let real = addr("203.0.113.5:7777");
     let mut phone = Source::new(0xf0, 0);
     for _ in 0..12 {
@@ -90,7 +78,7 @@ fn latch_consent_and_checks_survive() {
 #[test]
 fn a_crash_in_the_middle_of_a_removal_leaves_memory_that_can_be_taken_back() {
     for survivors in 0..2 {
-        let (mut world, _) = connected();
+        let (mut world, _) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
         world.out.events_until_panic = Some(survivors);
         let removed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.remove(1)));
         assert!(removed.is_err());
@@ -117,7 +105,7 @@ fn fail_in_hand(world: &mut World, browser: &mut Browser) {
 
 #[test]
 fn a_relay_in_hand_at_its_second_crash_is_reaped_and_the_others_live() {
-    let (mut world, mut browser) = connected();
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     let other = world.put(2, 1, &call(None, Some(PHONE))).legs[0].1;
     for crash in 1..=2 {
         fail_in_hand(&mut world, &mut browser);
@@ -131,7 +119,7 @@ fn a_relay_in_hand_at_its_second_crash_is_reaped_and_the_others_live() {
 
 #[test]
 fn crashes_that_lie_far_apart_are_not_the_relays_fault() {
-    let (mut world, mut browser) = connected();
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     for (minutes, is_reaped) in [(0, false), (11, false), (11, false), (9, true)] {
         world.advance_ms(minutes * 60_000);
         fail_in_hand(&mut world, &mut browser);

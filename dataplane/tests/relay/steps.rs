@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gangway_dataplane::{
     arena::fail_at_step,
-    relay::PortId,
     srtp::{Profile, SrtpRx},
     wire::rtp,
 };
@@ -14,14 +13,10 @@ use gangway_shared::{
     rcp::Route,
 };
 
-use crate::world::{Browser, CERTIFICATE, Fed, Source, World, addr, call, hear, ports, program, rtp_leg};
-
-const PHONE: &str = "192.0.2.50:4000";
-const BROWSER: &str = "198.51.100.7:50000";
-
-fn phone_port() -> PortId {
-    ports(1, LegId(1)).0
-}
+use crate::{
+    phone::{BROWSER, PHONE, connected, phone_port},
+    world::{Browser, CERTIFICATE, Fed, Source, World, addr, call, hear, program, rtp_leg},
+};
 
 /// Does something that is cut off at a step; whether it was, and how many steps there were.
 fn cut<T>(step: u32, does: impl FnOnce() -> T) -> (bool, u32) {
@@ -30,11 +25,8 @@ fn cut<T>(step: u32, does: impl FnOnce() -> T) -> (bool, u32) {
     (is_cut, fail_at_step(None))
 }
 
-fn connected() -> (World, Browser, Source) {
-    let mut world = World::new();
-    let handle = world.put(1, 1, &call(Some(CERTIFICATE), Some(PHONE))).legs[0].1;
-    let mut browser = Browser::new(1, 0, handle, BROWSER, Profile::AeadAes128Gcm, 7);
-    browser.connect(&mut world);
+fn talking() -> (World, Browser, Source) {
+    let (mut world, mut browser) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
     let mut phone = Source::new(0xf0, 0);
     talk(&mut world, &mut browser, &mut phone, 5);
     (world, browser, phone)
@@ -58,7 +50,7 @@ fn a_program_that_was_cut_off_at_any_step_is_whole_when_it_is_put_again() {
     wider.routes.push(Route { to: LegId(2), ssrc: 0x77, ..wider.routes[0].clone() });
     let mut seen = Vec::new();
     for step in 0.. {
-        let (mut world, mut browser, mut phone) = connected();
+        let (mut world, mut browser, mut phone) = talking();
         let (is_cut, steps) = cut(step, || world.put(1, 2, &wider));
         if !is_cut {
             assert!(steps >= 12, "{steps} steps are no walk through a program");
@@ -103,7 +95,7 @@ fn a_first_program_that_was_cut_off_at_any_step_can_be_put_again_or_removed() {
 #[test]
 fn keys_that_were_cut_off_at_any_step_are_old_or_new_and_meet_no_index_twice() {
     for step in 0.. {
-        let (mut world, mut browser, mut phone) = connected();
+        let (mut world, mut browser, mut phone) = talking();
         let mut renewed = Browser::new(1, 0, browser.handle, BROWSER, Profile::AeadAes128Gcm, 21);
         let (is_cut, steps) = cut(step, || renewed.handshake(&mut world, CERTIFICATE));
         if !is_cut {
@@ -132,7 +124,7 @@ fn keys_that_were_cut_off_at_any_step_are_old_or_new_and_meet_no_index_twice() {
 #[test]
 fn another_source_that_was_cut_off_at_any_step_goes_on_behind_the_one_before() {
     for step in 0.. {
-        let (mut world, mut browser, _) = connected();
+        let (mut world, mut browser, _) = talking();
         let mut other = Source::new(0xf1, 0);
         let (is_cut, _) = cut(step, || world.feed(phone_port(), addr(PHONE), &other.packet(b"z")));
         if !is_cut {
@@ -151,7 +143,7 @@ fn another_source_that_was_cut_off_at_any_step_goes_on_behind_the_one_before() {
 #[test]
 fn a_restart_that_was_cut_off_at_any_step_is_begun_again() {
     for step in 0.. {
-        let (mut world, mut browser, mut phone) = connected();
+        let (mut world, mut browser, mut phone) = talking();
         if !world.restart_cut_at(step) {
             assert!(step >= 3, "a restart has steps");
             break;

@@ -15,13 +15,13 @@ use gangway_shared::{
     secret::Secret,
 };
 
-use crate::world::{
-    Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, config, credentials, hear, ice_leg, payload, ports,
-    program, relay_id, route, rtp_leg,
+use crate::{
+    phone::{BROWSER, PHONE, connected_by},
+    world::{
+        Browser, CERTIFICATE, Fed, MUX, Source, World, addr, call, config, credentials, hear, ice_leg, payload, ports,
+        program, relay_id, route, rtp_leg,
+    },
 };
-
-const PHONE: &str = "192.0.2.50:4000";
-const BROWSER: &str = "198.51.100.7:50000";
 
 fn rtp_port(leg: u8) -> PortId {
     ports(1, LegId(leg)).0
@@ -29,11 +29,7 @@ fn rtp_port(leg: u8) -> PortId {
 
 /// A call whose browser is connected.
 fn connected(profile: Profile) -> (World, Browser) {
-    let mut world = World::new();
-    let installed = world.put(1, 1, &call(Some(CERTIFICATE), Some(PHONE)));
-    let mut browser = Browser::new(1, 0, installed.legs[0].1, BROWSER, profile, 7);
-    browser.connect(&mut world);
-    (world, browser)
+    connected_by(&call(Some(CERTIFICATE), Some(PHONE)), profile)
 }
 
 #[test]
