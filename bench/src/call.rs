@@ -41,6 +41,8 @@ pub enum Security {
         ufrag: String,
         /// SHA-256 of its certificate.
         fingerprint: Fingerprint,
+        /// SSRC of what it sends (RFC 5576).
+        ssrc: u32,
     },
 }
 
@@ -77,9 +79,20 @@ pub struct Answer {
     /// Key and salt that the relay sends with, base64, on an SRTP end.
     #[serde(default)]
     pub key: Option<String>,
-    /// The relay's user fragment and password on an ICE end.
+    /// What it takes to check and shake hands with the relay on an ICE end.
     #[serde(default)]
-    pub ice: Option<(String, String)>,
+    pub ice: Option<IceAnswer>,
+}
+
+/// The relay on an ICE end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceAnswer {
+    /// Its user fragment.
+    pub ufrag: String,
+    /// Its password.
+    pub pwd: String,
+    /// Whether it begins the handshake: `a=setup:active` in its answer (RFC 5763 section 5).
+    pub begins: bool,
 }
 
 /// The dataplane's name of a profile.

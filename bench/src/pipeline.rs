@@ -119,7 +119,7 @@ impl Pipeline {
                 }
                 Protection::Browser => {
                     let fingerprint = gangway_shared::rcp::Fingerprint([7; 32]);
-                    Security::Ice { ufrag: UFRAG.to_owned(), fingerprint }
+                    Security::Ice { ufrag: UFRAG.to_owned(), fingerprint, ssrc: ssrc(number) }
                 }
             };
             let end = |at: u32, security| EndSpec { rtp: address(at), rtcp: address(at), security };

@@ -8,7 +8,7 @@ use gangway_bench::{
         Bench, Point,
         machine::Machine,
         svg,
-        table::{loads, markdown, median, systems, valid},
+        table::{loads, markdown, median, systems, whole},
         workload::{self, Workload},
     },
     process::raise_file_limit,
@@ -21,9 +21,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Systems: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, gateway (also -epoll, -uring), or NAME-ENGINE=PATH of another
-    /// gangway-dataplane.
-    #[arg(long, value_delimiter = ',', default_value = "uring,epoll,rtpengine,bare,tokio-uring,webrtc-srtp,gateway")]
+    /// Systems: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, gateway (also -epoll, -uring), janus, or NAME-ENGINE=PATH of
+    /// another gangway-dataplane.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "uring,epoll,rtpengine,bare,tokio-uring,webrtc-srtp,gateway,janus"
+    )]
     systems: Vec<String>,
     /// Only these workloads: rtp, cm, gcm, video, browser, gateway, silent, memory, most.
     #[arg(long, value_delimiter = ',')]
@@ -201,14 +205,16 @@ fn search(bench: &Bench, load: &Workload, choice: &Choice, round: u32) -> Most {
 
 fn summary(results: &Results) -> String {
     let Results { machine, points, most_calls: most } = results;
+    let version = |found: &str| if found.is_empty() { "none".to_owned() } else { found.to_owned() };
     let mut text = format!(
-        "{}, {} cores, kernel {}, commit {}, {} build, rtpengine {}: `{}`\n\n",
+        "{}, {} cores, kernel {}, commit {}, {} build, rtpengine {}, janus {}: `{}`\n\n",
         machine.processor,
         machine.cores,
         machine.kernel,
         machine.commit,
         machine.profile,
-        if machine.rtpengine.is_empty() { "none" } else { &machine.rtpengine },
+        version(&machine.rtpengine),
+        version(&machine.janus),
         machine.command,
     );
     text.push_str(&markdown(points));
@@ -221,15 +227,7 @@ fn summary(results: &Results) -> String {
             }
         }
     }
-    for (name, calls, silent) in loads(points).into_iter().filter(|(name, ..)| *name == "gateway") {
-        text.push_str(&format!("\nwhole gateway, {calls} calls:\n\n| system | % of a core per call |\n|---|---|\n"));
-        for system in systems(points) {
-            let of = valid(points, (name, calls, silent), system);
-            if let Some(share) = median(of.map(|point| 100.0 * point.core_share / f64::from(calls.max(1)))) {
-                text.push_str(&format!("| {system} | {share:.3} |\n"));
-            }
-        }
-    }
+    text.push_str(&whole(points));
     if !most.is_empty() {
         text.push_str(
             "\nmost calls on one core (p99 below 5 ms, loss below 1e-4):\n\n| load | system | calls |\n|---|---|---|\n",

@@ -1,6 +1,10 @@
 //! Load for any relay that speaks RCP or rtpengine's `ng` protocol: makes calls, checks every packet, and prints a report as JSON.
 
-use std::{net::SocketAddrV4, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Parser;
 use gangway_bench::{
@@ -15,7 +19,8 @@ use gangway_dataplane::affinity;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Starts this system for it: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, or NAME=PATH of a gangway-dataplane.
+    /// Starts this system for it: epoll, uring, rtpengine, bare, tokio-uring, webrtc-srtp, gateway, janus, or NAME=PATH of a
+    /// gangway-dataplane.
     #[arg(long, required_unless_present_any = ["rcp", "ng"])]
     system: Option<String>,
     /// Drives the gangway-dataplane that listens at this socket.
@@ -55,9 +60,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     raise_file_limit();
     let media = if arguments.video { Media::Video } else { Media::Audio };
     let shape = Shape { talking: arguments.calls, silent: arguments.silent, side: arguments.side, media };
-    let mut load = Load::open(shape)?;
+    let named = arguments.system.as_deref();
+    let choice =
+        named.map(|name| Choice::parse(name).ok_or_else(|| format!("there is no system {name:?}"))).transpose()?;
+    let browsers = choice.as_ref().map_or(Ok(Ipv4Addr::LOCALHOST), Choice::browsers_at)?;
+    let mut load = Load::open_at(shape, browsers)?;
     let mut started: Option<Box<dyn System>> = None;
-    let answers = match (&arguments.rcp, arguments.ng, &arguments.system) {
+    let answers = match (&arguments.rcp, arguments.ng, &choice) {
         (Some(socket), ..) => {
             let mut control = Control::connect(socket, || true)?;
             load.specs().iter().map(|call| control.make(call)).collect::<Result<Vec<_>, _>>()?
@@ -66,11 +75,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut ng = Ng::connect(address)?;
             load.specs().iter().map(|call| ng.make(call)).collect::<Result<Vec<_>, _>>()?
         }
-        (None, None, name) => {
-            let name = name.as_deref().unwrap_or_default();
-            let choice = Choice::parse(name).ok_or_else(|| format!("there is no system {name:?}"))?;
-            started.insert(choice.start(arguments.relay_core)?).add(load.specs())?
-        }
+        (None, None, Some(choice)) => started.insert(choice.start(arguments.relay_core)?).add(load.specs())?,
+        (None, None, None) => return Err("a system, or where one listens".into()),
     };
     if let Some(core) = arguments.core {
         affinity::pin_to(core)?;

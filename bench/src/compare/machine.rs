@@ -17,6 +17,9 @@ pub struct Machine {
     pub commit: String,
     /// Version of Debian's rtpengine, when it is installed.
     pub rtpengine: String,
+    /// The same of Debian's Janus.
+    #[serde(default)]
+    pub janus: String,
     /// `release` or `debug`: only the first says something.
     pub profile: String,
     /// How the program was called.
@@ -36,6 +39,7 @@ impl Machine {
             let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success());
             output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
         };
+        let version = |package: &str| output("dpkg-query", &["-W", "-f", "${Version}", package]);
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         Machine {
@@ -43,7 +47,8 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             commit: output("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
-            rtpengine: output("dpkg-query", &["-W", "-f", "${Version}", "rtpengine-daemon"]),
+            rtpengine: version("rtpengine-daemon"),
+            janus: version("janus"),
             profile: profile.to_owned(),
             command: format!("compare {}", arguments.join(" ")).trim_end().to_owned(),
             at_unix_s: crate::sys::wall_ns() / 1_000_000_000,

@@ -91,7 +91,7 @@ impl Bench {
     pub fn point(&self, workload: &Workload, choice: &Choice, round: u32) -> io::Result<Point> {
         let mut system = choice.start(self.relay_core)?;
         let empty_kb = memory_kb(system.pid());
-        let mut load = Load::open(workload.shape)?;
+        let mut load = Load::open_at(workload.shape, choice.browsers_at()?)?;
         let answers = system.add(load.specs())?;
         load.connect(&answers)?;
         let timing = Timing {

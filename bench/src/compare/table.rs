@@ -110,6 +110,37 @@ pub fn markdown(points: &[Point]) -> String {
     text
 }
 
+/// The median share of a core that one talking call takes, in percent, of the valid points of a system under a load.
+#[must_use]
+pub fn call_share(points: &[Point], (name, calls, silent): Load<'_>, system: &str) -> Option<f64> {
+    let of = valid(points, (name, calls, silent), system);
+    median(of.map(|point| 100.0 * point.core_share / f64::from(calls.max(1))))
+}
+
+/// The tables of whole gateways, one a load, in Markdown: what a talking call takes of a core, and its ratio to Janus's.
+#[must_use]
+pub fn whole(points: &[Point]) -> String {
+    let mut text = String::new();
+    for load in loads(points).into_iter().filter(|(name, ..)| *name == "gateway") {
+        let _ = write!(
+            text,
+            "\nwhole gateway, {} calls:\n\n| system | % of a core per call | / janus | KiB per call | SRTP |\n|---|---|---|---|---|\n",
+            load.1
+        );
+        let janus = call_share(points, load, "janus");
+        for system in systems(points) {
+            let Some(share) = call_share(points, load, system) else { continue };
+            let ratio = janus.filter(|_| system != "janus").map(|janus| format!("{:.2}", share / janus));
+            let memory = median(valid(points, load, system).map(Point::memory_per_call_kb)).unwrap_or(0.0);
+            let profiles = in_order(valid(points, load, system).flat_map(|point| &point.report.profiles));
+            let profiles: Vec<&str> = profiles.into_iter().map(String::as_str).collect();
+            let ratio = ratio.as_deref().unwrap_or("-");
+            let _ = writeln!(text, "| {system} | {share:.3} | {ratio} | {memory:.0} | {} |", profiles.join(", "));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -145,5 +176,28 @@ pub(super) mod tests {
         assert!(text.contains("| rtp | 100 | epoll | 4500 | 450 | 0.45 | - |"), "{text}");
         assert!(text.contains("5.0e-1 | 50 % | 2/3, loss 1 |"), "{text}");
         assert_eq!(median([]), None);
+    }
+    #[test]
+    fn whole_gateways_stand_beside_janus() {
+        let of = |system: &str, round, core_share, loss| {
+            let point = point(system, 20, round, 1.0, loss);
+            let report = Report { profiles: vec!["P".to_owned()], ..point.report.clone() };
+            Point { workload: "gateway".to_owned(), core_share, memory_kb: (100, 2100), report, ..point }
+        };
+        let points = [
+            of("gateway", 0, 0.02, 0.0),
+            of("janus", 0, 0.08, 0.0),
+            of("gateway", 1, 0.04, 0.0),
+            of("janus", 1, 0.08, 0.0),
+            of("janus", 2, 0.01, 0.5),
+            point("gateway", 100, 0, 1.0, 0.0),
+        ];
+        let text = whole(&points);
+        assert!(text.contains("whole gateway, 20 calls") && !text.contains("100 calls"), "{text}");
+        assert!(text.contains("| gateway | 0.150 | 0.38 | 100 | P |"), "{text}");
+        assert!(
+            text.contains("| janus | 0.400 | - | 100 | P |"),
+            "what was lost in a round makes nobody cheap: {text}"
+        );
     }
 }

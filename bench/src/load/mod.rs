@@ -12,14 +12,15 @@ mod socket;
 pub mod stream;
 
 use std::{
+    collections::BTreeSet,
     io,
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     time::{Duration, Instant},
 };
 
 use dimpl::DtlsCertificate;
 use gangway_dataplane::{
-    srtp::{MasterKey, RxStream, SrtpRx, SrtpTx, TxStream},
+    srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     wire::{PacketKind, classify},
 };
 use gangway_shared::{
@@ -29,8 +30,8 @@ use gangway_shared::{
 use serde::{Deserialize, Serialize};
 
 use self::{
-    browser::{Browser, UFRAG},
-    socket::{Sockets, free_for_datagrams},
+    browser::{ANSWER_MAX, Browser, Heard, UFRAG},
+    socket::{Sockets, next_datagram},
     stream::Stream,
 };
 use crate::{
@@ -163,6 +164,8 @@ pub struct Load {
     streams: Vec<Stream>,
     pattern: Vec<u8>,
     certificate: Option<(DtlsCertificate, Fingerprint)>,
+    /// SRTP profiles that came of the handshakes.
+    profiles: BTreeSet<&'static str>,
     inbox: Inbox,
     outbox: Outbox,
     /// Turns of reports and of checks in the runs before.
@@ -175,7 +178,15 @@ impl Load {
     /// # Errors
     /// What the kernel says.
     pub fn open(shape: Shape) -> io::Result<Self> {
-        Load::open_from(shape, 0)
+        Load::open_with(shape, 0, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same with browsers at another address of this machine than 127.0.0.1.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_at(shape: Shape, browsers: Ipv4Addr) -> io::Result<Self> {
+        Load::open_with(shape, 0, browsers)
     }
 
     /// The same for calls that are counted from `first_number`, a multiple of four: beside another load on the same relay.
@@ -183,7 +194,11 @@ impl Load {
     /// # Errors
     /// What the kernel says.
     pub fn open_from(shape: Shape, first_number: u32) -> io::Result<Self> {
-        let mut sockets = Sockets::new()?;
+        Load::open_with(shape, first_number, Ipv4Addr::LOCALHOST)
+    }
+
+    fn open_with(shape: Shape, first_number: u32, browsers: Ipv4Addr) -> io::Result<Self> {
+        let mut sockets = Sockets::new(browsers)?;
         let (a, b) = (sockets.open_pair()?, sockets.open_pair()?);
         let certificate = matches!(shape.side, Side::Ice | Side::Mixed).then(browser::certificate);
         let mut entropy = SeededEntropy::new(0x6b65_7973 + u64::from(first_number));
@@ -207,7 +222,11 @@ impl Load {
                 }
                 Side::Ice | Side::Mixed => {
                     let (_, fingerprint) = certificate.as_ref().expect("browsers have a certificate");
-                    Security::Ice { ufrag: UFRAG.to_owned(), fingerprint: *fingerprint }
+                    Security::Ice {
+                        ufrag: UFRAG.to_owned(),
+                        fingerprint: *fingerprint,
+                        ssrc: stream::ssrc_of(up as u32),
+                    }
                 }
             };
             let address = |port: usize| sockets.address(port);
@@ -222,7 +241,7 @@ impl Load {
             for (port, rtcp_port) in [a, b] {
                 let sends = up + (ends.len() - first);
                 let hears = up + (1 - (ends.len() - first));
-                let nobody = SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0);
+                let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
                 ends.push(End {
                     port,
                     rtcp_port,
@@ -239,7 +258,8 @@ impl Load {
         }
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
         let pattern = stream::pattern();
-        Ok(Load { shape, specs, sockets, ends, streams, pattern, certificate, inbox, outbox, turns: (0, 0) })
+        let profiles = BTreeSet::new();
+        Ok(Load { shape, specs, sockets, ends, streams, pattern, certificate, profiles, inbox, outbox, turns: (0, 0) })
     }
 
     /// What a relay must be told.
@@ -275,9 +295,9 @@ impl Load {
                 }
                 Security::Ice { .. } => {
                     let (certificate, _) = self.certificate.as_ref().expect("browsers have a certificate");
-                    let credentials = answer.ice.as_ref();
-                    let (ufrag, pwd) = credentials.ok_or_else(|| io::Error::other("a browser's end without ICE"))?;
-                    end.browser = Some(Browser::new(certificate.clone(), ufrag, pwd, answer.rtp));
+                    let ice = answer.ice.as_ref().ok_or_else(|| io::Error::other("a browser's end without ICE"))?;
+                    let browser = Browser::new(certificate.clone(), &ice.ufrag, &ice.pwd, answer.rtp);
+                    end.browser = Some(if ice.begins { browser.begun_by_relay() } else { browser });
                 }
             }
         }
@@ -321,10 +341,14 @@ impl Load {
                     let to = browser.to;
                     browser.shake(datagram, |bytes| drop(socket.send_to(bytes, to))).map_err(io::Error::other)
                 };
-                while let Some(len) = free_for_datagrams(socket, &mut buffer) {
+                while let Some((len, from)) = next_datagram(socket, &mut buffer) {
                     match classify(&buffer[..len]) {
                         Ok(PacketKind::Stun) => {
-                            browser.on_stun(&buffer[..len]);
+                            let mut answer = [0; ANSWER_MAX];
+                            if let Heard::Check(len) = browser.on_stun(&buffer[..len], from, &mut answer) {
+                                // What is not taken is asked for again.
+                                let _ = socket.send_to(&answer[..len], from);
+                            }
                         }
                         Ok(PacketKind::Dtls) => turn(browser, Some(&buffer[..len]))?,
                         _ => {}
@@ -335,6 +359,7 @@ impl Load {
                 }
                 if let Some((send, receive)) = browser.take_keys() {
                     let ssrc = self.streams[end.sends].ssrc;
+                    self.profiles.extend(send.profile().map(Profile::sdes_name));
                     end.keys = EndKeys::new(&send, &receive, ssrc);
                 }
             }

@@ -109,6 +109,12 @@ pub struct Report {
     pub rtcp: (u64, u64),
     /// Consent checks sent, and answered.
     pub consent: (u64, u64),
+    /// Checks of the relay that browsers answered since they were called; a relay that is a lite agent has none.
+    #[serde(default)]
+    pub peer_checks: u64,
+    /// SRTP profiles that came of handshakes.
+    #[serde(default)]
+    pub profiles: Vec<String>,
     /// Longest time without a packet, of the stream where it was longest, milliseconds.
     pub longest_gap_ms: f64,
     /// The most packets that one stream lost.

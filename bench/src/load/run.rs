@@ -10,6 +10,7 @@ use gangway_dataplane::wire::{
 
 use super::{
     Load,
+    browser::{ANSWER_MAX, Heard},
     report::{Report, Times},
     stream::{AUDIO_PERIOD_NS, FRAME_PERIOD_NS, Judged},
 };
@@ -206,6 +207,9 @@ impl Load {
     fn conclude(&self, mut run: Run, drops_before: u64) -> Report {
         run.report.calls = self.shape.calls();
         run.report.talking = self.shape.talking;
+        run.report.profiles = self.profiles.iter().map(|&name| name.to_owned()).collect();
+        let browsers = self.ends.iter().filter_map(|end| end.browser.as_ref());
+        run.report.peer_checks = browsers.map(|browser| browser.checked).sum();
         let talking = &self.streams[..2 * self.shape.talking as usize];
         run.report.sent = talking.iter().map(super::Stream::sent_measured).sum();
         run.report.received = talking.iter().map(|stream| stream.received_measured).sum();
@@ -313,9 +317,17 @@ impl Load {
         let mut packet = Packet::new(datagram.buffer, 0, datagram.len);
         match kind {
             PacketKind::Stun => {
-                let answered = end.browser.as_mut().is_some_and(|browser| browser.on_stun(packet.bytes()));
-                let count = if answered { &mut run.report.consent.1 } else { &mut run.report.strange };
-                *count += 1;
+                let mut answer = [0; ANSWER_MAX];
+                let heard = end.browser.as_mut().map(|browser| browser.on_stun(packet.bytes(), from, &mut answer));
+                match heard.unwrap_or(Heard::Strange) {
+                    Heard::Answer => run.report.consent.1 += 1,
+                    Heard::Check(len) => {
+                        let sent = self.sockets.socket(port).send_to(&answer[..len], from);
+                        run.refused += u64::from(sent.is_err());
+                    }
+                    Heard::KeepAlive => {}
+                    Heard::Strange => run.report.strange += 1,
+                }
             }
             // The last flight of a handshake may come twice.
             PacketKind::Dtls => run.report.strange += u64::from(end.browser.is_none()),

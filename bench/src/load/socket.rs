@@ -34,29 +34,36 @@ enum Ends {
 /// All sockets.
 pub(super) struct Sockets {
     ports: Vec<Port>,
+    /// Where sockets of one end are.
+    own_at: Ipv4Addr,
     poll: Poll,
     events: Events,
     ready: Vec<usize>,
 }
 
 impl Sockets {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Sockets { ports: Vec::new(), poll: Poll::new()?, events: Events::with_capacity(1024), ready: Vec::new() })
+    /// No sockets yet. Those of one end will be at `own_at`, shared ones at 127.0.0.1.
+    pub(super) fn new(own_at: Ipv4Addr) -> io::Result<Self> {
+        let (poll, events) = (Poll::new()?, Events::with_capacity(1024));
+        Ok(Sockets { ports: Vec::new(), own_at, poll, events, ready: Vec::new() })
     }
 
     /// A socket for the ends of many calls, and one for their RTCP.
     pub(super) fn open_pair(&mut self) -> io::Result<(usize, usize)> {
-        let shared = || Ends::ByPort(vec![0; 1 << 16].into());
-        Ok((self.add(shared(), SHARED_BUFFER_BYTES)?, self.add(shared(), SHARED_BUFFER_BYTES)?))
+        let mut shared = || {
+            let ends = Ends::ByPort(vec![0; 1 << 16].into());
+            self.add(ends, Ipv4Addr::LOCALHOST, SHARED_BUFFER_BYTES)
+        };
+        Ok((shared()?, shared()?))
     }
 
     /// A socket for one end.
     pub(super) fn open(&mut self) -> io::Result<usize> {
-        self.add(Ends::One(None), OWN_BUFFER_BYTES)
+        self.add(Ends::One(None), self.own_at, OWN_BUFFER_BYTES)
     }
 
-    fn add(&mut self, ends: Ends, buffer_bytes: usize) -> io::Result<usize> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    fn add(&mut self, ends: Ends, ip: Ipv4Addr, buffer_bytes: usize) -> io::Result<usize> {
+        let socket = UdpSocket::bind((ip, 0))?;
         socket.set_nonblocking(true)?;
         stamp_arrivals(&socket)?;
         // Only who may administer the network gets more than net.core.rmem_max; own drops are reported either way.
@@ -138,7 +145,10 @@ impl Sockets {
     }
 }
 
-/// The next datagram, if there is one.
-pub(super) fn free_for_datagrams(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
-    socket.recv(buffer).ok()
+/// The next datagram and who sent it, if there is one.
+pub(super) fn next_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
+    match socket.recv_from(buffer).ok()? {
+        (len, SocketAddr::V4(from)) => Some((len, from)),
+        (_, SocketAddr::V6(_)) => None,
+    }
 }

@@ -96,7 +96,7 @@ impl Stream {
             number,
             from,
             to,
-            ssrc: 0x1000_0000 + number,
+            ssrc: ssrc_of(number),
             media,
             first_sequence: (number as u16).wrapping_mul(7919),
             next: 0,
@@ -255,6 +255,11 @@ impl Stream {
     pub fn sent_measured(&self) -> u64 {
         u64::from(self.measured.end.min(self.next).saturating_sub(self.measured.start))
     }
+}
+
+/// SSRC of the stream of this number.
+pub(super) fn ssrc_of(number: u32) -> u32 {
+    0x1000_0000 + number
 }
 
 /// Bytes that no two packets near each other share.

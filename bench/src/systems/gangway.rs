@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::{MEDIA_PORTS, System, v4};
 use crate::{
-    call::{Answer, CallSpec, EndSpec, Media as CallMedia, Security},
+    call::{Answer, CallSpec, EndSpec, IceAnswer, Media as CallMedia, Security},
     process::Running,
 };
 
@@ -228,7 +228,7 @@ fn leg(id: u8, end: &EndSpec, media: Media) -> Leg {
             let (local, remote) = (Secret::new(receive.clone()), Secret::new(send.clone()));
             LegKind::Srtp(SrtpLeg { rtp, keys: SrtpKeys { suite: *suite, local, remote } })
         }
-        Security::Ice { ufrag, fingerprint } => {
+        Security::Ice { ufrag, fingerprint, .. } => {
             let remote = IceRemote { ufrag: ufrag.clone(), fingerprints: vec![*fingerprint] };
             LegKind::IceDtls(IceDtlsLeg { remote: Some(remote), ..IceDtlsLeg::default() })
         }
@@ -277,7 +277,8 @@ fn answers(reply: &PutReply) -> io::Result<[Answer; 2]> {
             LegAddress::IceDtls { candidates, ufrag, pwd, .. } => {
                 let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
                 let to = v4(candidates.iter().copied().find(SocketAddr::is_ipv4).unwrap_or(nowhere))?;
-                Ok(Answer { rtp: to, rtcp: to, key: None, ice: Some((ufrag.clone(), pwd.clone())) })
+                let ice = IceAnswer { ufrag: ufrag.clone(), pwd: pwd.clone(), begins: false };
+                Ok(Answer { rtp: to, rtcp: to, key: None, ice: Some(ice) })
             }
             LegAddress::None => Err(io::Error::other("a leg without an address")),
         }

@@ -2,18 +2,21 @@
 
 pub mod bencode;
 pub mod gangway;
+pub mod janus;
+mod page;
+mod phone;
 pub mod rtpengine;
 pub mod sdp;
 pub mod whole;
 
 use std::{
     io,
-    net::{SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     process::Command,
 };
 
-use self::{gangway::Gangway, rtpengine::RtpEngine, whole::Gateway};
+use self::{gangway::Gangway, janus::Janus, rtpengine::RtpEngine, whole::Gateway};
 use crate::{
     call::{Answer, CallSpec},
     compare::workload::Workload,
@@ -48,6 +51,8 @@ pub enum Kind {
     },
     /// Our control with a dataplane of this engine, between a page and a phone.
     Whole(&'static str),
+    /// Debian's Janus with two event loops, between a page and a phone.
+    Janus,
     /// Debian's rtpengine, in user space, one thread.
     RtpEngine,
     /// A relay of `baseline`: `bare`, `tokio-uring` or `webrtc-srtp`.
@@ -73,6 +78,7 @@ impl Choice {
             "gateway" => Kind::Whole("auto"),
             "gateway-epoll" => Kind::Whole("epoll"),
             "gateway-uring" => Kind::Whole("uring"),
+            "janus" => Kind::Janus,
             "rtpengine" => Kind::RtpEngine,
             "bare" => Kind::Baseline("bare"),
             "tokio-uring" => Kind::Baseline("tokio-uring"),
@@ -90,12 +96,23 @@ impl Choice {
     #[must_use]
     pub fn can(&self, workload: &Workload) -> bool {
         match (&self.kind, workload.shape.side) {
-            (Kind::Whole(_), side) => workload.is_whole() && side == Side::Ice,
+            (Kind::Whole(_) | Kind::Janus, side) => workload.is_whole() && side == Side::Ice,
             _ if workload.is_whole() => false,
             (Kind::Gangway { .. }, _) | (Kind::RtpEngine, Side::Plain | Side::Srtp(_)) => true,
             (Kind::Baseline("webrtc-srtp"), side) => matches!(side, Side::Srtp(_)),
             (Kind::Baseline(_), side) => side == Side::Plain,
             (Kind::RtpEngine, Side::Ice | Side::Mixed) => false,
+        }
+    }
+
+    /// Where its browsers are: Janus never offers loopback, and what is bound to another address does not reach 127.0.0.1 everywhere.
+    ///
+    /// # Errors
+    /// When this machine has no such address.
+    pub fn browsers_at(&self) -> io::Result<Ipv4Addr> {
+        match self.kind {
+            Kind::Janus => janus::own_address(),
+            _ => Ok(Ipv4Addr::LOCALHOST),
         }
     }
 
@@ -110,6 +127,7 @@ impl Choice {
                 Box::new(Gangway::start(&binary, &[format!("dataplane_engine={engine}")], core)?)
             }
             Kind::Whole(engine) => Box::new(Gateway::start(engine, core)?),
+            Kind::Janus => Box::new(Janus::start(core)?),
             Kind::RtpEngine => Box::new(RtpEngine::start(core)?),
             Kind::Baseline(mode) => Box::new(Baseline::start(mode, core)?),
         })

@@ -7,7 +7,7 @@ use gangway_bench::{
     load::{Load, Mark, Report, Shape, Side, Timing},
     process::CpuMark,
     sys::wall_ns,
-    systems::Choice,
+    systems::{Choice, janus},
 };
 
 const SHORT: Timing = Timing {
@@ -17,10 +17,31 @@ const SHORT: Timing = Timing {
     spin: false,
 };
 
+/// What goes through whole gateways.
+const CALLS_OF_A_PAGE: Shape = Shape { talking: 5, silent: 0, side: Side::Ice, media: Media::Audio };
+
+/// Whether Janus can run here; where it cannot, the test says so and is skipped, and in CI it fails.
+#[track_caller]
+fn has_janus() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_installed = std::env::split_paths(&path).any(|folder| folder.join("janus").is_file());
+    let reason = if is_installed {
+        janus::own_address().err().map(|error| error.to_string())
+    } else {
+        Some("it is not installed (./test installs it)".to_owned())
+    };
+    if let Some(reason) = &reason {
+        assert!(std::env::var_os("CI").is_none(), "no Janus, which in CI is a failure: {reason}");
+        eprintln!("*** SKIPPED: no Janus: {reason} ***");
+    }
+    reason.is_none()
+}
+
 #[track_caller]
 fn run(system: &str, shape: Shape) -> Report {
-    let mut system = Choice::parse(system).expect("a system").start(None).expect("it starts");
-    let mut load = Load::open(shape).expect("sockets");
+    let choice = Choice::parse(system).expect("a system");
+    let mut system = choice.start(None).expect("it starts");
+    let mut load = Load::open_at(shape, choice.browsers_at().expect("an address")).expect("sockets");
     let answers = system.add(load.specs()).expect("the calls are taken");
     load.connect(&answers).expect("the calls are connected");
     let (mut before, mut used) = (CpuMark::default(), 0);
@@ -75,8 +96,20 @@ fn the_baselines_carry_their_calls_whole() {
 
 #[test]
 fn the_whole_gateway_carries_calls_between_page_and_phone() {
-    let shape = Shape { talking: 6, silent: 0, side: Side::Ice, media: Media::Audio };
-    assert_whole(&run("gateway", shape), shape);
+    assert_whole(&run("gateway", CALLS_OF_A_PAGE), CALLS_OF_A_PAGE);
+}
+
+#[test]
+fn janus_carries_the_same_calls_as_the_whole_gateway_with_the_same_srtp() {
+    if !has_janus() {
+        return;
+    }
+    let (ours, theirs) = (run("gateway", CALLS_OF_A_PAGE), run("janus", CALLS_OF_A_PAGE));
+    assert_whole(&ours, CALLS_OF_A_PAGE);
+    assert_whole(&theirs, CALLS_OF_A_PAGE);
+    assert!(theirs.peer_checks >= 5 && ours.peer_checks == 0, "Janus is a full agent, ours a lite one: {theirs:?}");
+    assert!(theirs.consent.1 > 0 && theirs.rtcp.1 > 0, "checks are answered and reports come: {theirs:?}");
+    assert_eq!((theirs.profiles.len(), &theirs.profiles), (1, &ours.profiles));
 }
 
 #[test]
