@@ -12,3 +12,4 @@ pub mod pipeline;
 pub mod process;
 pub mod sys;
 pub mod systems;
+pub mod ticks;

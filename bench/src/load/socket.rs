@@ -1,6 +1,7 @@
 //! The generator's sockets, and whose a datagram is.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
@@ -132,17 +133,22 @@ impl Sockets {
         self.ready.retain(|&port| self.ports[port].is_ready);
     }
 
-    /// Datagrams that found no room on them so far (`/proc/net/udp`, last column).
+    /// Datagrams that found no room on them so far.
     pub(super) fn drops(&self) -> u64 {
-        let table = fs::read_to_string("/proc/net/udp").unwrap_or_default();
-        let own: std::collections::BTreeSet<u16> = self.ports.iter().map(|port| port.address.port()).collect();
-        let drops = table.lines().skip(1).filter_map(|line| {
-            let local = line.split_whitespace().nth(1)?.rsplit_once(':')?.1;
-            let port = u16::from_str_radix(local, 16).ok()?;
-            own.contains(&port).then(|| line.split_whitespace().last()?.parse::<u64>().ok()).flatten()
-        });
-        drops.sum()
+        let own: BTreeSet<u16> = self.ports.iter().map(|port| port.address.port()).collect();
+        drops_at(|port| own.contains(&port))
     }
+}
+
+/// Datagrams that found no room at sockets of this machine with such ports (`/proc/net/udp`, last column).
+pub(crate) fn drops_at(is_own: impl Fn(u16) -> bool) -> u64 {
+    let table = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    let drops = table.lines().skip(1).filter_map(|line| {
+        let local = line.split_whitespace().nth(1)?.rsplit_once(':')?.1;
+        let port = u16::from_str_radix(local, 16).ok()?;
+        is_own(port).then(|| line.split_whitespace().last()?.parse::<u64>().ok()).flatten()
+    });
+    drops.sum()
 }
 
 /// The next datagram and who sent it, if there is one.

@@ -159,7 +159,7 @@ impl System for Baseline {
 }
 
 /// Both addresses of a pair, which must be IPv4.
-fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
+pub(crate) fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
     match address {
         SocketAddr::V4(address) => Ok(address),
         SocketAddr::V6(_) => Err(io::Error::other("the benches speak IPv4 only")),

@@ -8,6 +8,7 @@ use gangway_bench::{
     process::CpuMark,
     sys::wall_ns,
     systems::{Choice, janus},
+    ticks,
 };
 
 const SHORT: Timing = Timing {
@@ -171,6 +172,28 @@ fn restart_gap_tells_the_loss_of_a_control_from_that_of_a_relay() {
     let results = gap("kill");
     assert_eq!(results["undisturbed"]["lost"], 0, "{results}");
     assert!(results["disturbed"]["longest_gap_ms"].as_f64() > Some(0.0), "{results}");
+}
+
+#[test]
+fn ticks_tells_how_punctual_sound_of_our_own_is_and_what_reading_costs() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ticks"))
+        .args(["--engine", "epoll", "--streams", "40", "--digits", "4", "--rounds", "2", "--reads-per-s", "10"])
+        .args(["--seconds", "0.8", "--warm-up", "0.3"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: ticks::Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report.heard, report.lost, report.receiver_drops), (40, 0, 0), "{report:?}");
+    let expected = 40.0 * 50.0 * (0.3 + 2.0 * 3.0 * 0.8);
+    assert!(report.packets as f64 > 0.7 * expected, "{} of {expected} packets", report.packets);
+    assert!(report.silence.packets > 0 && report.events.packets > 4 * 25, "{report:?}");
+    assert!(report.silence.p50_ms < 10.0, "half of the silence is nearer to its beat than to another: {report:?}");
+    assert!(report.ns_per_packet > 0.0 && report.spread.fullest < 1.0, "{report:?}");
+    let reads = |reader| report.windows.iter().filter(move |window| window.reader == reader).map(|window| window.reads);
+    assert_eq!(reads(None).sum::<u64>(), 0);
+    for reader in [ticks::Reader::Map, ticks::Reader::Query] {
+        assert!(reads(Some(reader)).all(|reads| reads >= 4), "{report:?}");
+    }
 }
 
 #[test]

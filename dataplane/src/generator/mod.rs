@@ -114,10 +114,12 @@ impl Recipe {
         if self.is_noise() { Duration::ZERO } else { self.interval() }
     }
 
-    /// The position behind the packet at `position_ms`.
+    /// The position so many packets behind the one at `position_ms`.
     #[must_use]
-    pub fn next_position(&self, position_ms: u32) -> u32 {
-        (position_ms + u32::from(self.ptime_ms)) % self.cadence_ms()
+    pub fn skip(&self, position_ms: u32, packets: u64) -> u32 {
+        let cadence = u64::from(self.cadence_ms());
+        let step = u64::from(self.ptime_ms) * (packets % cadence);
+        ((u64::from(position_ms) + step) % cadence) as u32
     }
 
     /// After so long a tone is where it was: a whole number of periods of any frequency when it has no pause.

@@ -28,7 +28,7 @@ fn heard(recipe: &Recipe, packets: u32, decode: fn(u8) -> i16) -> Vec<i16> {
     let mut samples = Vec::new();
     for _ in 0..packets {
         samples.extend(written(recipe, position).into_iter().map(decode));
-        position = recipe.next_position(position);
+        position = recipe.skip(position, 1);
     }
     samples
 }

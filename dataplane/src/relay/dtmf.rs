@@ -22,6 +22,7 @@ use gangway_shared::{
 
 use super::{
     Now, Output, Relays,
+    fill::newest_due,
     rewrite::{append_event, ticks},
 };
 use crate::{
@@ -43,8 +44,6 @@ const UPDATE: Duration = Duration::from_millis(20);
 const GAP: Duration = Duration::from_millis(60);
 /// How often the end of an event is told (RFC 4733 section 2.5.1.4).
 const ENDS: u8 = 3;
-/// A packet that is due for longer is not made up for: the worker stood still.
-const CATCH_UP: Duration = Duration::from_millis(100);
 /// -10 dBm0, the middle of what RFC 4733 section 2.3.4 allows.
 const VOLUME: u8 = 10;
 const END: u8 = 0x80;
@@ -210,11 +209,11 @@ impl Relays {
         }
     }
 
-    /// Sends one packet of what a route plays, or ends an action, and sets the time of the next.
+    /// Sends one packet of what a route plays, or ends an action, and sets the time of the next. Packets whose time is over are left
+    /// out: the one that leaves says how long the event has lasted.
     fn play(&mut self, now: Now, route: u32, out: &mut impl Output) {
         let Some(playing) = self.keypad.playing.get_mut(&route) else { return };
-        let is_late = now.mono.since(playing.next_at) > CATCH_UP;
-        let at = if is_late { now.mono } else { playing.next_at };
+        let (at, _) = newest_due(now.mono, playing.next_at, UPDATE);
         let Some(action) = playing.actions.front_mut() else {
             self.keypad.playing.remove(&route);
             return;

@@ -24,8 +24,6 @@ use crate::{
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 /// A source that sends is not missed before this, whatever the program says: its next packet may be a large one, or come late.
 const JITTER_PATIENCE: Duration = Duration::from_millis(60);
-/// A packet that is due for longer is not made up for: the worker stood still, and a burst would only fill jitter buffers.
-const CATCH_UP: Duration = Duration::from_millis(100);
 /// The payload type that means comfort noise wherever it means nothing else (RFC 3551 table 4).
 const COMFORT_NOISE_TYPE: u8 = 13;
 /// Opus payloads up to so many bytes hold no sound (RFC 7587 section 3.1.3, RFC 6716 section 3.2.1).
@@ -103,6 +101,13 @@ impl FillState {
     }
 }
 
+/// Of the times `due`, `due + step`, `due + 2 * step` and so on the newest that has come, and how many lie before it.
+pub(super) fn newest_due(now: Time, due: Time, step: Duration) -> (Time, u64) {
+    let (late_us, step_us) = (now.since(due).as_micros() as u64, step.as_micros() as u64);
+    let left_out = late_us / step_us.max(1);
+    (due + Duration::from_micros(left_out * step_us), left_out)
+}
+
 impl Relays {
     /// The soonest time at which sound is due in place of what a leg sends.
     pub(super) fn fills_due(&self, slot: u32) -> Option<Time> {
@@ -122,6 +127,10 @@ impl Relays {
 
     /// Sends one packet of a route's sound and sets the time of the next. While the destination cannot be sent to, or hears
     /// digits, the sound does not begin.
+    ///
+    /// Packets are due a packet time apart, counted from the first. When a worker that stood still comes back, those whose time is over
+    /// are left out, for a burst would only fill jitter buffers; the one whose time it is leaves now with the timestamp of its
+    /// time, and the next when it would have left anyway. So streams that were spread over the packet time stay so.
     fn make_sound(&mut self, now: Now, route_slot: u32, out: &mut impl Output) {
         let target = self.target_of(route_slot);
         let seed = self.config.seed;
@@ -129,10 +138,11 @@ impl Relays {
         let route = &mut sections.routes[route_slot as usize];
         let fill = &mut route.fill;
         let interval = fill.recipe.interval();
-        let due = Time::from_micros(fill.next_at);
-        let is_late = now.mono.since(due) > CATCH_UP;
-        let at = if fill.is_running == 0 || is_late { now.mono } else { due };
+        let (at, left_out) = newest_due(now.mono, Time::from_micros(fill.next_at), interval);
         fill.next_at = (at + interval).as_micros();
+        if fill.is_running == 1 {
+            fill.position_ms = fill.recipe.skip(fill.position_ms, left_out);
+        }
         let Some((port, to)) = target.ok().filter(|_| !self.keypad.is_busy(route_slot)) else {
             fill.is_running = 0;
             return;
@@ -140,7 +150,7 @@ impl Relays {
         let leg = &mut sections.legs[route.to as usize];
         let stream = &mut sections.out[(route.to, route.out as usize)];
         let keys = &self.derived[route.to as usize].tx;
-        let goes_on = fill.is_running == 1 && !is_late;
+        let goes_on = fill.is_running == 1 && left_out == 0;
         let made =
             Made { clock: fill.recipe.clock(), follows: goes_on.then_some(interval), lasts: fill.recipe.lasts() };
         let (mut sent, mut payload_len, mut len) = (Ok(()), 0, 0);
@@ -166,7 +176,7 @@ impl Relays {
             return self.count_on(Some(to), reason);
         }
         fill.is_running = 1;
-        fill.position_ms = fill.recipe.next_position(fill.position_ms);
+        fill.position_ms = fill.recipe.skip(fill.position_ms, 1);
         stream.packets += 1;
         stream.octets += payload_len as u64;
         leg.traffic.tx_packets += 1;

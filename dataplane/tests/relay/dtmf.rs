@@ -150,6 +150,21 @@ fn so_many_actions_wait_and_those_of_a_route_that_goes_are_told() {
 }
 
 #[test]
+fn digits_of_a_worker_that_stood_still_come_without_a_burst_and_in_their_length() {
+    let (mut world, _) = connected(&dialled_call());
+    world.play(1, 1, "1", 200);
+    world.advance_ms(40);
+    assert_eq!(phone_heard(&mut world).len(), 3);
+    world.sleep_ms(90);
+    let late: Vec<_> = phone_heard(&mut world).iter().map(told).collect();
+    assert_eq!(late, [(false, 1, false, 1120)], "one packet: 140 ms of the digit, told 120 ms after its beginning");
+    world.advance_ms(1000);
+    let rest: Vec<_> = phone_heard(&mut world).iter().map(|heard| told(heard).3).collect();
+    assert_eq!(rest, [1280, 1440, 1600, 1600, 1600]);
+    assert_eq!(done(&mut world), [(1, None)]);
+}
+
+#[test]
 fn stand_in_sound_waits_for_the_digits() {
     let mut program = dialled_call();
     let pcmu = payload(0, Codec::Pcmu, 8000);

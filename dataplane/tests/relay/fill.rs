@@ -420,19 +420,69 @@ fn without_a_buffer_nothing_is_sent_and_the_sound_goes_on_later() {
 }
 
 #[test]
-fn a_worker_that_stood_still_makes_up_for_a_moment_and_not_for_more() {
-    for (still_ms, made) in [(90, 5), (10_000, 1)] {
+fn a_worker_that_stood_still_sends_what_is_due_now_and_keeps_the_beat() {
+    for still_ms in [19, 20, 39, 90, 10_000, 10_007] {
         let (mut world, _) = connected(&filled_call());
         world.advance_ms(100);
-        let first = phone_heard(&mut world);
+        let first = phone_heard(&mut world).pop().unwrap();
         world.sleep_ms(still_ms);
+        let beats = still_ms / 20;
         let heard = phone_heard(&mut world);
-        assert_eq!(heard.len(), made - 1 + usize::from(still_ms > 100), "after {still_ms} ms");
-        assert_eq!(heard[0].sequence, first[0].sequence + 1);
-        if still_ms > 100 {
-            assert_eq!(heard[0].timestamp, first[0].timestamp + 8 * 10_000);
+        assert_eq!(heard.len() as u64, beats.min(1), "no burst after {still_ms} ms");
+        if let Some(heard) = heard.first() {
+            assert_eq!(heard.sequence, first.sequence + 1);
+            assert_eq!(heard.timestamp, first.timestamp.wrapping_add(160 * beats as u32));
+            assert_eq!(heard.marker, beats > 1, "after a gap a spurt begins");
         }
+        world.advance_ms(20 - still_ms % 20 - 1);
+        assert_eq!(phone_heard(&mut world), [], "not before its time, after {still_ms} ms");
+        world.advance_ms(1);
+        let next = phone_heard(&mut world);
+        assert_eq!(next.len(), 1, "on the beat after {still_ms} ms");
+        assert_eq!(next[0].timestamp, first.timestamp.wrapping_add(160 * (beats as u32 + 1)));
+        assert!(!next[0].marker);
     }
+}
+
+#[test]
+fn a_tone_of_a_worker_that_stood_still_keeps_its_cadence() {
+    let mut program = filled_call();
+    program.routes[0].fill = ringback();
+    let (mut world, _) = connected(&program);
+    let is_loud = |world: &mut World| {
+        world.advance_ms(20);
+        phone_heard(world).pop().unwrap().payload.iter().any(|sample| *sample != ULAW_SILENCE)
+    };
+    assert!(is_loud(&mut world));
+    world.sleep_ms(1980);
+    assert!(!is_loud(&mut world), "2 s after its beginning it pauses");
+    world.sleep_ms(2980);
+    assert!(is_loud(&mut world), "5 s after it, it sounds again");
+}
+
+#[test]
+fn streams_that_were_spread_over_the_packet_time_stay_so_when_a_worker_stood_still() {
+    const STREAMS: u64 = 8;
+    let mut world = World::new();
+    let mut program = filled_call();
+    program.routes[0].fill = silence(pcmu(), 0);
+    for number in 1..=STREAMS {
+        world.put(number, 1, &program);
+        world.advance_ms(2);
+    }
+    let beat = |world: &mut World| -> Vec<usize> {
+        let each = (0..20).map(|_| {
+            world.out.sent.clear();
+            world.advance_ms(1);
+            world.out.sent.iter().filter(|(.., bytes)| classify(bytes) == Ok(PacketKind::Rtp)).count()
+        });
+        each.collect()
+    };
+    let before = beat(&mut world);
+    assert_eq!((before.iter().sum::<usize>(), before.iter().max()), (STREAMS as usize, Some(&1)), "{before:?}");
+    world.sleep_ms(10_013);
+    world.advance_ms(7);
+    assert_eq!(beat(&mut world), before);
 }
 
 #[test]
