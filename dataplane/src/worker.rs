@@ -141,9 +141,7 @@ impl<E: Engine> Worker<E> {
         let (found, relays, lost) = adopted.unwrap_or_else(|_| {
             // The other workers' relays must not go with these.
             tracing::error!(worker = config.worker, "the arena could not be taken over; its relays are lost");
-            let mut arena = again.map_err(Into::into).and_then(Arena::map).expect("it was mapped a moment ago");
-            arena.clear();
-            (Vec::new(), Relays::new(arena, config.clone()), everything)
+            (Vec::new(), Relays::new(recovery::emptied(again), config.clone()), everything)
         });
         post.post(Report::Adopted { relays: found.clone(), lost });
         let mut worker = Self::with(engine, relays, config, inbox, post);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use gangway_dataplane::{
+    arena::{Arena, RelayLimits},
     manager::entropy::OsEntropy,
     sandbox::{confine, give_up_rights},
 };
@@ -33,8 +34,10 @@ fn opening_files_sockets_and_programs_is_refused_and_memory_and_time_are_not() {
         assert!(said(&output).contains("outcome: refused"), "{deed}: {output:?}");
         assert!(output.status.success(), "{deed}: it lives on: {output:?}");
     }
-    let output = child("work");
-    assert!(said(&output).contains("outcome: done"), "{output:?}");
+    for deed in ["work", "arena"] {
+        let output = child(deed);
+        assert!(said(&output).contains("outcome: done"), "{deed}: {output:?}");
+    }
 }
 
 #[test]
@@ -47,6 +50,7 @@ fn starting_another_program_ends_the_process() {
 #[ignore = "done by the tests beside it, in a process of its own"]
 fn a_confined_process_does_a_deed() {
     let deed = std::env::var(DEED).expect("started by a test of this file");
+    let arena = Arena::create(RelayLimits { relays: 1, legs: 2, routes: 2 }).expect("memory");
     give_up_rights(None).expect("giving up is always possible");
     confine().expect("this kernel has filters");
     let is_refused = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
@@ -64,6 +68,13 @@ fn a_confined_process_does_a_deed() {
         "exec" => {
             let error = Command::new("/bin/true").exec();
             panic!("it lives on: {error}");
+        }
+        "arena" => {
+            // As a worker does whose arena cannot be taken back.
+            let again = arena.fd().try_clone_to_owned().expect("a duplicate");
+            drop(arena);
+            Arena::map(again).expect("the keeper's memory").clear();
+            false
         }
         _ => {
             let memory = vec![7u8; 64 << 20];

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -65,10 +67,12 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Takes the relays out of the arena, without `ended` and without those that nobody put; which ones there are now.
+    ///
+    /// Whatever is lost, the worker goes on in the memory that the keeper hands to the next process.
     fn take_relays_back(&mut self, ended: Option<RelayId>) -> BTreeSet<RelayId> {
         let now = self.engine.now();
         let arena = self.relays.take().expect("relays are out only during recovery").into_arena();
-        let limits = arena.limits();
+        let again = arena.fd().try_clone_to_owned();
         let mut out = Free { engine: &mut self.engine, post: &mut self.post };
         let rebuilt = catch_unwind(AssertUnwindSafe(|| {
             let mut relays = Relays::rebuild(arena, self.config.clone(), now, &mut out);
@@ -81,8 +85,7 @@ impl<E: Engine> Worker<E> {
         }));
         let relays = rebuilt.unwrap_or_else(|_| {
             tracing::error!(worker = self.config.worker, "the arena could not be taken back; its relays are lost");
-            let arena = Arena::create(limits).expect("an arena of this size was made before");
-            Relays::new(arena, self.config.clone())
+            Relays::new(emptied(again), self.config.clone())
         });
         let alive = relays.flows().map(|flow| flow.relay).collect();
         self.relays = Some(relays);
@@ -99,6 +102,17 @@ impl<E: Engine> Worker<E> {
             drop(self.engine.close(port));
         }
     }
+}
+
+/// The arena of a descriptor without anything in it, for a worker that cannot go on with what was in it.
+///
+/// # Panics
+/// When it cannot be mapped. That ends the worker and with it the process: what is made in memory that the keeper does not have would be
+/// lost at the next restart, and what the other workers have is taken over by the next process.
+pub(super) fn emptied(memory: io::Result<OwnedFd>) -> Arena {
+    let mut arena = memory.map_err(Into::into).and_then(Arena::map).expect("it was mapped a moment ago");
+    arena.clear();
+    arena
 }
 
 /// `list` in pieces of at most `most`; an empty one is one piece.

@@ -386,6 +386,27 @@ fn assert_empty(bench: &mut Bench) {
 }
 
 #[test]
+fn what_is_made_after_an_arena_could_not_be_taken_back_is_there_for_the_next_process() {
+    let mut bench = Bench::new();
+    bench.put_new();
+    let mut arena = bench.worker.relays.take().unwrap().into_arena();
+    let keepers = arena.fd().try_clone_to_owned().unwrap();
+    assert_eq!(arena.relay_ids(), [relay()]);
+    arena.relay_mut(0).legs[0] = u32::MAX;
+    bench.worker.relays = Some(Relays::new(arena, config()));
+    let reports = fail(&mut bench, Command::Crash { token: 5 });
+    assert_eq!(lost(&reports), [relay()]);
+    assert_empty(&mut bench);
+    bench.put_new();
+    let peer = bench.socket("192.0.2.9:4000");
+    assert!(bench.echoes(&peer, 1));
+    drop(bench);
+    let arena = Arena::map(keepers).unwrap();
+    assert_eq!((arena.relay_ids(), arena.leases().collect::<Vec<_>>()), (vec![relay()], vec![1]));
+    assert_eq!(arena.free(), RelayLimits { relays: 7, legs: 15, routes: 15 }, "nothing of the old records is left");
+}
+
+#[test]
 fn a_panic_while_a_relay_is_made_leaves_nothing_of_it() {
     for stage in [PutStage::Opened, PutStage::Applied] {
         let mut bench = Bench::new();
