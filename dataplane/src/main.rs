@@ -16,10 +16,7 @@ use clap::Parser;
 use gangway_dataplane::{
     affinity,
     config::{Config, Machine},
-    engine::{
-        choice::{Wanted, choose},
-        signals::Signals,
-    },
+    engine::signals::Signals,
     files,
     keeper::{
         Keeper,
@@ -89,10 +86,6 @@ fn keep(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = read_config(&passed)?;
     log_to_stderr(&config);
     files::raise_limit(&config);
-    if config.engine == Wanted::Uring {
-        // A relay that cannot have it would be started again and again.
-        choose(Wanted::Uring)?;
-    }
     // The relay may run as another user, and would take that for its own.
     passed.sets.push(format!("dataplane_control_uid={}", config.control_uid));
     // The default follows the cores that this process may use, which may change.

@@ -49,6 +49,20 @@ pub fn choose(wanted: Wanted) -> Result<Choice, NoRing> {
     choose_by(wanted, || probe(Features::ALL))
 }
 
+/// The same for a process that goes on with calls: they are worth more than the engine that was asked for, which may have been taken
+/// away from its user since.
+#[must_use]
+pub fn choose_again(wanted: Wanted) -> Choice {
+    go_on_with(choose(wanted))
+}
+
+fn go_on_with(choice: Result<Choice, NoRing>) -> Choice {
+    choice.unwrap_or_else(|error| {
+        tracing::error!(%error, "the calls that there are go on by epoll");
+        Choice::Epoll
+    })
+}
+
 fn choose_by(wanted: Wanted, probe: impl FnOnce() -> Result<Features, Missing>) -> Result<Choice, NoRing> {
     if wanted == Wanted::Epoll {
         return Ok(Choice::Epoll);
@@ -112,6 +126,12 @@ mod tests {
         assert_eq!(choose_by(Wanted::Auto, refused).unwrap(), Choice::Epoll);
         let error = choose_by(Wanted::Uring, refused).unwrap_err().to_string();
         assert!(error.starts_with("dataplane_engine=uring: io_uring is refused"), "{error}");
+    }
+
+    #[test]
+    fn who_goes_on_with_calls_takes_epoll_in_place_of_what_was_asked_for() {
+        assert_eq!(go_on_with(choose_by(Wanted::Uring, || Ok(Features::ALL))), Choice::Uring(Features::ALL));
+        assert_eq!(go_on_with(choose_by(Wanted::Uring, refused)), Choice::Epoll);
     }
 
     #[test]

@@ -93,7 +93,10 @@ pub enum Missing {
     #[error("the kernel has no io_uring with deferred task work (Linux 6.1)")]
     Kernel,
     /// The kernel has it and gives it to nobody, or not to us.
-    #[error("io_uring is refused: {0} (kernel.io_uring_disabled, or a seccomp filter of the container)")]
+    #[error(
+        "io_uring is refused: {0} (kernel.io_uring_disabled: where it is 1, the user of the relay must be in the group kernel.io_uring_group; or a seccomp \
+             filter of the container)"
+    )]
     Refused(io::Error),
     /// Memory or files.
     #[error("no ring can be made: {0}")]

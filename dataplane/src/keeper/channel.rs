@@ -12,10 +12,13 @@ use std::{
 };
 
 use gangway_shared::{rcp::RelayError, time::Time};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-    sockopt::{Timeout, set_socket_timeout},
+use rustix::{
+    io::{Errno, retry_on_intr},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -176,6 +179,26 @@ impl Channel {
     /// # Errors
     /// When it is too long, or the other side is gone or does not read.
     pub(crate) fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        Ok(self.send_with(message, descriptors, SendFlags::NOSIGNAL)??)
+    }
+
+    /// Sends a message if there is room for it now; says whether it did.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_now<M: Serialize>(&self, message: &M) -> io::Result<bool> {
+        match self.send_with(message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)? {
+            Err(Errno::AGAIN) => Ok(false),
+            sent => Ok(sent.map(|()| true)?),
+        }
+    }
+
+    fn send_with<M: Serialize>(
+        &self,
+        message: &M,
+        descriptors: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<Result<(), Errno>> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_MAX_BYTES || descriptors.len() > DESCRIPTORS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a message between keeper and relay is too long"));
@@ -185,10 +208,8 @@ impl Channel {
         if !descriptors.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)), "the space is for as many");
         }
-        rustix::io::retry_on_intr(|| {
-            sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
-        })?;
-        Ok(())
+        let bytes = [IoSlice::new(&bytes)];
+        Ok(retry_on_intr(|| sendmsg(&self.0, &bytes, &mut control, flags).map(drop)))
     }
 
     /// The next message: waits for one if `waits`, as long as [`wait_at_most`](Self::wait_at_most) says.
@@ -200,12 +221,11 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT } | RecvFlags::CMSG_CLOEXEC;
-        let received =
-            rustix::io::retry_on_intr(|| recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
+        let received = retry_on_intr(|| recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
         let received = match received {
             Ok(received) => received,
-            Err(rustix::io::Errno::AGAIN) => return Ok(Received::Nothing),
-            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Closed),
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(Errno::CONNRESET) => return Ok(Received::Closed),
             Err(errno) => return Err(errno.into()),
         };
         let mut descriptors = Vec::new();
@@ -276,6 +296,16 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let many = vec![file.as_fd(); DESCRIPTORS_MAX + 1];
         assert_eq!(one.send(&ToRelay::Leave, &many).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_is_not_waited_for() {
+        let (one, other) = Channel::pair().unwrap();
+        let sent = (0..).take_while(|token| one.send_now(&ToKeeper::Count { token: *token }).unwrap()).count();
+        assert!(sent > 10, "{sent}");
+        assert!(matches!(other.receive(false).unwrap(), Received::Message(ToKeeper::Count { token: 0 }, _)));
+        drop(other);
+        assert!(one.send_now(&ToKeeper::Serving).is_err());
     }
 
     #[test]

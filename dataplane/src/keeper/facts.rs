@@ -114,6 +114,14 @@ impl Facts {
         Ok(runs)
     }
 
+    /// Whether there was a run before.
+    ///
+    /// # Errors
+    /// When the memory cannot be read.
+    pub(crate) fn has_run(&self) -> io::Result<bool> {
+        Ok(self.read(RUNS)? > 0)
+    }
+
     /// The highest epoch of a control so far.
     ///
     /// # Errors
@@ -160,10 +168,12 @@ mod tests {
         let fd = Facts::create().unwrap();
         let first = Facts::over(fd.try_clone().unwrap());
         assert!(first.identity(|| Ok::<_, io::Error>(identity("a"))).unwrap() == identity("a"));
+        assert!(!first.has_run().unwrap());
         assert_eq!((first.begin_run().unwrap(), first.epoch().unwrap(), first.is_draining().unwrap()), (0, 0, false));
         first.note_epoch(7);
         first.note_draining();
         let second = Facts::over(fd);
+        assert!(second.has_run().unwrap());
         assert!(second.identity(|| Ok::<_, io::Error>(identity("b"))).unwrap() == identity("a"));
         assert_eq!((second.begin_run().unwrap(), second.epoch().unwrap(), second.is_draining().unwrap()), (1, 7, true));
     }

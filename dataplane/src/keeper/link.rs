@@ -1,4 +1,6 @@
 //! The relay's end of the channel: takes the handover, then asks for ports and gives them back.
+//!
+//! After the handover nothing here waits: a keeper that is slow, or stopped, costs those that wait for its answer and nobody else.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use gangway_shared::rcp::{ErrorCode, RelayError};
+use gangway_shared::{
+    rcp::{ErrorCode, RelayError},
+    time::Time,
+};
 
 use super::{
     channel::{BrowserPort, Channel, PairFacts, Received, ToKeeper, ToRelay},
@@ -21,13 +26,6 @@ use crate::ports::{LocalAddress, PortCounts, address_for};
 
 /// How long the parts of a handover may take.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long the manager waits for an answer. The keeper does nothing but answer, within some 100 us; one that is stopped costs the
-/// requests that need a new pair, and no others.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-
-/// Messages that come while an answer is waited for. The keeper sends none unasked but those of its few signals.
-const UNREAD_MAX: usize = 64;
 
 /// A pair that was handed over.
 #[derive(Debug)]
@@ -57,13 +55,42 @@ pub(crate) struct Handover {
     pub(crate) pairs: Vec<HandedPair>,
 }
 
+/// What the keeper says after the handover.
+#[derive(Debug)]
+pub(crate) enum FromKeeper {
+    /// Answer to [`Link::ask_pair`].
+    Pair {
+        /// Of the question.
+        token: u64,
+        /// The pair, or why there is none: `NoPorts` when none is left that can be bound.
+        pair: Result<HandedPair, RelayError>,
+    },
+    /// Answer to [`Link::ask_counts`].
+    Counts {
+        /// Of the question.
+        token: u64,
+        /// All ports.
+        counts: PortCounts,
+    },
+    /// See [`ToRelay::Drain`].
+    Drain {
+        /// Leave at this time at the latest.
+        until: Option<Time>,
+    },
+    /// See [`ToRelay::Leave`].
+    Leave,
+}
+
 /// See the module text.
 #[derive(Debug)]
 pub(crate) struct Link {
     channel: Channel,
     addresses: Vec<LocalAddress>,
-    next_token: u64,
-    unread: VecDeque<ToRelay>,
+    /// What the channel had no room for. Questions are as many as there are requests under way ([`forget`](Self::forget)), pairs that
+    /// are given back as many as there were.
+    unsent: VecDeque<ToKeeper>,
+    /// What came with the handover.
+    unread: VecDeque<FromKeeper>,
     is_closed: bool,
 }
 
@@ -105,18 +132,23 @@ impl Link {
                     }
                 }
                 (ToRelay::End, Some(_)) => break,
-                (message @ (ToRelay::Drain { .. } | ToRelay::Leave), _) => unread.push_back(message),
+                (ToRelay::Drain { until }, _) => unread.push_back(FromKeeper::Drain { until }),
+                (ToRelay::Leave, _) => unread.push_back(FromKeeper::Leave),
                 (other, _) => return Err(broken(&format!("holds {other:?} with {} descriptors", descriptors.len()))),
             }
         }
-        channel.wait_at_most(Some(ANSWER_WITHIN))?;
         let Some((addresses, handover)) = begun else { return Err(broken("has no beginning")) };
-        Ok((Link { channel, addresses, next_token: 1, unread, is_closed: false }, handover))
+        Ok((Link { unread, ..Link::over(channel, addresses) }, handover))
+    }
+
+    /// Over a channel that nothing is handed over by.
+    pub(crate) fn over(channel: Channel, addresses: Vec<LocalAddress>) -> Self {
+        Link { channel, addresses, unsent: VecDeque::new(), unread: VecDeque::new(), is_closed: false }
     }
 
     /// Says that everything is adopted.
     pub(crate) fn say_serving(&mut self) {
-        self.send(&ToKeeper::Serving);
+        self.send(ToKeeper::Serving);
     }
 
     /// Which address a leg gets; see [`address_for`].
@@ -124,50 +156,36 @@ impl Link {
         address_for(&self.addresses, wanted, peer)
     }
 
-    /// Asks for a pair on `on` for a leg of `worker`.
-    ///
-    /// # Errors
-    /// `NoPorts` when none is left that can be bound, `Internal` when the keeper does not answer in time.
-    pub(crate) fn open_pair(&mut self, worker: u16, on: LocalAddress) -> Result<HandedPair, RelayError> {
-        let token = self.token();
-        self.send(&ToKeeper::Open { token, worker, on });
-        let is_answer = |message: &ToRelay| match message {
-            ToRelay::Opened { token: of, .. } | ToRelay::Refused { token: of, .. } => *of == token,
-            _ => false,
-        };
-        match self.answer(is_answer) {
-            Some((ToRelay::Opened { pair, .. }, descriptors)) => match <[OwnedFd; 2]>::try_from(descriptors) {
-                Ok([rtp, rtcp]) => Ok(HandedPair { facts: pair, rtp: rtp.into(), rtcp: rtcp.into() }),
-                Err(_) => {
-                    self.release(pair.lease);
-                    Err(RelayError::new(ErrorCode::NoPorts, "", "the limit of open files is reached"))
-                }
-            },
-            Some((ToRelay::Refused { error, .. }, _)) => Err(error),
-            _ => Err(RelayError::new(ErrorCode::Internal, "", "the keeper did not open a port pair in time")),
-        }
+    /// Asks for a pair on `on` for a leg of `worker`; answered by [`FromKeeper::Pair`].
+    pub(crate) fn ask_pair(&mut self, token: u64, worker: u16, on: LocalAddress) {
+        self.send(ToKeeper::Open { token, worker, on });
+    }
+
+    /// Asks for the counts of ports; answered by [`FromKeeper::Counts`].
+    pub(crate) fn ask_counts(&mut self, token: u64) {
+        self.send(ToKeeper::Count { token });
+    }
+
+    /// Nobody waits for answers to these questions any more: those that have not left yet are not asked.
+    pub(crate) fn forget(&mut self, token: u64) {
+        self.unsent.retain(|message| match message {
+            ToKeeper::Open { token: of, .. } | ToKeeper::Count { token: of } => *of != token,
+            ToKeeper::Close { .. } | ToKeeper::Serving => true,
+        });
     }
 
     /// Gives a pair back whose sockets are closed here.
     pub(crate) fn release(&mut self, lease: u64) {
-        self.send(&ToKeeper::Close { lease });
+        self.send(ToKeeper::Close { lease });
     }
 
-    /// Counts of ports; none when the keeper does not answer in time.
-    pub(crate) fn counts(&mut self) -> PortCounts {
-        let token = self.token();
-        self.send(&ToKeeper::Count { token });
-        match self.answer(|message| matches!(message, ToRelay::Counts { token: of, .. } if *of == token)) {
-            Some((ToRelay::Counts { counts, .. }, _)) => counts,
-            _ => PortCounts::default(),
-        }
-    }
-
-    /// What the keeper wants by itself: [`ToRelay::Drain`] and [`ToRelay::Leave`].
-    pub(crate) fn poll_message(&mut self) -> Option<ToRelay> {
+    /// The next that the keeper said.
+    pub(crate) fn poll(&mut self) -> Option<FromKeeper> {
+        self.flush();
         while self.unread.is_empty() && !self.is_closed {
             match self.channel.receive(false) {
-                Ok(Received::Message(message, _) | Received::CutOff(message)) => self.set_aside(message),
+                Ok(Received::Message(message, descriptors)) => return self.understand(message, descriptors),
+                Ok(Received::CutOff(message)) => return self.understand(message, Vec::new()),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Closed) => self.is_closed = true,
                 Err(error) => self.fail(&error),
@@ -176,53 +194,60 @@ impl Link {
         self.unread.pop_front()
     }
 
+    fn understand(&mut self, message: ToRelay, descriptors: Vec<OwnedFd>) -> Option<FromKeeper> {
+        match message {
+            ToRelay::Opened { token, pair: facts } => {
+                let pair = match <[OwnedFd; 2]>::try_from(descriptors) {
+                    Ok([rtp, rtcp]) => Ok(HandedPair { facts, rtp: rtp.into(), rtcp: rtcp.into() }),
+                    Err(_) => {
+                        self.release(facts.lease);
+                        Err(RelayError::new(ErrorCode::NoPorts, "", "the limit of open files is reached"))
+                    }
+                };
+                Some(FromKeeper::Pair { token, pair })
+            }
+            ToRelay::Refused { token, error } => Some(FromKeeper::Pair { token, pair: Err(error) }),
+            ToRelay::Counts { token, counts } => Some(FromKeeper::Counts { token, counts }),
+            ToRelay::Drain { until } => Some(FromKeeper::Drain { until }),
+            ToRelay::Leave => Some(FromKeeper::Leave),
+            ToRelay::Settings | ToRelay::Begin { .. } | ToRelay::Browser(_) | ToRelay::Pairs(_) | ToRelay::End => {
+                self.fail(&broken("goes on after its end"));
+                None
+            }
+        }
+    }
+
     /// The keeper is gone: nothing that was opened here would survive, and nobody would notice our end.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
+    /// Questions and pairs that the channel has no room for.
+    #[cfg(test)]
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent.len()
     }
 
-    fn send(&mut self, message: &ToKeeper) {
-        if let Err(error) = self.channel.send(message, &[]) {
-            self.fail(&error);
+    fn send(&mut self, message: ToKeeper) {
+        self.unsent.push_back(message);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(message) = self.unsent.front()
+            && !self.is_closed
+        {
+            match self.channel.send_now(message) {
+                Ok(true) => drop(self.unsent.pop_front()),
+                Ok(false) => return,
+                Err(error) => self.fail(&error),
+            }
         }
     }
 
     fn fail(&mut self, error: &io::Error) {
         tracing::error!(%error, "the channel to the keeper broke");
         self.is_closed = true;
-    }
-
-    fn answer(&mut self, is_answer: impl Fn(&ToRelay) -> bool) -> Option<(ToRelay, Vec<OwnedFd>)> {
-        while !self.is_closed {
-            match self.channel.receive(true) {
-                Ok(Received::Message(message, descriptors)) if is_answer(&message) => {
-                    return Some((message, descriptors));
-                }
-                Ok(Received::CutOff(message)) if is_answer(&message) => return Some((message, Vec::new())),
-                Ok(Received::Message(message, _) | Received::CutOff(message)) => self.set_aside(message),
-                Ok(Received::Nothing) => {
-                    tracing::error!("the keeper does not answer");
-                    return None;
-                }
-                Ok(Received::Closed) => self.is_closed = true,
-                Err(error) => self.fail(&error),
-            }
-        }
-        None
-    }
-
-    /// What came beside an answer. A pair that came too late goes back.
-    fn set_aside(&mut self, message: ToRelay) {
-        match message {
-            ToRelay::Opened { pair, .. } => self.release(pair.lease),
-            ToRelay::Drain { .. } | ToRelay::Leave if self.unread.len() < UNREAD_MAX => self.unread.push_back(message),
-            _ => tracing::debug!("a message of the keeper came too late"),
-        }
     }
 }
 

@@ -36,14 +36,14 @@ use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 
 pub use self::listener::SocketError;
-use self::{
-    channel::{BrowserPort, Channel, DESCRIPTORS_MAX, Received, ToKeeper},
-    facts::Facts,
-};
 pub(crate) use self::{
-    channel::{PairFacts, ToRelay},
+    channel::PairFacts,
     facts::{Facts as KeptFacts, Identity},
-    link::{HandedPair, Handover, Link},
+    link::{FromKeeper, HandedPair, Handover, Link},
+};
+use self::{
+    channel::{BrowserPort, Channel, DESCRIPTORS_MAX, Received, ToKeeper, ToRelay},
+    facts::Facts,
 };
 use crate::{
     arena::{Arena, RelayLimits},

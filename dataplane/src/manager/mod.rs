@@ -2,6 +2,7 @@
 //!
 //! It never touches a media packet. Nothing in it waits: one poll, then everything that is there, then the next poll.
 
+mod asked;
 mod connections;
 pub mod entropy;
 mod programs;
@@ -24,6 +25,7 @@ use gangway_shared::{
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use self::{
+    asked::Asked,
     connections::{Connection, Ended},
     programs::Record,
     requests::{Busy, Pending},
@@ -33,7 +35,7 @@ use crate::{
     dtls::{Action, Certificate, Handshakes, LegKey, Path},
     engine::clock,
     events::{EventLog, Next},
-    keeper::{KeptFacts, Link, PairFacts, ToRelay},
+    keeper::{KeptFacts, Link, PairFacts},
     mailbox::{Receiver, Sender},
     registry::{CAPABILITIES, Digest, Registry},
     relay::{Adopted, PortId},
@@ -116,6 +118,7 @@ struct Manager {
     handshakes: Handshakes,
     /// The keeper, from whom ports come.
     ports: Link,
+    asked: Asked,
     facts: KeptFacts,
     /// Pairs of the process before that no relay has claimed yet.
     unclaimed: BTreeMap<u64, PairFacts>,
@@ -181,6 +184,7 @@ impl Manager {
                 return Err(error);
             }
             self.read_keeper(now)?;
+            self.stop_waiting_for_keeper(now);
             self.handshakes.handle_timeout(now);
             self.do_dtls();
             if self.next_tick <= now {
@@ -193,7 +197,8 @@ impl Manager {
     }
 
     fn next_deadline(&self) -> Time {
-        self.handshakes.next_deadline().map_or(self.next_tick, |at| at.min(self.next_tick))
+        let others = self.handshakes.next_deadline().into_iter().chain(self.answer_due());
+        others.fold(self.next_tick, Time::min)
     }
 
     fn accept(&mut self, now: Time) {
@@ -446,23 +451,7 @@ impl Manager {
             self.log.push(Event::RelayReaped { relay, reason: ReapReason::Orphaned });
             self.remove(relay, None);
         }
-        self.gather_for_leases();
-    }
-
-    /// Does what the keeper wants.
-    fn read_keeper(&mut self, now: Time) -> io::Result<()> {
-        while let Some(message) = self.ports.poll_message() {
-            match message {
-                ToRelay::Drain { until } => {
-                    tracing::info!(relays = self.registry.len(), "draining: no new relays");
-                    self.drain();
-                    self.leave_by = Some(until);
-                    self.next_tick = now;
-                }
-                _ => self.is_leaving = true,
-            }
-        }
-        if self.ports.is_closed() { Err(io::Error::other("the keeper is gone")) } else { Ok(()) }
+        self.gather_for_leases(now);
     }
 
     /// From now on new relays are refused, by the next process too.
@@ -520,7 +509,11 @@ impl Manager {
 
     fn watch_keeper(&self) -> io::Result<()> {
         use std::os::fd::AsRawFd;
-        self.poll.registry().register(&mut SourceFd(&self.ports.as_raw_fd()), KEEPER, Interest::READABLE)
+        self.poll.registry().register(
+            &mut SourceFd(&self.ports.as_raw_fd()),
+            KEEPER,
+            Interest::READABLE | Interest::WRITABLE,
+        )
     }
 }
 

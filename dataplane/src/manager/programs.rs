@@ -7,13 +7,16 @@ use std::{
 
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
-    rcp::{Fingerprint, Leg, LegAddress, LegKind, LegReply, PutReply, RelayError, RelayProgram, RtpLeg},
+    rcp::{
+        Fingerprint, IceDtlsLeg, LegAddress, LegKind, LegReply, PutReply, RelayError, RelayProgram, RtpLeg, SrtpLeg,
+    },
 };
 
 use crate::{
     ice_lite::LocalCredentials,
     keeper::{HandedPair, Link, PairFacts},
     manager::entropy::OsEntropy,
+    ports::LocalAddress,
     relay::{Adopted, AdoptedLocal, LegHandle},
     worker::LegSource,
 };
@@ -48,10 +51,40 @@ pub(super) struct Record {
 /// What a program needs of the manager before a worker can run it.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    /// For the worker.
-    pub(super) sources: Vec<(LegId, LegSource<UdpSocket>)>,
+    /// For the worker, in the order of the program; nothing yet for a leg that needs a new pair.
+    sources: Vec<(LegId, Option<LegSource<UdpSocket>>)>,
+    /// Addresses of the pairs that nobody was asked for yet, in that order.
+    pub(super) wanted: VecDeque<LocalAddress>,
     /// Facts of legs that are new.
     pub(super) fresh: Fresh,
+}
+
+impl Prepared {
+    /// The first leg that lacks its pair, by its place in the program.
+    pub(super) fn first_without(&self) -> Option<usize> {
+        self.sources.iter().position(|(_, source)| source.is_none())
+    }
+
+    /// Gives the first leg without one its pair.
+    pub(super) fn take_pair(&mut self, pair: HandedPair) {
+        let HandedPair { facts, rtp, rtcp } = pair;
+        let Some((id, source)) = self.sources.iter_mut().find(|(_, source)| source.is_none()) else { return };
+        *source = Some(LegSource::Open { rtp, rtcp, lease: facts.lease });
+        self.fresh.legs.push(LegFacts { id: *id, local: Local::Rtp(facts) });
+    }
+
+    /// What the worker gets, and the facts to keep.
+    pub(super) fn complete(self) -> (Vec<(LegId, LegSource<UdpSocket>)>, Fresh) {
+        let Prepared { sources, fresh, .. } = self;
+        (sources.into_iter().filter_map(|(id, source)| Some((id, source?))).collect(), fresh)
+    }
+
+    /// Gives back what was taken for it.
+    pub(super) fn discard(self, ports: &mut Link) {
+        let Prepared { sources, fresh, .. } = self;
+        drop(sources);
+        fresh.discard(ports);
+    }
 }
 
 /// Facts that become a record's when the worker agrees.
@@ -62,81 +95,59 @@ pub(super) struct Fresh {
     fingerprints: BTreeMap<LegId, Vec<Fingerprint>>,
 }
 
-/// Gives each leg of `program` what it needs: what `before` has already, else a new pair or new credentials.
-pub(super) fn prepare(
-    ports: &mut Link,
-    worker: u16,
-    before: Option<&Record>,
-    program: &RelayProgram,
-) -> Result<Prepared, RelayError> {
-    let mut prepared = Prepared { sources: Vec::new(), fresh: Fresh::default() };
+/// Gives each leg of `program` what `before` has already, else new credentials, and says which pairs are missing.
+///
+/// # Errors
+/// `NoAddress` with the field of the first leg that no configured address fits.
+pub(super) fn prepare(ports: &Link, before: Option<&Record>, program: &RelayProgram) -> Result<Prepared, RelayError> {
+    let mut prepared = Prepared { sources: Vec::new(), wanted: VecDeque::new(), fresh: Fresh::default() };
     for (at, leg) in program.legs.iter().enumerate() {
         prepared.fresh.order.push(leg.id);
         let old = before.and_then(|record| record.legs.iter().find(|facts| facts.id == leg.id));
-        if let Err(mut error) = prepare_leg(ports, worker, old, leg, &mut prepared) {
-            error.field = format!("program.legs[{at}]{}", error.field);
-            let Prepared { sources, fresh } = prepared;
-            drop(sources);
-            fresh.discard(ports);
-            return Err(error);
-        }
+        let old = old.map(|facts| &facts.local);
+        let source = match &leg.kind {
+            LegKind::IceDtls(ice) => Some(prepare_browser(old, leg.id, ice, &mut prepared.fresh)),
+            LegKind::Rtp(rtp) | LegKind::Srtp(SrtpLeg { rtp, .. }) => match address_of_new_pair(ports, old, rtp) {
+                Ok(None) => Some(LegSource::Kept),
+                Ok(Some(on)) => {
+                    prepared.wanted.push_back(on);
+                    None
+                }
+                Err(mut error) => {
+                    let field = if rtp.local_ip.is_some() { "local_ip" } else { "remote" };
+                    error.field = format!("program.legs[{at}].{field}");
+                    return Err(error);
+                }
+            },
+            // The registry has refused them already.
+            LegKind::Tap(_) => continue,
+        };
+        prepared.sources.push((leg.id, source));
     }
     Ok(prepared)
 }
 
-fn prepare_leg(
-    ports: &mut Link,
-    worker: u16,
-    old: Option<&LegFacts>,
-    leg: &Leg,
-    prepared: &mut Prepared,
-) -> Result<(), RelayError> {
-    let old = old.map(|facts| &facts.local);
-    let source = match &leg.kind {
-        LegKind::IceDtls(ice) => {
-            let fingerprints = ice.remote.as_ref().map_or(Vec::new(), |remote| remote.fingerprints.clone());
-            prepared.fresh.fingerprints.insert(leg.id, fingerprints);
-            match old {
-                Some(Local::IceDtls(credentials)) => LegSource::IceDtls(*credentials),
-                _ => {
-                    let credentials = LocalCredentials::mint(&mut OsEntropy);
-                    prepared.fresh.legs.push(LegFacts { id: leg.id, local: Local::IceDtls(credentials) });
-                    LegSource::IceDtls(credentials)
-                }
-            }
-        }
-        LegKind::Rtp(rtp) => prepare_rtp(ports, worker, old, leg.id, rtp, prepared)?,
-        LegKind::Srtp(srtp) => prepare_rtp(ports, worker, old, leg.id, &srtp.rtp, prepared)?,
-        // The registry has refused them already.
-        LegKind::Tap(_) => return Ok(()),
-    };
-    prepared.sources.push((leg.id, source));
-    Ok(())
+fn prepare_browser(old: Option<&Local>, id: LegId, ice: &IceDtlsLeg, fresh: &mut Fresh) -> LegSource<UdpSocket> {
+    let fingerprints = ice.remote.as_ref().map_or(Vec::new(), |remote| remote.fingerprints.clone());
+    fresh.fingerprints.insert(id, fingerprints);
+    if let Some(Local::IceDtls(credentials)) = old {
+        return LegSource::IceDtls(*credentials);
+    }
+    let credentials = LocalCredentials::mint(&mut OsEntropy);
+    fresh.legs.push(LegFacts { id, local: Local::IceDtls(credentials) });
+    LegSource::IceDtls(credentials)
 }
 
-fn prepare_rtp(
-    ports: &mut Link,
-    worker: u16,
-    old: Option<&Local>,
-    id: LegId,
-    rtp: &RtpLeg,
-    prepared: &mut Prepared,
-) -> Result<LegSource<UdpSocket>, RelayError> {
+/// Where a leg needs a new pair; nowhere, when the one that it has is right.
+fn address_of_new_pair(ports: &Link, old: Option<&Local>, rtp: &RtpLeg) -> Result<Option<LocalAddress>, RelayError> {
     let peer = rtp.remote.map(|remote| remote.rtp.ip());
-    let at_field = |mut error: RelayError| {
-        error.field = if rtp.local_ip.is_some() { ".local_ip".to_owned() } else { ".remote".to_owned() };
-        error
-    };
     if let Some(Local::Rtp(PairFacts { on, .. })) = old
         && rtp.local_ip.is_none_or(|wanted| on.advertised == wanted || on.bind == wanted)
         && peer.is_none_or(|peer| peer.is_ipv4() == on.bind.is_ipv4())
     {
-        return Ok(LegSource::Kept);
+        return Ok(None);
     }
-    let on = ports.address_for(rtp.local_ip, peer).map_err(at_field)?;
-    let HandedPair { facts, rtp, rtcp } = ports.open_pair(worker, on)?;
-    prepared.fresh.legs.push(LegFacts { id, local: Local::Rtp(facts) });
-    Ok(LegSource::Open { rtp, rtcp, lease: facts.lease })
+    ports.address_for(rtp.local_ip, peer).map(Some)
 }
 
 impl Fresh {

@@ -19,6 +19,7 @@ use gangway_shared::{
 
 use super::{
     Manager,
+    asked::Waiting,
     programs::{Fresh, Record, prepare},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     relay::{DIGITS_MAX, DURATION_MS, Digits, LegHandle, event_of},
     stats,
     wire::DropReason,
-    worker::{Command, Put, Report},
+    worker::{Command, Report},
 };
 
 /// Requests that wait for another one of the same relay.
@@ -40,8 +41,10 @@ pub(super) struct Asker {
     id: u64,
 }
 
-/// A request in the hands of a worker.
+/// A request that waits for an answer.
 pub(super) enum Pending {
+    /// Not in the hands of a worker yet: the keeper is asked for ports.
+    Ports(Box<Waiting>),
     Put {
         asker: Asker,
         relay: RelayId,
@@ -73,6 +76,8 @@ pub(super) enum Pending {
 pub(super) struct Gather {
     purpose: Purpose,
     missing: usize,
+    /// The keeper has not said how many ports there are.
+    pub(super) wants_counts: bool,
     workers: Vec<WorkerStats>,
 }
 
@@ -130,7 +135,7 @@ impl Manager {
             ControlMessage::Request { id, request } => {
                 let asker = Asker { connection: at, id };
                 if self.living == Some(at) {
-                    self.handle_request(asker, request);
+                    self.handle_request(now, asker, request);
                 } else {
                     self.refuse(asker, RelayError::new(ErrorCode::Invalid, "type", "say hello first"));
                 }
@@ -179,7 +184,7 @@ impl Manager {
     }
 
     /// Takes a request in: refuses what is too much, and lets what changes a busy relay wait.
-    fn handle_request(&mut self, asker: Asker, request: Request) {
+    fn handle_request(&mut self, now: Time, asker: Asker, request: Request) {
         let acts: usize = self.workers.iter().map(|worker| worker.backlog.len()).sum();
         if self.pending.len().max(acts) + self.busy.len >= self.config.requests_max {
             let reason = format!("{} requests are in flight", self.config.requests_max);
@@ -196,14 +201,14 @@ impl Manager {
             let reason = format!("{WAITING_MAX} requests wait for this relay");
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "relay", reason));
         }
-        self.start_request(asker, request);
+        self.start_request(now, asker, request);
     }
 
-    fn start_request(&mut self, asker: Asker, request: Request) {
+    fn start_request(&mut self, now: Time, asker: Asker, request: Request) {
         match request {
-            Request::Put { relay, generation, program } => self.put(asker, relay, generation, program),
+            Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
             Request::Delete { relay } => self.remove(relay, Some(asker)),
-            Request::List { after, limit } => self.gather(Purpose::List { asker, after, limit }),
+            Request::List { after, limit } => self.gather(now, Purpose::List { asker, after, limit }),
             Request::Query { relay: Some(relay), .. } => match self.relays.get(&relay) {
                 Some(record) => {
                     let worker = record.worker;
@@ -212,7 +217,7 @@ impl Manager {
                 }
                 None => self.refuse(asker, not_found(relay)),
             },
-            Request::Query { relay: None, from_worker } => self.gather(Purpose::Node { asker, from_worker }),
+            Request::Query { relay: None, from_worker } => self.gather(now, Purpose::Node { asker, from_worker }),
             Request::Act { relay, action_id, action } => self.act(asker, relay, action_id, &action),
             Request::Drain => {
                 self.drain();
@@ -222,7 +227,7 @@ impl Manager {
         }
     }
 
-    fn put(&mut self, asker: Asker, relay: RelayId, generation: Generation, program: RelayProgram) {
+    fn put(&mut self, now: Time, asker: Asker, relay: RelayId, generation: Generation, program: RelayProgram) {
         let (digest, owner) = match self.registry.decide_put(relay, generation, &program) {
             PutDecision::Repeat => return self.answer_put(asker, relay),
             PutDecision::Refuse(error) => return self.refuse(asker, error),
@@ -231,24 +236,25 @@ impl Manager {
         let worker = owner.unwrap_or_else(|| self.least_loaded());
         let before = self.relays.get(&relay);
         let is_update = before.is_some();
-        let prepared = match prepare(&mut self.ports, worker, before, &program) {
+        let prepared = match prepare(&self.ports, before, &program) {
             Ok(prepared) => prepared,
             Err(error) => return self.refuse(asker, error),
         };
-        let put = Put { relay, generation, digest, program, legs: prepared.sources };
-        let fresh = prepared.fresh;
-        let token = self.remember(Pending::Put { asker, relay, generation, digest, worker, fresh, is_update });
         self.busy.begin(relay);
-        self.workers[usize::from(worker)].send(Command::Put { token, put });
+        let waiting = Waiting { asker, relay, generation, digest, worker, program, prepared, is_update };
+        self.ask_for_pairs(now, waiting);
     }
 
     fn least_loaded(&self) -> u16 {
         let mut load = self.registry.load(self.workers.len());
         for pending in self.pending.values() {
-            if let Pending::Put { relay, worker, .. } = pending
-                && !self.relays.contains_key(relay)
-            {
-                load[usize::from(*worker)] += 1;
+            let (relay, worker) = match pending {
+                Pending::Put { relay, worker, .. } => (relay, *worker),
+                Pending::Ports(waiting) => (&waiting.relay, waiting.worker),
+                _ => continue,
+            };
+            if !self.relays.contains_key(relay) {
+                load[usize::from(worker)] += 1;
             }
         }
         let least = load.iter().enumerate().min_by_key(|&(_, load)| load).map_or(0, |(worker, _)| worker);
@@ -298,22 +304,26 @@ impl Manager {
         self.answer(asker, Reply::Act);
     }
 
-    pub(super) fn gather_for_leases(&mut self) {
+    pub(super) fn gather_for_leases(&mut self, now: Time) {
         let is_asked = |pending: &Pending| matches!(pending, Pending::Gather(Gather { purpose: Purpose::Leases, .. }));
         if !self.pending.values().any(is_asked) {
-            self.gather(Purpose::Leases);
+            self.gather(now, Purpose::Leases);
         }
     }
 
-    fn gather(&mut self, purpose: Purpose) {
-        let gather = Gather { purpose, missing: self.workers.len(), workers: Vec::new() };
+    fn gather(&mut self, now: Time, purpose: Purpose) {
+        let wants_counts = matches!(purpose, Purpose::Node { .. });
+        let gather = Gather { purpose, missing: self.workers.len(), wants_counts, workers: Vec::new() };
         let token = self.remember(Pending::Gather(gather));
+        if wants_counts {
+            self.ask_for_counts(now, token);
+        }
         for worker in &mut self.workers {
             worker.send(Command::QueryWorker { token });
         }
     }
 
-    fn remember(&mut self, pending: Pending) -> u64 {
+    pub(super) fn remember(&mut self, pending: Pending) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         self.pending.insert(token, pending);
@@ -355,7 +365,7 @@ impl Manager {
                         self.refuse(asker, error);
                     }
                 }
-                self.go_on(relay);
+                self.go_on(now, relay);
             }
             Report::Removed { token } => self.removed(now, token),
             Report::Keyframe { token, asked } => {
@@ -392,7 +402,20 @@ impl Manager {
         let Some(Pending::Gather(gather)) = self.pending.get_mut(&token) else { return };
         gather.workers.extend(stats);
         gather.missing -= 1;
-        if gather.missing > 0 {
+        self.conclude(token);
+    }
+
+    /// The keeper said how many ports there are, or does not in time: then the last counts are told.
+    pub(super) fn counted(&mut self, token: u64) {
+        let Some(Pending::Gather(gather)) = self.pending.get_mut(&token) else { return };
+        gather.wants_counts = false;
+        self.conclude(token);
+    }
+
+    /// Answers a question to all when nothing is missing any more.
+    fn conclude(&mut self, token: u64) {
+        let is_whole = |gather: &Gather| gather.missing == 0 && !gather.wants_counts;
+        if !matches!(self.pending.get(&token), Some(Pending::Gather(gather)) if is_whole(gather)) {
             return;
         }
         let Some(Pending::Gather(Gather { purpose, mut workers, .. })) = self.pending.remove(&token) else { return };
@@ -407,7 +430,7 @@ impl Manager {
                 workers.retain(|stats| stats.worker >= from_worker);
                 let more_workers = workers.len() > NodeStats::WORKERS_PAGE;
                 workers.truncate(NodeStats::WORKERS_PAGE);
-                let ports = self.ports.counts();
+                let ports = self.asked.counts;
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
                 let refused = self.refused.iter().map(|(code, count)| (refusal_name(*code).to_owned(), *count));
                 let stats = NodeStats {
@@ -440,14 +463,14 @@ impl Manager {
         if let Some(asker) = asker {
             self.answer(asker, Reply::Delete);
         }
-        self.go_on(relay);
+        self.go_on(now, relay);
     }
 
     /// A change of a relay is done: what waited for it has its turn, until something changes the relay again.
-    fn go_on(&mut self, relay: RelayId) {
+    pub(super) fn go_on(&mut self, now: Time, relay: RelayId) {
         let mut waiting = self.busy.end(relay);
         while let Some((asker, request)) = waiting.pop_front() {
-            self.start_request(asker, request);
+            self.start_request(now, asker, request);
             if self.busy.is_busy(relay) {
                 return self.busy.wait_on(relay, waiting);
             }
@@ -461,7 +484,7 @@ impl Manager {
             Some(Pending::Put { asker, relay, fresh, .. }) => {
                 fresh.discard(&mut self.ports);
                 self.refuse(asker, error);
-                self.go_on(relay);
+                self.go_on(now, relay);
             }
             Some(remove @ Pending::Remove { .. }) => {
                 self.pending.insert(token, remove);
@@ -475,6 +498,8 @@ impl Manager {
                 self.pending.insert(token, gather);
                 self.gathered(token, None);
             }
+            // No worker has it yet.
+            Some(waiting @ Pending::Ports(_)) => drop(self.pending.insert(token, waiting)),
             None => {}
         }
     }
@@ -507,7 +532,7 @@ impl Manager {
         self.push(asker, &DataplaneMessage::Ok { id: asker.id, reply });
     }
 
-    fn refuse(&mut self, asker: Asker, error: RelayError) {
+    pub(super) fn refuse(&mut self, asker: Asker, error: RelayError) {
         if let Some(count) = self.refused.get_mut(&error.code) {
             *count += 1;
         }

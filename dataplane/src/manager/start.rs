@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use super::{
     EVENTS_MAX, FIRST_CONNECTION, LISTENER, Manager, Mode, TICK, WAKE, WorkerLink,
+    asked::Asked,
     entropy::OsEntropy,
     requests::{Busy, COUNTED_REFUSALS},
 };
@@ -28,7 +29,7 @@ use crate::{
     dtls::{Certificate, CertificateError, Handshakes},
     engine::{
         Engine, OpenError, Wake,
-        choice::{Choice, NoRing, choose, ring},
+        choice::{Choice, NoRing, choose, choose_again, ring},
         clock,
         epoll::EpollEngine,
         uring::Missing,
@@ -128,9 +129,12 @@ pub fn start(config: Config, mode: Mode) -> Result<Running, StartError> {
 /// # Errors
 /// The first thing that cannot be had. Nothing is left running then.
 pub fn adopt(config: Config, mode: Mode, channel: Channel, map: Option<StatsMap>) -> Result<Running, StartError> {
-    match choose(config.engine)? {
-        Choice::Uring(features) => adopt_on(config, mode, channel, map, |config| Ok(ring(features, config.buffers)?)),
-        Choice::Epoll => adopt_on(config, mode, channel, map, |config| {
+    let taken = Link::take_over(channel).map_err(StartError::Handover)?;
+    // Tried as the user that the relay runs as, who may be allowed less than the keeper.
+    let choice = if taken.1.facts.has_run()? { choose_again(config.engine) } else { choose(config.engine)? };
+    match choice {
+        Choice::Uring(features) => adopt_on(config, mode, taken, map, |config| Ok(ring(features, config.buffers)?)),
+        Choice::Epoll => adopt_on(config, mode, taken, map, |config| {
             let engine = EpollEngine::with_buffers(config.buffers);
             engine.map_err(|source| StartError::Kernel { what: "epoll", source })
         }),
@@ -140,12 +144,11 @@ pub fn adopt(config: Config, mode: Mode, channel: Channel, map: Option<StatsMap>
 fn adopt_on<E: Engine<Socket = UdpSocket> + Send + 'static>(
     mut config: Config,
     mode: Mode,
-    channel: Channel,
+    (link, handover): (Link, Handover),
     map: Option<StatsMap>,
     make_engine: impl Fn(&Config) -> Result<E, StartError>,
 ) -> Result<Running, StartError> {
     let kernel = |what| move |source| StartError::Kernel { what, source };
-    let (link, handover) = Link::take_over(channel).map_err(StartError::Handover)?;
     let Handover { blame, facts, listener, arenas, browser, pairs } = handover;
     config.workers = u16::try_from(arenas.len()).map_err(|_| ArenaError::Foreign("number"))?;
     let poll = Poll::new().map_err(kernel("epoll"))?;
@@ -225,6 +228,7 @@ impl Manager {
             instance: identity.instance.clone(),
             certificate,
             ports,
+            asked: Asked::default(),
             facts,
             unclaimed: BTreeMap::new(),
             adopting: 0,

@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsFd,
     sync::Arc,
 };
 
@@ -13,8 +14,20 @@ use gangway_shared::{
 };
 use mio::net::UnixStream;
 
-use super::*;
-use crate::{arena::LegHandle, config::Machine, engine::Wake, keeper::Keeper, mailbox::mailbox, relay::Installed};
+use super::{asked::ANSWER_WITHIN, *};
+use crate::{
+    arena::LegHandle,
+    config::Machine,
+    engine::Wake,
+    keeper::{
+        Keeper,
+        channel::{Channel, Received, ToKeeper, ToRelay},
+    },
+    mailbox::mailbox,
+    ports::LocalAddress,
+    relay::Installed,
+    worker::LegSource,
+};
 
 struct NoWake;
 
@@ -62,6 +75,7 @@ impl Desk {
         let poll = Poll::new().unwrap();
         let manager = Manager::new(config, Mode::default(), poll, listener, link, handover.facts).unwrap();
         let manager = Manager { workers, ..manager };
+        manager.watch_keeper().unwrap();
         Desk { manager, inboxes, peers: BTreeMap::new(), _data: data }
     }
 
@@ -96,9 +110,43 @@ impl Desk {
         self.manager.handle_report(Time::ZERO, worker, report);
     }
 
-    /// The worker puts the relay of its next command, as it was told.
+    /// Reads what the keeper says until it is done.
+    #[track_caller]
+    fn hear_keeper(&mut self, is_done: impl Fn(&Manager) -> bool) {
+        let mut events = Events::with_capacity(POLL_EVENTS);
+        for _ in 0..100 {
+            self.manager.read_keeper(Time::ZERO).unwrap();
+            if is_done(&self.manager) {
+                return;
+            }
+            self.manager.poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        }
+        panic!("the keeper says nothing of it");
+    }
+
+    fn ports_used(&mut self) -> u64 {
+        self.manager.asked.counts.used = u64::MAX;
+        self.manager.ports.ask_counts(u64::MAX);
+        self.hear_keeper(|manager| manager.asked.counts.used != u64::MAX);
+        self.manager.asked.counts.used
+    }
+
+    /// From now on the test is the keeper: its end of the channel.
+    fn be_keeper(&mut self) -> Channel {
+        let (ours, theirs) = Channel::pair().unwrap();
+        self.manager.ports = Link::over(theirs, vec![LOOPBACK]);
+        ours
+    }
+
+    /// The worker puts the relay of its next command, as it was told, once it has its ports.
     #[track_caller]
     fn agree(&mut self, worker: u16) {
+        self.hear_keeper(|manager| !manager.pending.values().any(|pending| matches!(pending, Pending::Ports(_))));
+        self.put_next(worker);
+    }
+
+    #[track_caller]
+    fn put_next(&mut self, worker: u16) {
         let Some(Command::Put { token, put }) = self.inboxes[usize::from(worker)].receive() else { panic!("no put") };
         let handle = |slot: u32| LegHandle { slot, generation: 1 };
         let legs = put.legs.iter().zip(0..).map(|((id, _), slot)| (*id, handle(slot))).collect();
@@ -112,6 +160,32 @@ impl Desk {
             Some(Command::Remove { token, .. }) => token,
             other => panic!("{other:?}"),
         }
+    }
+}
+
+const LOOPBACK: LocalAddress =
+    LocalAddress { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), advertised: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+
+/// Token of the next question to a keeper for a pair.
+#[track_caller]
+fn asked_for_pair(keeper: &Channel) -> u64 {
+    match keeper.receive(false).unwrap() {
+        Received::Message(ToKeeper::Open { token, on: LOOPBACK, .. }, _) => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn open_pair(keeper: &Channel, token: u64, lease: u64) {
+    let [rtp, rtcp] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let pair = PairFacts { lease, on: LOOPBACK, port: 4000 };
+    keeper.send(&ToRelay::Opened { token, pair }, &[rtp.as_fd(), rtcp.as_fd()]).unwrap();
+}
+
+#[track_caller]
+fn assert_given_back(keeper: &Channel, lease: u64) {
+    match keeper.receive::<ToKeeper>(false).unwrap() {
+        Received::Message(message, _) => assert_eq!(message, ToKeeper::Close { lease }),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -213,12 +287,112 @@ fn a_relay_that_ended_while_it_was_changed_stays_ended_and_keeps_nothing() {
     }
     let token = desk.removal(0);
     desk.report(0, Report::Removed { token });
-    assert_eq!((desk.manager.ports.counts().used, desk.manager.relays.len()), (0, 0));
+    assert_eq!((desk.ports_used(), desk.manager.relays.len()), (0, 0));
     desk.agree(0);
     match &desk.heard(control)[..] {
         [DataplaneMessage::Ok { id: 3, reply: Reply::Put(reply) }] => assert_eq!(reply.legs.len(), 1),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_keeper_that_does_not_answer_costs_who_needs_ports_and_nobody_else() {
+    let mut desk = Desk::new();
+    let keeper = desk.be_keeper();
+    let control = desk.control(1);
+    desk.heard(control);
+    let two_phones = || put(1, 1, vec![rtp_leg(0), rtp_leg(1)]);
+    desk.request(control, 1, two_phones());
+    desk.request(control, 2, Request::Query { relay: None, from_worker: 0 });
+    desk.request(control, 3, put(2, 1, vec![browser_leg(0)]));
+    desk.request(control, 4, Request::Ping);
+    assert_eq!(desk.heard(control), [DataplaneMessage::Ok { id: 4, reply: Reply::Ping }]);
+    for worker in 0..2 {
+        let asked = desk.inboxes[usize::from(worker)].receive();
+        let Some(Command::QueryWorker { token }) = asked else { panic!("{asked:?}") };
+        desk.report(worker, Report::Worker { token, stats: Box::default(), flows: Vec::new() });
+    }
+    assert_eq!(desk.heard(control), []);
+    // The worker that is not to get the first.
+    desk.put_next(1);
+    assert!(matches!(desk.heard(control)[..], [DataplaneMessage::Ok { id: 3, .. }]));
+    let late = Time::ZERO + ANSWER_WITHIN;
+    assert_eq!(desk.manager.answer_due(), Some(late));
+    desk.manager.stop_waiting_for_keeper(Time::from_millis(999));
+    assert_eq!(desk.heard(control), []);
+    desk.manager.stop_waiting_for_keeper(late);
+    match &desk.heard(control)[..] {
+        [DataplaneMessage::Error { id: 1, error }, DataplaneMessage::Ok { id: 2, reply: Reply::QueryNode(_) }] => {
+            assert_eq!((error.code, error.field.as_str()), (ErrorCode::Internal, "program.legs[0]"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(desk.manager.answer_due(), None);
+
+    // Pairs that come too late go back.
+    let token = asked_for_pair(&keeper);
+    assert!(matches!(keeper.receive(false).unwrap(), Received::Message(ToKeeper::Count { .. }, _)));
+    open_pair(&keeper, token, 7);
+    desk.manager.read_keeper(late).unwrap();
+    assert_given_back(&keeper, 7);
+
+    // One that is refused costs its neighbour.
+    desk.request(control, 5, two_phones());
+    let token = asked_for_pair(&keeper);
+    open_pair(&keeper, token, 8);
+    desk.manager.read_keeper(Time::ZERO).unwrap();
+    assert_eq!(asked_for_pair(&keeper), token);
+    let error = RelayError::new(ErrorCode::NoPorts, "", "none is left");
+    keeper.send(&ToRelay::Refused { token, error: error.clone() }, &[]).unwrap();
+    desk.manager.read_keeper(Time::ZERO).unwrap();
+    assert_given_back(&keeper, 8);
+    let refused = RelayError { field: "program.legs[1]".to_owned(), ..error };
+    assert_eq!(desk.heard(control), [DataplaneMessage::Error { id: 5, error: refused }]);
+
+    // In time: each leg has its own.
+    desk.request(control, 6, two_phones());
+    let token = asked_for_pair(&keeper);
+    open_pair(&keeper, token, 9);
+    desk.manager.read_keeper(Time::ZERO).unwrap();
+    assert_eq!(asked_for_pair(&keeper), token);
+    assert!(desk.inboxes[0].is_empty());
+    open_pair(&keeper, token, 10);
+    desk.manager.read_keeper(Time::ZERO).unwrap();
+    let Some(Command::Put { put, .. }) = desk.inboxes[0].receive() else { panic!("no put") };
+    assert!(
+        matches!(
+            put.legs[..],
+            [(LegId(0), LegSource::Open { lease: 9, .. }), (LegId(1), LegSource::Open { lease: 10, .. })]
+        ),
+        "{put:?}"
+    );
+}
+
+#[test]
+fn what_a_stopped_keeper_has_no_room_for_is_not_asked_when_nobody_waits_for_it() {
+    const PUTS: u64 = 1000;
+    let mut desk = Desk::new();
+    let keeper = desk.be_keeper();
+    let control = desk.control(1);
+    desk.heard(control);
+    for number in 0..PUTS {
+        desk.request(control, number, put(number, 1, vec![rtp_leg(0), rtp_leg(1)]));
+    }
+    assert!(desk.manager.ports.unsent() > 0, "the channel holds everything");
+    desk.manager.stop_waiting_for_keeper(Time::ZERO + ANSWER_WITHIN);
+    let refused = desk.heard(control);
+    assert_eq!(refused.len() as u64, PUTS);
+    assert_eq!((desk.manager.ports.unsent(), desk.manager.pending.len()), (0, 0));
+    // What has left is answered some time, and goes back.
+    let mut opened = 0;
+    while let Received::Message(ToKeeper::Open { token, .. }, _) = keeper.receive(false).unwrap() {
+        opened += 1;
+        if opened <= 10 {
+            open_pair(&keeper, token, opened);
+        }
+    }
+    desk.manager.read_keeper(Time::ZERO).unwrap();
+    (1..=10).for_each(|lease| assert_given_back(&keeper, lease));
 }
 
 #[test]
