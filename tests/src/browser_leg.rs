@@ -21,7 +21,7 @@ use gangway_dataplane::{
 };
 use gangway_shared::rcp::{Fingerprint, IceRemote, LegAddress};
 
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, recorder::Recorder};
 
 /// Our ufrag; the dataplane never sends checks, so there is no password.
 const UFRAG: &str = "brws";
@@ -63,6 +63,8 @@ pub struct BrowserLeg {
     pub rtcp_heard: usize,
     /// Wishes for a key frame among them.
     pub picture_losses: usize,
+    /// What the dataplane sealed for it.
+    pub recorder: Recorder,
     /// How many of the next RTP packets get lost on the way to it.
     pub losing: usize,
 }
@@ -113,6 +115,7 @@ impl BrowserLeg {
             heard: VecDeque::new(),
             rtcp_heard: 0,
             picture_losses: 0,
+            recorder: Recorder::default(),
             losing: 0,
         }
     }
@@ -209,7 +212,19 @@ impl BrowserLeg {
     }
 
     /// Takes what has come, waits a few milliseconds for more, and lets DTLS go on.
+    ///
+    /// # Panics
+    /// When the handshake fails.
+    #[track_caller]
     pub fn turn(&mut self) {
+        self.try_turn().expect("the handshake lives");
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// What the handshake failed by.
+    pub fn try_turn(&mut self) -> Result<(), dimpl::Error> {
         let mut buffer = [0; BUFFER_LEN_BYTES];
         while let Ok((len, _)) = self.socket.recv_from(&mut buffer) {
             match classify(&buffer[..len]) {
@@ -221,8 +236,8 @@ impl BrowserLeg {
                 }
                 Ok(PacketKind::Dtls) => {
                     self.dtls_received += 1;
-                    self.dtls.handle_timeout(Instant::now()).expect("the handshake lives");
-                    self.dtls.handle_packet(&buffer[..len]).expect("the handshake lives");
+                    self.dtls.handle_timeout(Instant::now())?;
+                    self.dtls.handle_packet(&buffer[..len])?;
                     self.drive();
                 }
                 Ok(PacketKind::Rtp) if self.losing > 0 => self.losing -= 1,
@@ -232,9 +247,10 @@ impl BrowserLeg {
             }
         }
         if self.answered > 0 {
-            self.dtls.handle_timeout(Instant::now()).expect("the handshake lives");
+            self.dtls.handle_timeout(Instant::now())?;
             self.drive();
         }
+        Ok(())
     }
 
     fn drive(&mut self) {
@@ -252,6 +268,7 @@ impl BrowserLeg {
                     let salt = |at: usize| &block[64 + at * 12..64 + at * 12 + 12];
                     let ours = MasterKey::new(profile, key(0), salt(0)).expect("a key");
                     let theirs = MasterKey::new(profile, key(1), salt(1)).expect("a key");
+                    self.recorder.learn(&theirs);
                     self.keys = SrtpTx::new(&ours).zip(SrtpRx::new(&theirs));
                 }
                 Output::Timeout(_) => return,
@@ -262,6 +279,7 @@ impl BrowserLeg {
 
     fn hear(&mut self, packet: &mut Packet<'_>) {
         let Some((_, keys)) = &self.keys else { return };
+        self.recorder.record(packet.bytes()).expect("no index is sealed twice");
         let ssrc = u32::from_be_bytes(packet.bytes()[8..12].try_into().expect("four bytes"));
         let stream = self.receiving.entry(ssrc).or_insert_with(|| RxStream::new(ssrc));
         keys.unprotect_rtp(stream, packet).expect("what the dataplane sends authenticates");
@@ -277,6 +295,7 @@ impl BrowserLeg {
 
     fn hear_rtcp(&mut self, packet: &mut Packet<'_>) {
         let Some((_, keys)) = &self.keys else { return };
+        self.recorder.record(packet.bytes()).expect("no index is sealed twice");
         let ssrc = u32::from_be_bytes(packet.bytes()[4..8].try_into().expect("four bytes"));
         let stream = self.receiving.entry(ssrc).or_insert_with(|| RxStream::new(ssrc));
         keys.unprotect_rtcp(stream, packet).expect("what the dataplane sends authenticates");
@@ -341,7 +360,12 @@ impl BrowserLeg {
         while !deadline.is_over() {
             self.turn();
         }
-        self.heard.drain(..).collect()
+        self.take_heard().collect()
+    }
+
+    /// What came and was not taken yet.
+    pub fn take_heard(&mut self) -> impl Iterator<Item = Heard> {
+        self.heard.drain(..)
     }
 
     /// Closes as a browser does: close_notify.

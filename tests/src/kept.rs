@@ -1,6 +1,6 @@
 //! The dataplane as a program of its own: a keeper and its relay, which tests kill.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::FileExt, path::PathBuf, process::Command};
 
 use gangway_shared::rcp::{Hello, Reply, Request};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +12,25 @@ use crate::{
     gateway::binary,
     process::{Process, children},
 };
+
+/// Makes the arenas of a keeper such that no relay can go on with them, as a fault of a relay might.
+///
+/// # Panics
+/// When it has none.
+#[track_caller]
+pub fn damage_arenas(keeper: i32) {
+    let is_arena = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:gangway-arena"))
+    };
+    let files = fs::read_dir(format!("/proc/{keeper}/fd")).expect("the keeper runs").flatten();
+    let arenas: Vec<PathBuf> = files.map(|entry| entry.path()).filter(is_arena).collect();
+    assert!(!arenas.is_empty(), "a keeper has arenas");
+    for path in arenas {
+        let arena = fs::File::options().write(true).open(path).expect("memory of our own child");
+        // Over the word that says what it is.
+        arena.write_all_at(&[0xff; 8], 0).expect("it is not sealed against it");
+    }
+}
 
 /// A running `gangway-dataplane` with everything on loopback and ports that the kernel chose.
 pub struct KeptDataplane {

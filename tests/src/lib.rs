@@ -18,6 +18,7 @@ pub mod media;
 pub mod namespace;
 pub mod phone;
 pub mod process;
+pub mod recorder;
 pub mod sip_phone;
 pub mod sipp;
 pub mod socket;

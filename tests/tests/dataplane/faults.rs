@@ -11,14 +11,14 @@ use std::{
 
 use gangway_shared::{
     ids::{EventSeq, Generation},
-    rcp::{ErrorCode, Event, Reply, Request},
+    rcp::{ControlMessage, DataplaneMessage, ErrorCode, Event, Reply, Request},
 };
 use gangway_tests::{
     browser_leg::{BrowserLeg, Heard},
     dataplane::{Control, echo_program},
     deadline::Deadline,
     gateway::binary,
-    kept::KeptDataplane,
+    kept::{KeptDataplane, damage_arenas},
     process::children,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
@@ -101,6 +101,38 @@ fn kills_while_a_relay_starts_cost_no_call() {
 }
 
 #[test]
+fn calls_that_no_relay_can_go_on_with_are_given_up_once_and_new_ones_work() {
+    let mut dataplane = KeptDataplane::start(&[]);
+    let mut control = dataplane.control(1);
+    call(&mut control, &mut [Peer::new(1), Peer::new(2)]);
+    let instance = control.greeting.instance.clone();
+    damage_arenas(dataplane.process.pid());
+    dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    let within = Deadline::seconds(20);
+    dataplane.process.wait_line("the end of patience", within, |line| line.contains("all are given up"));
+    dataplane.process.wait_line("a relay that serves", within, |line| line.contains("serving"));
+    let ended = dataplane.process.lines_with("is started again");
+    assert_eq!(ended.len(), 4, "the one that was killed, and three that found the memory damaged: {ended:?}");
+
+    // It is the same dataplane, and nothing of the call is left in it.
+    let mut control = Control::connect(&dataplane.socket());
+    assert_eq!(control.greeting.instance, instance);
+    control.hello(1, Some((instance, EventSeq(0))));
+    assert_eq!(list(&mut control), []);
+    assert_eq!(control.gaps().len(), 1, "what was told before is told as a gap");
+    assert_eq!(control.node().media_ports_used, 0);
+    let mut peers = [Peer::new(3), Peer::new(4)];
+    let ports = call(&mut control, &mut peers);
+
+    // And what comes after it is kept as ever.
+    let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    dataplane.next_relay(killed);
+    talk(&mut peers, ports, 10);
+    assert_eq!(list(&mut dataplane.control(1)).len(), 1);
+    assert_eq!(dataplane.process.lines_with("all are given up").len(), 1);
+}
+
+#[test]
 fn a_relay_that_cannot_be_started_is_tried_again() {
     let mut dataplane = KeptDataplane::start(&[]);
     let mut peers = [Peer::new(1), Peer::new(2)];
@@ -116,6 +148,39 @@ fn a_relay_that_cannot_be_started_is_tried_again() {
     dataplane.next_relay(killed);
     talk(&mut peers, ports, 10);
     assert_whole(&dataplane);
+}
+
+#[test]
+fn a_keeper_that_is_stopped_holds_up_new_ports_and_nothing_else() {
+    const PUT: u64 = 1 << 32;
+    let dataplane = KeptDataplane::start(&[]);
+    let mut control = dataplane.control(1);
+    let mut peers = [Peer::new(1), Peer::new(2)];
+    let ports = call(&mut control, &mut peers);
+    let others = [Peer::new(3), Peer::new(4)];
+    let keeper = Pid::from_raw(dataplane.process.pid()).expect("a pid");
+    kill_process(keeper, Signal::STOP).expect("our own child");
+    let program = phones_program(&others);
+    let request = Request::Put { relay: id(2), generation: Generation(1), program: program.clone() };
+    control.send(&ControlMessage::Request { id: PUT, request });
+    // A browser needs no ports. Fails where the refusal of the put before it comes first.
+    let mut browser = BrowserLeg::unanswered();
+    let reply = control.put(id(3), 1, echo_program(Some(browser.remote()))).expect("a relay");
+    browser.answer(&reply.legs[0].address);
+    browser.connect();
+    talk(&mut peers, ports, 20);
+    let refused = loop {
+        match control.next_message().expect("the connection lives") {
+            DataplaneMessage::Error { id: PUT, error } => break error,
+            DataplaneMessage::Event { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused.code, ErrorCode::Internal);
+    kill_process(keeper, Signal::CONT).expect("our own child");
+    control.put(id(2), 1, program).expect("a relay");
+    assert_eq!(control.node().media_ports_used, 8, "what came too late went back");
+    peers.iter().for_each(|peer| assert_eq!(gaps(&peer.heard), Vec::<u64>::new()));
 }
 
 #[test]

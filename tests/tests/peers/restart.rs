@@ -7,6 +7,7 @@ use gangway_tests::{
     deadline::Deadline,
     gateway::Gateway,
     kamailio::{self, Kamailio},
+    kept::damage_arenas,
     media::Codecs,
     phone::{Phone, TONE_HZ},
     process::children,
@@ -52,5 +53,29 @@ fn a_call_goes_on_over_kills_of_the_relay_and_ends_in_order() {
     again.media.wait_heard(660.0, HEARD, Deadline::seconds(10));
     phone.hangup(&again.id);
     phone.expect_status(&again.id, "FINISH", Deadline::seconds(3));
+    gateway.wait_idle(Deadline::seconds(8));
+}
+
+#[test]
+fn a_call_that_the_keeper_gives_up_ends_on_both_sides_and_another_is_made() {
+    let Some(kamailio) = Kamailio::start(&kamailio::Options::default()) else { return };
+    let Some(mut callee) = Baresip::start(&baresip::Options::new(kamailio.port(), "PCMU/8000/1")) else { return };
+    let gateway = Gateway::start(&[]);
+    let mut phone = Phone::register(&gateway, kamailio.port());
+    let call = phone.establish("2001", Codecs::PCMU);
+    callee.wait_event("CALL_ESTABLISHED", Deadline::seconds(5));
+    let [control, keeper] = gateway.pids();
+    damage_arenas(keeper);
+    let killed = relay(&gateway).expect("a relay runs");
+    kill_process(Pid::from_raw(killed).expect("a pid"), Signal::KILL).expect("it was there");
+    // The dataplane comes back without the call.
+    phone.expect_status(&call.id, "FAILED", Deadline::seconds(10));
+    callee.wait_event("CALL_CLOSED", Deadline::seconds(5));
+    let again = phone.establish("2001", Codecs::PCMU);
+    again.media.wait_heard(660.0, HEARD, Deadline::seconds(10));
+    callee.wait_heard(TONE_HZ, HEARD, Deadline::seconds(10));
+    phone.hangup(&again.id);
+    phone.expect_status(&again.id, "FINISH", Deadline::seconds(3));
+    assert_eq!(gateway.pids(), [control, keeper], "neither control nor keeper was started again");
     gateway.wait_idle(Deadline::seconds(8));
 }
