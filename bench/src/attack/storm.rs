@@ -68,6 +68,8 @@ pub struct Seen {
     pub relays: (u64, u64),
     /// Memory of the relay after a tenth and at the end, KiB.
     pub memory_kb: (u64, u64),
+    /// p99 of the calls' latency before the storm, and the median of the same by seconds of the storm, in us.
+    pub p99_us: (f64, f64),
     /// The calls: the worst of the runs meanwhile, and a last one after all.
     pub during: Report,
     /// See there.
@@ -92,15 +94,17 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
     let strange: Vec<SocketAddrV4> =
         (0..calls.ends()).flat_map(|end| [calls.target(end), calls.rtcp_target(end)]).collect();
     let pid = relay.pid();
+    let second = timing(Duration::from_secs(1));
+    let quiet_p99_us = calls.run(&second, |_| {}).latency.p99_us;
     let before = relay.control().node()?;
     let mut seen = Seen::default();
     thread::scope(|scope| {
         let attack = scope.spawn(|| attack(relay, &mut victims, &strange, count, seed));
-        let mut worst = Report::default();
-        let second = timing(Duration::from_secs(1));
+        let (mut worst, mut p99s_us) = (Report::default(), Vec::new());
         // Once at least, also when the attack is short.
         loop {
             let report = calls.run(&second, |_| {});
+            p99s_us.push(report.latency.p99_us);
             if disturbed(&report).is_some() || report.loss >= worst.loss {
                 worst = report;
             }
@@ -110,6 +114,8 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
         }
         seen = attack.join().expect("attackers do not panic")?;
         seen.during = worst;
+        p99s_us.sort_by(f64::total_cmp);
+        seen.p99_us = (quiet_p99_us, p99s_us[p99s_us.len() / 2]);
         io::Result::Ok(())
     })?;
     let after = relay.control().node()?;
@@ -120,8 +126,8 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
     // Of four calls one is plain.
     seen.authenticated = admitted(relay, (CALLS..CALLS + VICTIMS).filter(|call| call % 4 != 0))?;
     seen.memory_kb.1 = memory_kb(pid);
-    seen.after = calls.run(&timing(Duration::from_secs(1)), |_| {});
-    seen.victims = victims.run(&timing(Duration::from_secs(1)), |_| {});
+    seen.after = calls.run(&second, |_| {});
+    seen.victims = victims.run(&second, |_| {});
     Ok(seen)
 }
 

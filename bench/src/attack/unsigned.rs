@@ -21,6 +21,9 @@ use crate::{
     systems::{System, gangway::Gangway},
 };
 
+/// The calls alone are measured for so long at most: their cost is the same all the time.
+const QUIET_MAX: Duration = Duration::from_secs(60);
+
 /// Bad packets of one port and second.
 pub const PER_PORT: u32 = 200;
 
@@ -35,7 +38,11 @@ pub struct Seen {
     pub dropped: u64,
     /// Relays before and after.
     pub relays: (u64, u64),
-    /// CPU of the relay with the attack by that without.
+    /// Share of a core that the relay takes for the calls alone.
+    pub cpu_without: f64,
+    /// The same under the attack.
+    pub cpu_with: f64,
+    /// The one by the other.
     pub cpu_ratio: f64,
     /// The calls meanwhile.
     pub report: Report,
@@ -50,16 +57,16 @@ pub fn bad_srtp(relay: &mut Gangway, calls: u32, measure: Duration) -> io::Resul
     let mut load = Load::open(Shape { talking: calls, silent: 0, side, media: Media::Audio })?;
     set_up(relay, &mut load)?;
     let pid = relay.pid();
-    let cpu_of = |load: &mut Load| {
+    let cpu_of = |load: &mut Load, measure: Duration| {
         let (mut before, mut used) = (CpuMark::default(), 0);
         let report = load.run(&timing(measure), |mark| match mark {
             Mark::Begin => before = CpuMark::read(pid),
             Mark::Middle => {}
             Mark::End => used = CpuMark::read(pid).since(&before).run_ns,
         });
-        (used, report)
+        (used as f64 / measure.as_nanos() as f64, report)
     };
-    let (quiet_ns, _) = cpu_of(&mut load);
+    let (cpu_without, _) = cpu_of(&mut load, measure.min(QUIET_MAX));
     let before = relay.control().node()?;
     // The protected ends: even ones.
     let ends: Vec<usize> = (0..load.ends()).step_by(2).collect();
@@ -81,7 +88,7 @@ pub fn bad_srtp(relay: &mut Gangway, calls: u32, measure: Duration) -> io::Resul
         Flood::start(strangers(1)?, targets.clone(), per_second, forge(1)),
         Flood::start_deaf(own, targets.clone(), per_second, forge(2)),
     ];
-    let (attacked_ns, report) = cpu_of(&mut load);
+    let (cpu_with, report) = cpu_of(&mut load, measure);
     let [by_strangers, by_peers] = floods.map(|flood| flood.stop().datagrams);
     let after = relay.control().node()?;
     let reasons = ["srtp_auth_failed", "srtp_replayed", "srtp_too_old"];
@@ -90,7 +97,9 @@ pub fn bad_srtp(relay: &mut Gangway, calls: u32, measure: Duration) -> io::Resul
         by_peers,
         dropped: dropped(&after, &reasons) - dropped(&before, &reasons),
         relays: (before.relays, after.relays),
-        cpu_ratio: attacked_ns as f64 / quiet_ns.max(1) as f64,
+        cpu_without,
+        cpu_with,
+        cpu_ratio: if cpu_without > 0.0 { cpu_with / cpu_without } else { 0.0 },
         report,
     })
 }
