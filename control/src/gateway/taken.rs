@@ -46,7 +46,7 @@ impl TakenByPeer {
 mod tests {
     use super::*;
     use crate::sdp::{
-        BrowserSide, Codec, CodecPolicy, Direction, Encoding, Payload, TrunkDescription, negotiate::offered_leg,
+        BrowserSide, Codec, CodecPolicy, Direction, Encoding, Payload, TrunkDescription, leg::offered_leg,
     };
 
     #[test]

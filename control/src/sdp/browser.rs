@@ -14,8 +14,12 @@ use sdp_types::{Bandwidth, BandwidthType, Connection, Media, MediaType, Origin, 
 
 use super::{
     Abilities, CANDIDATES_MAX, Direction, MediaKind, Payload, Repair, SdpError, attribute, attributes,
-    describe_payloads, direction, formats,
-    negotiate::{BrowserSide, LegPayload, MediaSide, Offered, answered_leg, offered_leg},
+    describe_payloads, direction,
+    direction::answer_direction,
+    formats,
+    leg::{LegPayload, answered_leg, offered_leg},
+    medium::MediaSide,
+    negotiate::{BrowserSide, Offered},
     payloads, print, read, rejected,
 };
 
@@ -392,7 +396,7 @@ pub fn answer(offer: &BrowserDescription, media: &[BrowserMedia], local: &Browse
     for section in &offer.sections {
         let mid = section.mid.as_deref();
         let media = if let Some(medium) = accepted(section) {
-            let direction = super::negotiate::answer_direction(section.direction, medium.direction);
+            let direction = answer_direction(section.direction, medium.direction);
             Accepted { mid, medium, direction, setup: "passive" }.section(&section.protocol, local)
         } else {
             let mut media = rejected(&section.kind, &section.protocol, &section.formats);

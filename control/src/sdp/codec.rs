@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Direction,
     h264::{self, Profile},
-    negotiate::{BrowserSide, LegPayload, MediaSide, Offered, offered_leg},
+    leg::{LegPayload, offered_leg},
+    medium::MediaSide,
+    negotiate::{BrowserSide, Offered},
 };
 
 /// The `codecs` setting's default: the order of preference of WCS.

@@ -7,7 +7,10 @@
 pub mod browser;
 mod choice;
 pub mod codec;
+pub mod direction;
 pub mod h264;
+pub mod leg;
+pub mod medium;
 pub mod negotiate;
 pub mod repair;
 pub mod shorten;
@@ -20,10 +23,10 @@ use thiserror::Error;
 
 pub use browser::{BrowserDescription, BrowserLocal, BrowserMedia, BrowserSection, IceDtls, LocalTransport, Setup};
 pub use codec::{Codec, CodecPolicy, Encoding, Payload};
-pub use negotiate::{
-    Agreement, BrowserSide, Direction, LegPayload, MediaAgreement, MediaSide, MediaTarget, NegotiateError, Offered,
-    PayloadRoute,
-};
+pub use direction::Direction;
+pub use leg::{LegPayload, PayloadRoute};
+pub use medium::{MediaAgreement, MediaSide, MediaTarget};
+pub use negotiate::{Agreement, BrowserSide, NegotiateError, Offered};
 pub use repair::{Abilities, Repair};
 pub use shorten::{Shortened, Taken};
 pub use trunk::{SipSdpLines, TrunkDescription, TrunkMedia, TrunkSection, TrunkSession};

@@ -10,93 +10,20 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    MediaKind, SdpError,
+    MediaAgreement, MediaKind, MediaSide, SdpError,
     browser::BrowserMedia,
-    codec::{Codec, CodecPolicy, Encoding, Payload, VIDEO_FEEDBACK, told_fmtp},
+    codec::{Codec, CodecPolicy, Encoding, Payload, VIDEO_FEEDBACK, sip_number, told_fmtp},
+    direction::Direction,
+    leg::{LegPayload, answer_payloads},
+    medium::feedback,
     repair::Repair,
     trunk::{TrunkDescription, TrunkMedia, TrunkSection},
 };
 
-/// Most numbers under which one codec of one leg is taken: the negotiated one and the one before it, or the one that the peer
-/// wrote. A payload map of the relay holds sixteen entries.
-const RECEIVE_NUMBERS_MAX: usize = 2;
 /// First number of video in our offers to browsers; the numbers of audio are above all of them, because one transport carries both.
 const BROWSER_VIDEO_FIRST: u8 = 96;
 /// Most video payload types in one of our offers to a browser, and most taken of a SIP peer's.
 const BROWSER_VIDEO_MAX: usize = 8;
-
-/// Who may send, seen from the side that wrote the description (RFC 8866 section 6.7).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Direction {
-    /// Both ways; also what the absence of an attribute means.
-    #[default]
-    SendRecv,
-    /// The writer only sends.
-    SendOnly,
-    /// The writer only receives.
-    RecvOnly,
-    /// Nobody sends.
-    Inactive,
-}
-
-impl Direction {
-    /// All four, for tables and tests.
-    pub const ALL: [Direction; 4] =
-        [Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive];
-
-    /// The direction with these two freedoms.
-    #[must_use]
-    pub const fn of(sends: bool, receives: bool) -> Self {
-        match (sends, receives) {
-            (true, true) => Direction::SendRecv,
-            (true, false) => Direction::SendOnly,
-            (false, true) => Direction::RecvOnly,
-            (false, false) => Direction::Inactive,
-        }
-    }
-
-    /// Whether the writer sends.
-    #[must_use]
-    pub const fn sends(self) -> bool {
-        matches!(self, Direction::SendRecv | Direction::SendOnly)
-    }
-
-    /// Whether the writer receives.
-    #[must_use]
-    pub const fn receives(self) -> bool {
-        matches!(self, Direction::SendRecv | Direction::RecvOnly)
-    }
-
-    /// The same state seen from the other side.
-    #[must_use]
-    pub const fn reversed(self) -> Self {
-        Direction::of(self.receives(), self.sends())
-    }
-
-    /// The name of its attribute.
-    #[must_use]
-    pub const fn attribute(self) -> &'static str {
-        match self {
-            Direction::SendRecv => "sendrecv",
-            Direction::SendOnly => "sendonly",
-            Direction::RecvOnly => "recvonly",
-            Direction::Inactive => "inactive",
-        }
-    }
-
-    /// Reads the name of an attribute.
-    #[must_use]
-    pub fn from_attribute(name: &str) -> Option<Self> {
-        Direction::ALL.into_iter().find(|direction| direction.attribute().eq_ignore_ascii_case(name))
-    }
-}
-
-/// The direction of an answer: what the offer allows of what we want (RFC 3264 section 6.1).
-#[must_use]
-pub const fn answer_direction(offered: Direction, wanted: Direction) -> Direction {
-    let allowed = offered.reversed();
-    Direction::of(allowed.sends() && wanted.sends(), allowed.receives() && wanted.receives())
-}
 
 /// What we offer, by medium.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,63 +37,6 @@ pub struct Offered {
     /// The feedback about pictures that a SIP peer may send us. Towards browsers each payload type has its own.
     #[serde(default)]
     pub video_feedback: Vec<Feedback>,
-}
-
-/// The payload types of an answer: those of the offer that `supports` accepts, in the offer's order and with its numbers, each
-/// codec once (RFC 3264 section 6.1).
-pub fn answer_payloads(offer: &[Payload], supports: impl Fn(&Codec) -> bool) -> Vec<Payload> {
-    let mut answer: Vec<Payload> = Vec::new();
-    for payload in offer.iter().filter(|payload| supports(&payload.codec)) {
-        if !answer.iter().any(|chosen| chosen.codec == payload.codec) {
-            answer.push(payload.clone());
-        }
-    }
-    answer
-}
-
-/// One codec of one leg with its numbers in both directions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LegPayload {
-    /// The codec.
-    pub codec: Codec,
-    /// The peer's `a=fmtp` value: what it wants to receive.
-    pub fmtp: Option<String>,
-    /// The number we put on packets to this peer.
-    pub send_pt: u8,
-    /// The numbers under which this codec arrives, the negotiated one first.
-    pub receive_pts: Vec<u8>,
-}
-
-/// The codecs of a peer that offered: an answer repeats its numbers, so both directions use them.
-#[must_use]
-pub fn offered_leg(offer: &[Payload]) -> Vec<LegPayload> {
-    let offer = answer_payloads(offer, |_| true);
-    let leg = |p: Payload| LegPayload { codec: p.codec, fmtp: p.fmtp, send_pt: p.pt, receive_pts: vec![p.pt] };
-    offer.into_iter().map(leg).collect()
-}
-
-/// The codecs of a peer that answered our offer: we send with its numbers and receive on ours, and also on its own where that
-/// number means nothing else, because phones exist that send what they wrote. Codecs that we did not offer are left out.
-///
-/// H.264 is taken in the profile and mode that the answer states, even when that is not what its number was offered with: an
-/// answer without `packetization-mode` means mode 0 (RFC 6184 section 8.1).
-#[must_use]
-pub fn answered_leg(ours: &[Payload], answer: &[Payload]) -> Vec<LegPayload> {
-    let is_answered = |ours: &Payload, theirs: &Payload| {
-        let same_number = ours.pt == theirs.pt && ours.codec.h264.is_some() && theirs.codec.h264.is_some();
-        same_number || ours.codec == theirs.codec
-    };
-    let mut leg = Vec::new();
-    let named = answer.iter().filter(|theirs| ours.iter().any(|ours| is_answered(ours, theirs)));
-    for theirs in answer_payloads(&named.cloned().collect::<Vec<_>>(), |_| true) {
-        let mut receive_pts: Vec<u8> = ours.iter().filter(|ours| is_answered(ours, &theirs)).map(|p| p.pt).collect();
-        receive_pts.truncate(RECEIVE_NUMBERS_MAX - 1);
-        if !ours.iter().any(|payload| payload.pt == theirs.pt) {
-            receive_pts.push(theirs.pt);
-        }
-        leg.push(LegPayload { codec: theirs.codec, fmtp: theirs.fmtp, send_pt: theirs.pt, receive_pts });
-    }
-    leg
 }
 
 /// Why two descriptions give no call.
@@ -187,15 +57,6 @@ pub enum NegotiateError {
     Sdp(#[from] SdpError),
 }
 
-/// Where a SIP peer wants its media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaTarget {
-    /// Address of RTP.
-    pub rtp: SocketAddr,
-    /// Address of RTCP: `a=rtcp` (RFC 3605) or the next port.
-    pub rtcp: SocketAddr,
-}
-
 /// The browser's half of a negotiation: what it speaks and lets us do, by medium.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrowserSide {
@@ -205,49 +66,12 @@ pub struct BrowserSide {
     pub video: Option<MediaSide>,
 }
 
-/// One medium of a browser.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaSide {
-    /// Codecs in the browser's order.
-    pub payloads: Vec<LegPayload>,
-    /// Our direction towards the browser: all that it allows, because it is asked only once.
-    pub direction: Direction,
-    /// What it does about lost packets and its bit rate.
-    #[serde(default)]
-    pub repair: Repair,
-}
-
-impl MediaSide {
-    /// One that does nothing about lost packets.
-    #[must_use]
-    pub fn new(payloads: Vec<LegPayload>, direction: Direction) -> Self {
-        MediaSide { payloads, direction, repair: Repair::default() }
-    }
-}
-
 impl BrowserSide {
     /// A browser that sends and receives sound alone.
     #[must_use]
     pub fn of_audio(payloads: Vec<LegPayload>) -> Self {
         BrowserSide { audio: MediaSide::new(payloads, Direction::SendRecv), video: None }
     }
-}
-
-/// How one arriving payload number leaves on the other leg.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PayloadRoute {
-    /// Number on arrival.
-    pub from_pt: u8,
-    /// Codec on arrival.
-    pub from: Codec,
-    /// The receiving leg's fmtp on arrival, as its peer wrote it.
-    pub from_fmtp: Option<String>,
-    /// Number on departure.
-    pub to_pt: u8,
-    /// Codec on departure: the same, or the other G.711 law.
-    pub to: Codec,
-    /// What the departing leg's peer wants to receive.
-    pub to_fmtp: Option<String>,
 }
 
 /// What browser and SIP peer agreed on, with the gateway between them.
@@ -263,61 +87,6 @@ pub struct Agreement {
     /// ([`Agreement::fixed_offer`], RFC 3264 section 8.2), or the peer sends to a port that nobody has.
     #[serde(default)]
     pub refuses_video: bool,
-}
-
-/// What both sides agreed on for one medium.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaAgreement {
-    /// The browser's codecs: the one in use first (fixed for the call's life), others it was answered with, keypad events.
-    pub browser: Vec<LegPayload>,
-    /// Our direction towards the browser.
-    pub browser_direction: Direction,
-    /// What the browser does about lost packets and its bit rate.
-    #[serde(default)]
-    pub browser_repair: Repair,
-    /// The SIP peer's codecs, the one in use first.
-    pub sip: Vec<LegPayload>,
-    /// Our direction towards the SIP peer.
-    pub sip_direction: Direction,
-    /// Where the SIP peer receives; kept from before while it is held with `c=0.0.0.0`.
-    pub sip_remote: Option<MediaTarget>,
-    /// Packet time in milliseconds that the SIP peer asked for.
-    pub sip_ptime_ms: Option<u16>,
-    /// The feedback about its pictures that the SIP peer takes in RTCP, as its `a=rtcp-fb` lines say.
-    #[serde(default)]
-    pub sip_feedback: Vec<Feedback>,
-    /// What the SIP peer takes in kbit/s, as its `b=` lines say.
-    #[serde(default)]
-    pub sip_limit_kbps: Option<u32>,
-    /// The SIP peer stopped this medium with port 0 after the browser was answered with it (RFC 3264 section 8.2).
-    #[serde(default)]
-    pub is_stopped: bool,
-}
-
-/// The payload of `leg` that takes `codec`: the same codec, the other G.711 law, or H.264 that its decoder takes as well.
-fn counterpart<'a>(codec: &Codec, leg: &'a [LegPayload]) -> Option<&'a LegPayload> {
-    let mapped = codec.encoding.g711_counterpart().map(Codec::usual);
-    let find = |wanted: &Codec| leg.iter().find(|payload| payload.codec == *wanted);
-    let served = || leg.iter().find(|payload| codec.serves(&payload.codec));
-    find(codec).or_else(|| mapped.as_ref().and_then(find)).or_else(served)
-}
-
-/// Whether it carries the medium itself, and not keypad events beside it.
-fn is_media(payload: &LegPayload) -> bool {
-    payload.codec.is_passed() && !payload.codec.is_telephone_event()
-}
-
-/// Keypad events of `leg` that fit its audio: at the clock of one of its codecs (RFC 4733 section 2.1), or, where there is none,
-/// at a clock that the other leg has too, which is what Firefox and older PBXs mean by opus with telephone-event/8000.
-fn events(leg: &[LegPayload], audio: &[LegPayload], other: &[LegPayload]) -> Vec<LegPayload> {
-    let all = || leg.iter().filter(|payload| payload.codec.is_telephone_event());
-    let fitting: Vec<LegPayload> =
-        all().filter(|event| audio.iter().any(|a| a.codec.clock_hz == event.codec.clock_hz)).cloned().collect();
-    if fitting.is_empty() {
-        all().filter(|event| other.iter().any(|payload| payload.codec == event.codec)).cloned().collect()
-    } else {
-        fitting
-    }
 }
 
 impl Agreement {
@@ -527,272 +296,6 @@ impl Offered {
     }
 }
 
-impl MediaAgreement {
-    fn answered_by_sip(
-        browser: &MediaSide,
-        ours: &[Payload],
-        section: &TrunkSection,
-        wanted: Direction,
-    ) -> Result<Self, NegotiateError> {
-        let leg = answered_leg(ours, &section.payloads);
-        let mut sip: Vec<LegPayload> =
-            leg.iter().filter(|p| is_media(p) && counterpart(&p.codec, &browser.payloads).is_some()).cloned().collect();
-        let mut agreed: Vec<LegPayload> = Vec::new();
-        for chosen in sip.iter().filter_map(|payload| counterpart(&payload.codec, &browser.payloads)) {
-            if !agreed.contains(chosen) {
-                agreed.push(chosen.clone());
-            }
-        }
-        if agreed.is_empty() {
-            return Err(NegotiateError::NoCommonCodecs);
-        }
-        let sip_feedback = taken_feedback(section, &sip);
-        let sip_events = events(&leg, &sip, &browser.payloads);
-        agreed.extend(events(&browser.payloads, &agreed, &leg).into_iter().filter(|e| has(&sip_events, &e.codec)));
-        sip.extend(sip_events);
-        Ok(MediaAgreement {
-            browser: agreed,
-            browser_direction: browser.direction,
-            browser_repair: browser.repair.clone(),
-            sip,
-            sip_direction: answer_direction(section.effective_direction(), wanted),
-            sip_remote: section.target()?,
-            sip_ptime_ms: section.ptime_ms,
-            sip_limit_kbps: section.limit_kbps,
-            sip_feedback,
-            is_stopped: false,
-        })
-    }
-
-    fn answering_sip(
-        browser: &MediaSide,
-        section: &TrunkSection,
-        policy: &CodecPolicy,
-        wanted: Direction,
-    ) -> Result<Self, NegotiateError> {
-        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
-        let agreed: Vec<LegPayload> = browser
-            .payloads
-            .iter()
-            .filter(|payload| is_media(payload) && counterpart(&payload.codec, &leg).is_some())
-            .cloned()
-            .collect();
-        let fixed = agreed.first().ok_or(NegotiateError::NoCommonCodecs)?;
-        let sip = chosen_for(fixed, &leg, &browser.payloads).ok_or(NegotiateError::NoCommonCodecs)?;
-        let browser_events = events(&browser.payloads, &agreed, &leg);
-        let sip_feedback = taken_feedback(section, &sip);
-        Ok(MediaAgreement {
-            browser: agreed.iter().cloned().chain(browser_events).collect(),
-            browser_direction: browser.direction,
-            browser_repair: browser.repair.clone(),
-            sip,
-            sip_direction: answer_direction(section.effective_direction(), wanted),
-            sip_remote: section.target()?,
-            sip_ptime_ms: section.ptime_ms,
-            sip_limit_kbps: section.limit_kbps,
-            sip_feedback,
-            is_stopped: false,
-        })
-    }
-
-    fn reoffered_by_sip(
-        &self,
-        section: &TrunkSection,
-        policy: &CodecPolicy,
-        wanted: Direction,
-    ) -> Result<Self, NegotiateError> {
-        let leg = offered_leg(&answer_payloads(&section.payloads, |codec| policy.admits_sip(&codec.encoding)));
-        let sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
-        self.replaced(sip, section, wanted)
-    }
-
-    fn reanswered_by_sip(
-        &self,
-        ours: &[Payload],
-        section: &TrunkSection,
-        wanted: Direction,
-    ) -> Result<Self, NegotiateError> {
-        let leg = answered_leg(ours, &section.payloads);
-        let mut sip = chosen_for(self.fixed(), &leg, &self.browser).ok_or_else(|| self.missing())?;
-        // The peer may send any codec of its answer, not only the one we send.
-        let others = leg.iter().filter(|p| is_media(p) && counterpart(&p.codec, &self.browser).is_some());
-        let others: Vec<LegPayload> = others.filter(|payload| !sip.contains(payload)).cloned().collect();
-        sip.extend(others);
-        self.replaced(sip, section, wanted)
-    }
-
-    /// The same, with the SIP peer's section gone.
-    fn stopped(&self) -> Self {
-        MediaAgreement { sip_direction: Direction::Inactive, is_stopped: true, ..self.clone() }
-    }
-
-    /// The codec with which the browser was answered; it stays for the call's life.
-    ///
-    /// # Panics
-    /// Never: an agreement without a codec is not built.
-    #[must_use]
-    pub fn fixed(&self) -> &LegPayload {
-        self.browser.first().expect("an agreement holds at least one codec")
-    }
-
-    /// The payload types of a re-INVITE that insists on the browser's codec: it, the other G.711 law, keypad events. Numbers
-    /// already used in this dialog keep their meaning (RFC 3264 section 8.3.2).
-    #[must_use]
-    pub fn fixed_offer(&self, policy: &CodecPolicy) -> Vec<Payload> {
-        let fixed = &self.fixed().codec;
-        let mut wanted: Vec<Codec> = vec![fixed.clone()];
-        wanted.extend(fixed.encoding.g711_counterpart().map(Codec::usual));
-        if fixed.encoding.is_passed_audio() {
-            wanted.push(Codec::telephone_event(fixed.clock_hz));
-        }
-        let mut offer: Vec<Payload> = Vec::new();
-        for codec in wanted.into_iter().filter(|codec| policy.admits_sip(&codec.encoding)) {
-            let known = self.sip.iter().find(|payload| payload.codec == codec);
-            let known = known.and_then(|payload| payload.receive_pts.first().copied());
-            let pt = known.unwrap_or_else(|| self.free_number(super::codec::sip_number(&codec), &offer));
-            let browser = self.browser.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
-            let own = self.sip.iter().find(|payload| payload.codec == codec).and_then(|p| p.fmtp.as_deref());
-            let fmtp = told_fmtp(&codec, own, browser);
-            offer.push(Payload { pt, codec, fmtp, feedback: Vec::new() });
-        }
-        offer
-    }
-
-    /// `preferred`, or the first dynamic number that means nothing in this dialog yet.
-    fn free_number(&self, preferred: u8, offer: &[Payload]) -> u8 {
-        let means = |pt: &u8| {
-            let known = self.sip.iter().any(|payload| payload.send_pt == *pt || payload.receive_pts.contains(pt));
-            known || offer.iter().any(|payload| payload.pt == *pt)
-        };
-        std::iter::once(preferred).chain(96..=127).find(|pt| !means(pt)).unwrap_or(preferred)
-    }
-
-    /// The payload types for our description towards the browser: its numbers, the codec in use first, with what the SIP peer
-    /// wants to receive and the feedback that the relay heeds.
-    #[must_use]
-    pub fn browser_payloads(&self) -> Vec<Payload> {
-        let payloads = described(&self.browser, &self.sip).into_iter();
-        payloads.map(|payload| Payload { feedback: feedback(&payload.codec), ..payload }).collect()
-    }
-
-    /// The payload types for our description towards the SIP peer, with what the browser wants to receive.
-    #[must_use]
-    pub fn sip_payloads(&self) -> Vec<Payload> {
-        described(&self.sip, &self.browser)
-    }
-
-    /// The payload map from the browser to the SIP peer.
-    #[must_use]
-    pub fn to_sip(&self) -> Vec<PayloadRoute> {
-        routes(&self.browser, &self.sip)
-    }
-
-    /// The payload map from the SIP peer to the browser.
-    #[must_use]
-    pub fn to_browser(&self) -> Vec<PayloadRoute> {
-        routes(&self.sip, &self.browser)
-    }
-
-    fn missing(&self) -> NegotiateError {
-        NegotiateError::FixedCodecMissing { fixed: self.fixed().codec.clone() }
-    }
-
-    /// This agreement with another SIP side. Numbers under which a codec used to arrive stay valid while they mean nothing
-    /// else, so packets under way at a renumbering re-INVITE are not lost.
-    fn replaced(
-        &self,
-        mut sip: Vec<LegPayload>,
-        section: &TrunkSection,
-        wanted: Direction,
-    ) -> Result<Self, NegotiateError> {
-        let taken: Vec<u8> = sip.iter().flat_map(|payload| payload.receive_pts.iter().copied()).collect();
-        for payload in &mut sip {
-            let before = self.sip.iter().filter(|old| old.codec == payload.codec).flat_map(|old| &old.receive_pts);
-            let before = before.filter(|pt| !taken.contains(pt));
-            payload.receive_pts.extend(before);
-            payload.receive_pts.truncate(RECEIVE_NUMBERS_MAX);
-        }
-        Ok(MediaAgreement {
-            sip_feedback: taken_feedback(section, &sip),
-            sip,
-            sip_direction: answer_direction(section.effective_direction(), wanted),
-            sip_remote: section.target()?.or(self.sip_remote),
-            sip_ptime_ms: section.ptime_ms,
-            sip_limit_kbps: section.limit_kbps,
-            is_stopped: false,
-            ..self.clone()
-        })
-    }
-}
-
-/// A leg as we describe it to its peer: the numbers we receive on, and the other leg's wishes.
-fn described(leg: &[LegPayload], other: &[LegPayload]) -> Vec<Payload> {
-    let describe = |payload: &LegPayload| {
-        let wish = other.iter().find(|p| p.codec == payload.codec);
-        let wish = wish.or_else(|| other.iter().find(|p| p.codec.serves(&payload.codec)));
-        let pt = payload.receive_pts.first().copied().unwrap_or(payload.send_pt);
-        let own = payload.fmtp.as_deref();
-        let fmtp = told_fmtp(&payload.codec, own, wish.and_then(|p| p.fmtp.as_deref()));
-        Payload { pt, codec: payload.codec.clone(), fmtp, feedback: Vec::new() }
-    };
-    leg.iter().map(describe).collect()
-}
-
-/// The feedback that a browser may send us about this codec.
-fn feedback(codec: &Codec) -> Vec<String> {
-    let feedback = VIDEO_FEEDBACK.iter().filter(|_| codec.encoding.is_passed_video());
-    feedback.map(|(_, words)| (*words).to_owned()).collect()
-}
-
-/// The feedback that a SIP peer takes about what we send it: named for all its payload types (`*`) or for the one in use. The
-/// profile does not matter: plain-AVP phones name it, heed it and send it.
-fn taken_feedback(section: &TrunkSection, sip: &[LegPayload]) -> Vec<Feedback> {
-    let used = sip.first().and_then(|used| section.payloads.iter().find(|payload| payload.pt == used.send_pt));
-    let values: Vec<&String> =
-        section.feedback.iter().chain(used.into_iter().flat_map(|payload| &payload.feedback)).collect();
-    // Further words may follow, such as "tmmbr" behind "ccm fir".
-    let names = |value: &str, words: &str| {
-        let mut named = value.split_ascii_whitespace();
-        words.split(' ').all(|word| named.next().is_some_and(|named| named.eq_ignore_ascii_case(word)))
-    };
-    let is_video = section.kind == MediaKind::Video;
-    let taken = VIDEO_FEEDBACK.into_iter().filter(|(_, words)| is_video && values.iter().any(|v| names(v, words)));
-    taken.map(|(kind, _)| kind).collect()
-}
-
-fn has(leg: &[LegPayload], codec: &Codec) -> bool {
-    leg.iter().any(|payload| payload.codec == *codec)
-}
-
-/// The one codec of `leg` for the browser's fixed codec, and its keypad events.
-fn chosen_for(fixed: &LegPayload, leg: &[LegPayload], browser: &[LegPayload]) -> Option<Vec<LegPayload>> {
-    let mut chosen = vec![counterpart(&fixed.codec, leg)?.clone()];
-    let fitting = events(leg, &chosen, browser);
-    chosen.extend(fitting);
-    Some(chosen)
-}
-
-fn routes(from: &[LegPayload], to: &[LegPayload]) -> Vec<PayloadRoute> {
-    let mut routes: Vec<PayloadRoute> = Vec::new();
-    for source in from {
-        let Some(target) = counterpart(&source.codec, to) else { continue };
-        for &from_pt in &source.receive_pts {
-            if routes.iter().any(|route| route.from_pt == from_pt) {
-                continue;
-            }
-            routes.push(PayloadRoute {
-                from_pt,
-                from: source.codec.clone(),
-                from_fmtp: source.fmtp.clone(),
-                to_pt: target.send_pt,
-                to: target.codec.clone(),
-                to_fmtp: target.fmtp.clone(),
-            });
-        }
-    }
-    routes
-}
-
 /// What to offer a browser for an incoming call: what the SIP peer offered and browsers speak, in its order, then the other G.711
 /// law where it has only one, with keypad events at their clocks; and video when the peer offered some. Without a SIP offer (an
 /// INVITE without a description) it is all the sound that the operator allows.
@@ -860,7 +363,7 @@ fn browser_number(codec: &Codec) -> u8 {
         (Encoding::Opus, _) => 111,
         (Encoding::TelephoneEvent, 8000) => 126,
         (Encoding::TelephoneEvent, _) => 110,
-        _ => super::codec::sip_number(codec),
+        _ => sip_number(codec),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Direction, MediaKind, Payload, SdpError, attribute, codec::VIDEO_FEEDBACK, describe_payloads, direction, formats,
-    negotiate::MediaTarget, payloads, print, read, rejected, values_for,
+    medium::MediaTarget, payloads, print, read, rejected, values_for,
 };
 
 /// Most elements of `sipSDP`.

@@ -14,30 +14,30 @@ use std::{
 use gangway_control::{
     gateway::{
         Gateway, GatewayConfig, Ringback,
-        effects::{Answer, Ask, Input, Output, RestCall, RestId, SocketId, SocketPeer},
+        effects::{Answer, Ask, Input, Output, RestCall, RestId, SocketId},
         journal::{JournalEntry, Standing},
-        messages::{AnswerRequest, CallMessage, CallReference, CallRequest, ClientMessage, ServerMessage, Subject},
+        messages::ServerMessage,
     },
     sip::{
         Transport,
         dialog::{DialogId, Target},
-        message::{Headers, Method, Status},
+        message::Method,
         transaction::Timers,
-        ua::{Advertised, ClientId, Content, Outgoing, Reply, ServerId, Source, Transmit, Ua, UaConfig, UaEvent},
+        ua::{Advertised, ClientId, ServerId, Source, Transmit, Ua, UaConfig},
         uri::{Host, NameAddr, SipUri},
     },
 };
 use gangway_shared::{
     entropy::{Entropy, SeededEntropy},
     ids::{Generation, LegId, RelayId},
-    rcp::{DtlsFailure, ErrorCode, Event, RelayError},
+    rcp::{ErrorCode, Event, RelayError},
     time::Time,
 };
 
-use crate::{
-    video::{H264_PHONE, VP8_PHONE, camera_answer, camera_offer},
-    world::{BROWSER_OFFER, OURS, PEER, Relay, SILENT, account, browser_answer, phone_sdp, relay_up, through_json},
-};
+use crate::world::{OURS, PEER, Relay, SILENT, relay_up, through_json};
+
+mod pages;
+mod peer;
 
 /// Seeds of one run.
 const SEEDS: u64 = 256;
@@ -370,87 +370,6 @@ impl Simulation {
         }
     }
 
-    // ---- browsers ----
-
-    fn sent(&mut self, socket: SocketId, message: ServerMessage) {
-        self.note(format_args!("{socket:?} {}", message.name()));
-        if message == ServerMessage::Ping {
-            // A few pages never answer.
-            if !socket.0.is_multiple_of(7) {
-                let message = ClientMessage::Pong;
-                self.fly(Duration::from_millis(1), Flying::Input(Box::new(Input::SocketMessage { socket, message })));
-            }
-            return;
-        }
-        match &message {
-            ServerMessage::SetRemoteSdp { call_id, sdp, .. } => {
-                let call = self.pages.entry((socket, call_id.clone())).or_default();
-                call.descriptions += 1;
-                assert_eq!(call.descriptions, 1, "a second setRemoteSDP for {call_id}");
-                assert!(!call.over, "setRemoteSDP after the end of {call_id}");
-                if sdp.contains("m=video 32100 ") {
-                    self.note(format_args!("pictures"));
-                }
-            }
-            ServerMessage::CallStatus { kind, call } => {
-                let known = self.pages.entry((socket, call.call_id.clone())).or_default();
-                // The answer to a call that is over is told so again: that is the one exception (5.4).
-                let late = call.incoming && call.sip_status == Some(487) && *kind == CallMessage::Finish;
-                assert!(!known.over || late, "{kind:?} after the end of {}", call.call_id);
-                known.over |= *kind == CallMessage::Finish;
-            }
-            _ => {}
-        }
-        let delay = self.between(1, 100);
-        self.fly(delay, Flying::Page(socket, Box::new(message)));
-    }
-
-    /// A page does what the SDK does, or something its user thinks of.
-    fn page(&mut self, socket: SocketId, message: ServerMessage) {
-        match message {
-            ServerMessage::UserData(fields) => {
-                if let Some(token) = fields.get("authToken").and_then(|token| token.as_str()) {
-                    self.tokens.push(token.to_owned());
-                }
-            }
-            ServerMessage::IncomingCall(call) => {
-                self.pages.entry((socket, call.call_id.clone())).or_default().incoming = true;
-                let call_id = call.call_id.clone();
-                let said = |message| Input::SocketMessage { socket, message };
-                let input = match self.dice.below(10) {
-                    0..=4 => said(ClientMessage::Answer(Box::new(AnswerRequest {
-                        call_id,
-                        sdp: Some(match self.dice.below(10) {
-                            0 => browser_answer("13"),
-                            1..=4 => browser_answer("0 126"),
-                            _ => camera_answer("0 126"),
-                        }),
-                        ..AnswerRequest::default()
-                    }))),
-                    5 => unread(socket, Subject::Answer(call_id)),
-                    6 | 7 => said(ClientMessage::Hangup(CallReference { call_id, ..Default::default() })),
-                    _ => return,
-                };
-                let thinking = self.between(1, 3000);
-                self.fly(thinking, Flying::Input(Box::new(input)));
-            }
-            ServerMessage::SetRemoteSdp { .. } if self.chance(80) => {
-                // Its ICE and DTLS come up, now and then badly.
-                let Some(relay) = self.any_relay() else { return };
-                let event = match self.dice.below(20) {
-                    0 => Event::DtlsFailed { relay, leg: LegId(0), cause: DtlsFailure::Fingerprint },
-                    1 => Event::ConsentLost { relay, leg: LegId(0) },
-                    2 => Event::DtlsClosed { relay, leg: LegId(0) },
-                    3 => Event::MediaTimeout { relay, leg: LegId(1) },
-                    _ => Event::KeysReady { relay, leg: LegId(0), profile: String::new() },
-                };
-                let delay = self.between(10, 500);
-                self.fly(delay, Flying::Input(Box::new(Input::RelayEvent { event })));
-            }
-            _ => {}
-        }
-    }
-
     fn any_relay(&mut self) -> Option<RelayId> {
         let relays: Vec<RelayId> = self.relay.relays.keys().copied().collect();
         (!relays.is_empty()).then(|| relays[self.dice.below(relays.len() as u32) as usize])
@@ -537,250 +456,6 @@ impl Simulation {
         self.fly(away, Flying::WallUp);
     }
 
-    fn open_page(&mut self) {
-        self.next_socket += 1;
-        let socket = SocketId(self.next_socket);
-        self.open.insert(socket);
-        let peer = SocketPeer {
-            remote: "192.0.2.9:40000".parse().unwrap(),
-            local: "192.0.2.1:8080".parse().unwrap(),
-            secure: false,
-            origin: None,
-        };
-        self.input(Input::SocketOpened { socket, peer });
-        let mut fields = account(self.chance(50));
-        fields["keepAlive"] = serde_json::json!(self.chance(50));
-        if !self.tokens.is_empty() && self.chance(30) {
-            let at = self.dice.below(self.tokens.len() as u32) as usize;
-            fields = serde_json::json!({ "authToken": self.tokens[at] });
-        }
-        let connection = Box::new(serde_json::from_value(fields).unwrap());
-        self.input(Input::SocketMessage { socket, message: ClientMessage::Connection(connection) });
-    }
-
-    fn page_calls(&mut self) {
-        let Some(socket) = self.any_socket() else { return };
-        self.next_call += 1;
-        // Now and then an id that may be in use.
-        let number = if self.chance(10) { self.next_call - 1 } else { self.next_call };
-        let call_id = format!("c{number}");
-        if self.pages.get(&(socket, call_id.clone())).is_some_and(|call| call.over) {
-            return;
-        }
-        if self.chance(5) {
-            return self.input(unread(socket, Subject::Call(call_id)));
-        }
-        let request = CallRequest {
-            call_id: call_id.clone(),
-            callee: Some("600".to_owned()),
-            sdp: Some(if self.chance(50) { camera_offer() } else { BROWSER_OFFER.to_owned() }),
-            ..CallRequest::default()
-        };
-        self.input(Input::SocketMessage { socket, message: ClientMessage::Call(Box::new(request)) });
-        if self.chance(60) {
-            let patience = self.between(1, 6000);
-            let message = ClientMessage::Hangup(CallReference { call_id, hold_for_transfer: None });
-            self.fly(patience, Flying::Input(Box::new(Input::SocketMessage { socket, message })));
-        }
-    }
-
-    fn hangup_something(&mut self) {
-        let calls: Vec<(SocketId, String)> = self.pages.keys().cloned().collect();
-        if calls.is_empty() {
-            return;
-        }
-        let (socket, call_id) = calls[self.dice.below(calls.len() as u32) as usize].clone();
-        if self.open.contains(&socket) {
-            let message = ClientMessage::Hangup(CallReference { call_id, hold_for_transfer: None });
-            self.input(Input::SocketMessage { socket, message });
-        }
-    }
-
-    // ---- the SIP peer: registrar, callee and caller ----
-
-    fn drain_peer(&mut self) {
-        loop {
-            while let Some(transmit) = self.peer.poll_transmit() {
-                self.send(transmit, false);
-            }
-            let Some(event) = self.peer.poll_event() else { return };
-            self.peer_event(event);
-        }
-    }
-
-    fn peer_event(&mut self, event: UaEvent) {
-        match event {
-            UaEvent::Invite { server, request, .. } => {
-                if let Some(key) = request.headers.value(&gangway_control::sip::message::HeaderName::Contact) {
-                    self.callee_keys.push(key.to_owned());
-                }
-                let thinking = self.between(1, 500);
-                self.fly(thinking, Flying::Decide(server));
-            }
-            UaEvent::Request { server, request, .. } if request.method == Method::Register => {
-                let status = if self.quiet || self.chance(85) { 200 } else { 503 };
-                let mut reply = Reply::new(Status::literal(status));
-                reply.headers.push(gangway_control::sip::message::HeaderName::Expires, "20");
-                let _ = self.peer.respond(self.now, server, reply);
-                if let Some(contact) = request.headers.value(&gangway_control::sip::message::HeaderName::Contact) {
-                    self.callee_keys.push(contact.to_owned());
-                }
-            }
-            UaEvent::Request { server, .. } => {
-                let _ = self.peer.respond(self.now, server, Reply::new(Status::literal(405)));
-            }
-            UaEvent::DialogRequest { server, request, .. } if request.method == Method::Invite => {
-                let status = if self.quiet { 200 } else { [200, 200, 200, 488, 491, 500][self.dice.below(6) as usize] };
-                self.accept(server, status, "0");
-            }
-            UaEvent::DialogRequest { server, .. } => {
-                let _ = self.peer.respond(self.now, server, Reply::new(Status::literal(200)));
-            }
-            UaEvent::Answered { client, dialog, .. } => {
-                self.peer_clients.remove(&client);
-                self.peer_dialogs.insert(dialog);
-            }
-            UaEvent::Finished { client, .. }
-            | UaEvent::TimedOut { client, .. }
-            | UaEvent::TransportFailed { client, .. }
-            | UaEvent::TooLong { client, .. }
-            | UaEvent::Unusable { client }
-            | UaEvent::CrossedCancel { client } => {
-                self.peer_clients.remove(&client);
-            }
-            UaEvent::Bye { dialog, .. } | UaEvent::AckMissing { dialog, .. } => {
-                self.peer_dialogs.remove(&dialog);
-            }
-            UaEvent::Progress { .. }
-            | UaEvent::Shortened { .. }
-            | UaEvent::ForkEnded { .. }
-            | UaEvent::Cancelled { .. }
-            | UaEvent::Acked { .. } => {}
-        }
-    }
-
-    /// 1xx and finals of all kinds, in any order that a callee may choose.
-    fn decide(&mut self, server: ServerId) {
-        match self.dice.below(20) {
-            0..=5 if !self.quiet => {
-                let early = self.chance(50);
-                self.progress(server, if early { 183 } else { 180 }, early);
-                let thinking = self.between(1, 4000);
-                self.fly(thinking, Flying::Decide(server));
-            }
-            6..=13 => {
-                let codecs = ["0", "0", "0", "0", "8 0", "8", "9"][self.dice.below(7) as usize];
-                self.accept(server, 200, codecs);
-            }
-            14 => self.accept(server, 200, "18"),
-            15 => self.refuse(server, 486),
-            16 => self.refuse(server, 603),
-            17 => self.refuse(server, 404),
-            // Rings until the caller gives up.
-            _ => self.progress(server, 180, false),
-        }
-        self.drain_peer();
-    }
-
-    fn progress(&mut self, server: ServerId, status: u16, early: bool) {
-        let codecs = ["8", "8", "0", "9"][self.dice.below(4) as usize];
-        let content = early.then(|| self.description(codecs));
-        let contact = Some(self.peer_contact.clone());
-        let _ = self.peer.respond(self.now, server, Reply { contact, content, ..Reply::new(Status::literal(status)) });
-        self.drain_peer();
-    }
-
-    fn accept(&mut self, server: ServerId, status: u16, codecs: &str) {
-        let contact = Some(self.peer_contact.clone());
-        let content = (status == 200).then(|| self.description(codecs));
-        let reply = Reply { contact, content, ..Reply::new(Status::literal(status)) };
-        if let Ok(Some(dialog)) = self.peer.respond(self.now, server, reply) {
-            self.peer_dialogs.insert(dialog);
-        }
-        if self.chance(50) {
-            let talk = self.between(1, 8000);
-            self.fly(talk, Flying::PeerHangup);
-        }
-    }
-
-    /// What the peer offers or answers: this sound, and pictures of all kinds, often another than before.
-    fn description(&mut self, codecs: &str) -> Content {
-        let video = [
-            "",
-            "m=video 0 RTP/AVP 97\r\n",
-            VP8_PHONE,
-            VP8_PHONE,
-            H264_PHONE,
-            "m=video 4002 RTP/AVP 120\r\na=rtpmap:120 VP9/90000\r\n",
-        ];
-        let video = video[self.dice.below(6) as usize];
-        Content::new("application/sdp", format!("{}{video}", phone_sdp(4000, codecs)))
-    }
-
-    fn refuse(&mut self, server: ServerId, status: u16) {
-        let _ = self.peer.respond(self.now, server, Reply::new(Status::literal(status)));
-    }
-
-    fn peer_hangup(&mut self) {
-        let cancel = self.chance(50);
-        if let Some(client) = self.peer_clients.first().copied().filter(|_| cancel) {
-            self.peer.cancel(self.now, client, Headers::new());
-        } else if let Some(dialog) = self.peer_dialogs.pop_first() {
-            let _ = self.peer.send_in_dialog(self.now, &dialog, Method::Bye, Headers::new(), None);
-        }
-        self.drain_peer();
-    }
-
-    fn peer_reinvites(&mut self) {
-        let Some(dialog) = self.peer_dialogs.first().cloned() else { return };
-        let content = match self.dice.below(5) {
-            0 => None,
-            1 => Some(self.description("9")),
-            2 => Some(self.description("8")),
-            _ => Some(self.description("0")),
-        };
-        let _ = self.peer.send_in_dialog(self.now, &dialog, Method::Invite, Headers::new(), content);
-        self.drain_peer();
-    }
-
-    /// The peer calls a session that it has heard of: by its Contact.
-    fn peer_calls(&mut self) {
-        if self.callee_keys.is_empty() {
-            return;
-        }
-        let at = self.dice.below(self.callee_keys.len() as u32) as usize;
-        let Ok(contact) = self.callee_keys[at].parse::<NameAddr>() else { return };
-        let content = match self.dice.below(8) {
-            0 => None,
-            1 => Some(self.description("18")),
-            _ => Some(self.description("8 0")),
-        };
-        let outgoing = Outgoing {
-            method: Method::Invite,
-            uri: contact.uri.clone(),
-            from: NameAddr::new("sip:bob@example.com".parse::<SipUri>().unwrap()),
-            to: NameAddr::new(contact.uri),
-            call_id: None,
-            cseq: None,
-            contact: Some(self.peer_contact.clone()),
-            routes: Vec::new(),
-            headers: Headers::new(),
-            content,
-            target: Target { transport: Transport::Udp, remote: OURS.parse().unwrap(), flow: None },
-            account: None,
-            give_up: None,
-            udp_only: false,
-        };
-        if let Ok(client) = self.peer.send_request(self.now, outgoing) {
-            self.peer_clients.insert(client);
-            if self.chance(40) {
-                let patience = self.between(1, 5000);
-                self.fly(patience, Flying::PeerHangup);
-            }
-        }
-        self.drain_peer();
-    }
-
     /// Nothing is left anywhere.
     fn assert_rest(&mut self) {
         // Calls that both sides hold for good end by their users.
@@ -795,11 +470,6 @@ impl Simulation {
         assert_eq!(self.gateway.poll_timeout(), None);
         let _ = writeln!(self.trace, "{counts:?}");
     }
-}
-
-/// A frame with a field of a wrong kind.
-fn unread(socket: SocketId, subject: Subject) -> Input {
-    Input::SocketRefused { socket, subject, problem: "a field cannot be read".to_owned() }
 }
 
 fn short(request: &gangway_shared::rcp::Request) -> String {

@@ -5,7 +5,7 @@ use gangway_control::{
     gateway::plan::{self, CallMedia, VideoStreams},
     sdp::{
         Abilities, Agreement, BrowserDescription, BrowserLocal, BrowserSide, Codec, CodecPolicy, Direction, Encoding,
-        LocalTransport, MediaSide, Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, negotiate,
+        LocalTransport, MediaSide, Offered, Payload, SipSdpLines, TrunkDescription, TrunkSession, browser, leg,
     },
 };
 use gangway_shared::{rcp::Fingerprint, secret::Secret};
@@ -182,8 +182,8 @@ fn browser_offer() -> Offered {
 
 fn browser_side() -> BrowserSide {
     let Offered { audio, video, .. } = browser_offer();
-    let video = MediaSide::new(negotiate::offered_leg(&video), Direction::SendRecv);
-    BrowserSide { video: Some(video), ..BrowserSide::of_audio(negotiate::offered_leg(&audio)) }
+    let video = MediaSide::new(leg::offered_leg(&video), Direction::SendRecv);
+    BrowserSide { video: Some(video), ..BrowserSide::of_audio(leg::offered_leg(&audio)) }
 }
 
 fn trunk_session(lines: SipSdpLines) -> TrunkSession {

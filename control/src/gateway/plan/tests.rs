@@ -4,7 +4,7 @@ use gangway_shared::{
 };
 
 use super::*;
-use crate::sdp::{BrowserSide, CodecPolicy, MediaSide, Payload, TrunkDescription, negotiate::offered_leg};
+use crate::sdp::{BrowserSide, CodecPolicy, MediaSide, Payload, TrunkDescription, leg::offered_leg};
 
 fn media() -> CallMedia {
     CallMedia {

@@ -1,5 +1,7 @@
 use super::*;
-use crate::sdp::{BrowserDescription, browser::tests::samples};
+use crate::sdp::{
+    BrowserDescription, PayloadRoute, browser::tests::samples, direction::answer_direction, leg::RECEIVE_NUMBERS_MAX,
+};
 
 fn sip(media: &str) -> TrunkDescription {
     let text = format!("v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n{media}");

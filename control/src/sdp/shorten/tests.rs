@@ -1,7 +1,6 @@
 use super::*;
 use crate::sdp::{
-    BrowserSide, CodecPolicy, Direction, MediaSide, TrunkMedia, TrunkSession, negotiate::offered_leg,
-    trunk::SipSdpLines,
+    BrowserSide, CodecPolicy, Direction, MediaSide, TrunkMedia, TrunkSession, leg::offered_leg, trunk::SipSdpLines,
 };
 
 /// What a browser with everything is offered as, with these settings of H.264.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::sdp::{BrowserSide, Codec, CodecPolicy, Encoding, negotiate::offered_leg};
+use crate::sdp::{BrowserSide, Codec, CodecPolicy, Encoding, leg::offered_leg};
 
 fn rtp() -> SocketAddr {
     "192.0.2.1:31002".parse().unwrap()
