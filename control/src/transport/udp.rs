@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{net::UdpSocket, time::Instant};
 
 use super::{ERROR_PAUSE, Undeliverable};
@@ -71,10 +72,6 @@ pub(super) fn serve(
 }
 
 async fn keep_alives(sender: Sender, keep_alive: KeepAlive) {
-    // What is sent before the runtime has looked at a socket for the first time is lost.
-    for (_, socket) in sender.sockets.iter() {
-        let _ = socket.writable().await;
-    }
     let mut tick = tokio::time::interval(keep_alive.interval / 2);
     loop {
         tick.tick().await;
@@ -120,7 +117,8 @@ impl Sender {
     pub(super) fn send(&self, bytes: &[u8], remote: SocketAddr) -> Result<(), Undeliverable> {
         self.note(bytes, remote);
         let socket = self.socket_for(remote).ok_or(Undeliverable)?;
-        match socket.try_send_to(bytes, remote) {
+        // Asked of the kernel itself: the runtime calls a socket full that it has not looked at since it was bound.
+        match SockRef::from(socket).send_to(bytes, &remote.into()) {
             Ok(_) => Ok(()),
             // The kernel's buffer is full: a loss like any other on UDP, the transaction repeats.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -198,7 +196,6 @@ mod tests {
         let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = peer.local_addr().unwrap();
         let (hub, _queue) = hub::queue(8);
-        ours.writable().await.unwrap();
         (serve(vec![ours], &[], KeepAlive { interval, life }, &hub, &Arc::default()), peer, address)
     }
 
@@ -227,6 +224,14 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(received(&peer, SOON).await.as_deref(), Some(PING));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_in_the_first_moment_leaves() {
+        let (sender, peer, address) = sender(SOON, SOON).await;
+        sender.send(b"first", address).unwrap();
+        assert_eq!(sender.metrics.sip_send_failed.value(), 0);
+        assert_eq!(received(&peer, SOON).await.as_deref(), Some(&b"first"[..]));
     }
 
     #[tokio::test]
