@@ -82,6 +82,19 @@ impl Left {
         }
         left
     }
+
+    /// Whether there was no former control, or none that did anything.
+    fn is_nothing(&self) -> bool {
+        let Left { sessions, registrations, calls, media, held, dialogs, invites, relay_seen } = self;
+        sessions.is_empty()
+            && registrations.is_empty()
+            && calls.is_empty()
+            && media.is_empty()
+            && held.is_empty()
+            && dialogs.is_empty()
+            && invites.is_empty()
+            && relay_seen.is_none()
+    }
 }
 
 /// The oldest first: REST lists calls so, and of an account's sessions the newest rings.
@@ -97,6 +110,7 @@ impl Gateway {
     pub fn restore(&mut self, now: Time, entries: Vec<JournalEntry>) {
         self.now = now;
         let mut left = Left::of(entries);
+        let is_first = left.is_nothing();
         self.relay_seen = left.relay_seen.take();
         let mut sessions: BTreeMap<String, SessionKey> = BTreeMap::new();
         let mut departing: Vec<SessionKey> = Vec::new();
@@ -146,11 +160,13 @@ impl Gateway {
         for key in departing {
             self.end_session(key, CallEnd::Restarted);
         }
-        tracing::info!(
-            sessions = self.sessions.len(),
-            calls = self.calls.len(),
-            "a former control's journal is taken over"
-        );
+        if !is_first {
+            tracing::info!(
+                sessions = self.sessions.len(),
+                calls = self.calls.len(),
+                "a former control's journal is taken over"
+            );
+        }
         self.pump();
     }
 
