@@ -28,10 +28,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd
 pub use columns::{Column, ColumnMut, Columns};
 pub use memory::{Header, layout};
 pub use records::{
-    Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord, OUT_STREAMS_MAX,
-    OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry, PictureState,
-    RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry, RxSlot,
-    SourceMap, Traffic, kind,
+    ACTIONS_MAX, Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord,
+    OUT_STREAMS_MAX, OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry,
+    PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry,
+    RxSlot, SourceMap, Traffic, kind,
 };
 
 /// How much one worker holds. All of it is allocated at start.

@@ -301,7 +301,8 @@ impl<E: Engine> Worker<E> {
                         datagram.len()
                     });
                 }
-                Command::Keyframe { token, relay, leg } => {
+                Command::Keyframe { token, relay, leg, action_id } => {
+                    relays.note_action(relay, action_id);
                     let asked = relays.request_keyframe(now, relay, leg, &mut out);
                     self.post.post(Report::Keyframe { token, asked });
                 }

@@ -214,6 +214,11 @@ impl Gateway {
         RelayRequestId(self.next_request)
     }
 
+    /// An id for an action that no control before us has given: a dataplane does once what has one id.
+    pub(super) fn action_id(&self, request: RelayRequestId) -> u64 {
+        u64::from(self.wall.epoch.unwrap_or_default()) << 32 | request.0 & u64::from(u32::MAX)
+    }
+
     /// A new relay's id; none while the wall is down.
     pub(super) fn mint_relay(&mut self) -> Option<RelayId> {
         let epoch = self.wall.epoch?;

@@ -364,6 +364,19 @@ fn a_picture_request_of_the_peer_goes_to_the_browser() {
     assert_eq!(world.relay.actions.len(), 1);
 }
 
+#[test]
+fn picture_requests_of_a_later_control_are_not_taken_for_those_of_a_former_one() {
+    let (mut world, invite) = answered(VP8_PHONE);
+    world.keys_ready();
+    for cseq in 2..10 {
+        if cseq == 6 {
+            world.restart();
+        }
+        world.in_our_dialog_with(&invite, &Method::Info, cseq, Some((MEDIA_CONTROL, "<picture_fast_update/>")));
+    }
+    assert_eq!(world.relay.actions.len(), 8);
+}
+
 /// The feedback in the program of a call that the peer answers with VP8 and these lines.
 fn feedback_of(world: &World) -> Vec<Feedback> {
     let LegKind::Rtp(leg) = &program(world).leg(SIP_VIDEO).unwrap().kind else { panic!("a video leg") };

@@ -3,7 +3,7 @@
 //! Every step checks the core's invariants and the rules of the browser protocol that a message could break.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
@@ -88,8 +88,9 @@ pub(crate) struct Relay {
     pub(crate) incarnation: u8,
     /// Refuse every `Put`, with this code.
     pub(crate) refuses: Option<ErrorCode>,
-    /// What was asked of relays.
+    /// What was asked of relays, once for each id.
     pub(crate) actions: Vec<(RelayId, ActAction)>,
+    action_ids: BTreeSet<(RelayId, u64)>,
 }
 
 impl Relay {
@@ -110,8 +111,10 @@ impl Relay {
                 };
                 Ok(Reply::List { relays: relays.map(entry).collect(), more: false })
             }
-            RelayRequest::Act { relay, action, .. } => {
-                self.actions.push((relay, action));
+            RelayRequest::Act { relay, action_id, action } => {
+                if self.action_ids.insert((relay, action_id)) {
+                    self.actions.push((relay, action));
+                }
                 Ok(Reply::Act)
             }
             other => panic!("the core never asks {other:?}"),

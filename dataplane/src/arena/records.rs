@@ -33,6 +33,8 @@ pub const PARAMETER_SETS_MAX: usize = 8;
 pub const PARAMETER_BYTES_MAX: usize = 512;
 /// Certificates that a program may name.
 pub const FINGERPRINTS_MAX: usize = 4;
+/// Actions of a relay that are remembered: more than control has under way in one call.
+pub const ACTIONS_MAX: usize = 16;
 
 /// In front of every record.
 #[derive(Clone, Copy, Debug, Default)]
@@ -462,6 +464,10 @@ pub struct RelayRecord {
     pub legs: [u32; LEGS_MAX],
     /// Route records plus one, in the program's order.
     pub routes: [u32; ROUTES_MAX],
+    /// Ids of the actions that were begun last: the process after this one does none of them again. The oldest gives way.
+    pub actions: [u64; ACTIONS_MAX],
+    /// How many were begun; stored behind the id.
+    pub actions_begun: u64,
 }
 
 /// Kinds of leg as numbers.

@@ -13,6 +13,7 @@ use gangway_shared::{
 };
 
 use crate::{
+    arena::ACTIONS_MAX,
     ice_lite::LocalCredentials,
     keeper::{HandedPair, Link, PairFacts},
     manager::entropy::OsEntropy,
@@ -20,9 +21,6 @@ use crate::{
     relay::{Adopted, AdoptedLocal, LegHandle},
     worker::LegSource,
 };
-
-/// Actions of a relay whose repetition is noticed.
-const ACTIONS_MAX: usize = 32;
 
 /// One leg's local facts.
 #[derive(Debug)]
@@ -45,7 +43,27 @@ pub(super) struct Record {
     legs: Vec<LegFacts>,
     pub(super) handles: Vec<(LegId, LegHandle)>,
     fingerprints: BTreeMap<LegId, Vec<Fingerprint>>,
-    actions: VecDeque<u64>,
+    actions: Actions,
+}
+
+/// Actions of a relay whose repetition is noticed.
+#[derive(Debug, Default)]
+struct Actions {
+    /// Begun by this process, the last of them.
+    ours: VecDeque<u64>,
+    /// Begun by the process before, which may not have told of their end.
+    former: Vec<u64>,
+}
+
+/// What is known of an action id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: it is to be done.
+    Not,
+    /// It was begun, and its end is told.
+    Begun,
+    /// The process before this one began it.
+    BegunBefore,
 }
 
 /// What a program needs of the manager before a worker can run it.
@@ -174,7 +192,7 @@ impl Record {
             legs: Vec::new(),
             handles: Vec::new(),
             fingerprints: BTreeMap::new(),
-            actions: VecDeque::new(),
+            actions: Actions { ours: VecDeque::new(), former: adopted.actions },
         };
         for leg in adopted.legs {
             let local = match leg.local {
@@ -219,16 +237,20 @@ impl Record {
         self.fingerprints.get(&leg).map_or(&[], Vec::as_slice)
     }
 
-    /// True the first time for each action id.
-    pub(super) fn note_action(&mut self, action_id: u64) -> bool {
-        if self.actions.contains(&action_id) {
-            return false;
+    /// What is known of this action id, which counts as begun from now on.
+    pub(super) fn note_action(&mut self, action_id: u64) -> Known {
+        let Actions { ours, former } = &mut self.actions;
+        if ours.contains(&action_id) {
+            return Known::Begun;
         }
-        if self.actions.len() == ACTIONS_MAX {
-            self.actions.pop_front();
+        if former.contains(&action_id) {
+            return Known::BegunBefore;
         }
-        self.actions.push_back(action_id);
-        true
+        if ours.len() == ACTIONS_MAX {
+            ours.pop_front();
+        }
+        ours.push_back(action_id);
+        Known::Not
     }
 
     /// What control puts into SDP.

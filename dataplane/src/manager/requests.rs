@@ -20,7 +20,7 @@ use gangway_shared::{
 use super::{
     Manager,
     asked::Waiting,
-    programs::{Fresh, Record, prepare},
+    programs::{Fresh, Known, Record, prepare},
 };
 use crate::{
     dtls::LegKey,
@@ -289,19 +289,24 @@ impl Manager {
             let error = RelayError::new(ErrorCode::NotFound, "action.leg", format!("the relay has no leg {leg}"));
             return self.refuse(asker, error);
         }
-        let is_new = record.note_action(action_id);
+        let known = record.note_action(action_id);
         let worker = record.worker;
-        if is_new {
+        if known == Known::Not {
             let command = match digits {
                 Some(digits) => Command::Digits { relay, leg, digits },
                 None => {
                     let token = self.remember(Pending::Keyframe { relay, action_id });
-                    Command::Keyframe { token, relay, leg }
+                    Command::Keyframe { token, relay, leg, action_id }
                 }
             };
             self.workers[usize::from(worker)].send(command);
         }
         self.answer(asker, Reply::Act);
+        if known == Known::BegunBefore {
+            let reason = "it was begun by a process that is gone, and is not done again";
+            let error = Some(RelayError::new(ErrorCode::Internal, "action_id", reason));
+            self.log.push(Event::ActDone { relay, action_id, error });
+        }
     }
 
     pub(super) fn gather_for_leases(&mut self, now: Time) {

@@ -7,7 +7,8 @@
 //! | event | E | R | volume | duration |    8, 1, 1, 6 and 16 bits, RFC 4733 section 2.3
 //! ```
 //!
-//! What is under way is not in the arena: control is told that it ended when its worker fails.
+//! What is under way is not in the arena: control is told that it ended when its worker fails. That it was begun is there, so that no process
+//! after this one dials it again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,7 +27,7 @@ use super::{
     rewrite::{append_event, ticks},
 };
 use crate::{
-    arena::{PayloadEntry, RouteRecord},
+    arena::{ACTIONS_MAX, PayloadEntry, RouteRecord, step},
     wire::{DropReason, Packet, rtp},
 };
 
@@ -127,9 +128,19 @@ impl Relays {
     /// Plays digits to the peer of a leg. `ActDone` tells when the last is over, or why they are not played.
     pub fn play_digits(&mut self, now: Now, relay: RelayId, leg: LegId, digits: Digits, out: &mut impl Output) {
         let action_id = digits.action_id;
+        self.note_action(relay, action_id);
         if let Err(error) = self.queue_digits(now, relay, leg, digits) {
             out.event(Event::ActDone { relay, action_id, error: Some(error) });
         }
+    }
+
+    /// Remembers an action that begins, for the process after this one.
+    pub fn note_action(&mut self, relay: RelayId, action_id: u64) {
+        let Some(slot) = self.by_id.get(&relay) else { return };
+        let record = self.arena.relay_mut(*slot);
+        record.actions[record.actions_begun as usize % ACTIONS_MAX] = action_id;
+        step();
+        record.actions_begun += 1;
     }
 
     fn queue_digits(&mut self, now: Now, relay: RelayId, leg: LegId, digits: Digits) -> Result<(), RelayError> {

@@ -25,6 +25,8 @@ pub struct Adopted {
     pub generation: Generation,
     /// Digest of that program; 0: a change was cut off, and the program must be put again.
     pub digest: u64,
+    /// Ids of the actions that were begun last; [`crate::arena::ACTIONS_MAX`] at most.
+    pub actions: Vec<u64>,
     /// Its legs, in the program's order.
     pub legs: Vec<AdoptedLeg>,
 }
@@ -135,6 +137,7 @@ impl Relays {
                 relay: *relay,
                 generation: Generation(record.generation),
                 digest: record.digest,
+                actions: record.actions.into_iter().take(record.actions_begun as usize).collect(),
                 legs: record.legs.iter().filter_map(|slot| slot.checked_sub(1)).map(leg).collect(),
             }
         });

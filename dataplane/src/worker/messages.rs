@@ -54,6 +54,8 @@ pub enum Command<S> {
         relay: RelayId,
         /// The leg.
         leg: LegId,
+        /// Chosen by control.
+        action_id: u64,
     },
     /// Play digits to a leg's peer; `ActDone` tells of their end.
     Digits {

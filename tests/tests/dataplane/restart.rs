@@ -9,7 +9,7 @@ use std::{
 
 use gangway_shared::{
     ids::{EventSeq, Generation, LegId, RelayId},
-    rcp::{ActAction, Codec, ErrorCode, Event, LegAddress, ListEntry, Reply, Request},
+    rcp::{ActAction, Codec, DtmfDigits, ErrorCode, Event, LegAddress, ListEntry, Reply, Request},
 };
 use gangway_tests::{
     browser_leg::{BrowserLeg, Heard, rtp_bytes},
@@ -284,6 +284,51 @@ fn a_browser_talks_on_through_many_kills_of_the_relay_and_no_index_is_used_twice
     assert_eq!(control.ask(act), Ok(Reply::Act));
     control.delete(id(1));
     assert_eq!(control.node().media_ports_used, 0);
+}
+
+/// Digits of an action that was begun are not dialled again, however the relay that began it ended and whoever asks again.
+#[test]
+fn digits_are_dialled_once_although_the_relay_is_killed() {
+    let dataplane = KeptDataplane::start(&[]);
+    let mut control = dataplane.control(1);
+    let mut peers = [Peer::new(1), Peer::new(2)];
+    let events = || vec![same(8, Codec::Pcma, 8000, None), same(101, Codec::TelephoneEvent, 8000, None)];
+    let legs = vec![rtp_leg(0, Some(peers[0].address())), rtp_leg(1, Some(peers[1].address()))];
+    let the_program = program(legs, vec![audio_route(0, 1, 71, events()), audio_route(1, 0, 72, events())]);
+    let reply = control.put(id(1), 1, the_program).expect("a relay");
+    let ports = [rtp_port(&reply.legs[0].address), rtp_port(&reply.legs[1].address)];
+    talk(&mut peers, ports, 5);
+    let dial = |control: &mut Control, action_id, digit: &str| {
+        let action = ActAction::Dtmf { leg: LegId(1), digits: DtmfDigits(digit.to_owned()), duration_ms: 60 };
+        assert_eq!(control.ask(Request::Act { relay: id(1), action_id, action }), Ok(Reply::Act));
+    };
+    // What the phone is told of the ends of digits, each as often as it comes.
+    let heard = |until: u8| {
+        let (mut ends, mut bytes, deadline) = (Vec::new(), [0; 2048], Deadline::seconds(10));
+        while ends.last() != Some(&until) {
+            assert!(!deadline.is_over(), "only {ends:?} are heard");
+            match peers[1].socket.recv_from(&mut bytes) {
+                Ok((16, _)) if bytes[1] & 0x7f == 101 && bytes[13] & 0x80 != 0 => ends.push(bytes[12]),
+                Ok(_) => {}
+                Err(_) => pause(Duration::from_millis(1)),
+            }
+        }
+        ends.dedup();
+        ends
+    };
+    dial(&mut control, 7, "5");
+    assert_eq!(heard(5), [5]);
+    let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    dataplane.next_relay(killed);
+    // What the one before it sent.
+    while peers[1].socket.recv_from(&mut [0; 2048]).is_ok() {}
+    let mut control = dataplane.control(1);
+    dial(&mut control, 7, "5");
+    control.wait_event("the end of what was begun before", |event| {
+        matches!(event, Event::ActDone { action_id: 7, error: Some(error), .. } if error.code == ErrorCode::Internal)
+    });
+    dial(&mut control, 8, "6");
+    assert_eq!(heard(6), [6], "what waits on a route is played in order");
 }
 
 #[test]

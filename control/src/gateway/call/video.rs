@@ -143,7 +143,8 @@ impl Gateway {
         let (relay, leg) = (relay.id, relay.media.browser_video_leg());
         let id = self.next_request_id();
         let action = ActAction::Keyframe { leg };
-        self.outputs.push_back(Output::Relay { id, request: RelayRequest::Act { relay, action_id: id.0, action } });
+        let action_id = self.action_id(id);
+        self.outputs.push_back(Output::Relay { id, request: RelayRequest::Act { relay, action_id, action } });
     }
 
     /// The browser wants a key frame and the relay has no way to ask the peer: one INFO at a time, and none after a refusal. The
