@@ -23,5 +23,6 @@ pub mod sip_phone;
 pub mod sipp;
 pub mod socket;
 pub mod source;
+pub mod stream_peer;
 pub mod tone;
 pub mod trunk;

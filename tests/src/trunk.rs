@@ -20,6 +20,8 @@ use crate::deadline::Deadline;
 const TURN: Duration = Duration::from_millis(20);
 /// Receive buffer asked for, so that a thread that does not run for a while loses nothing.
 const BUFFER_BYTES: usize = 8 << 20;
+/// 64 times the T1 of the gateways under test: an answer to INVITE that has no ACK by then ends its call.
+const ACK_WITHIN: Duration = Duration::from_millis(64 * 50);
 /// Between repeats of a request.
 const REPEAT: Duration = Duration::from_millis(100);
 
@@ -61,6 +63,8 @@ struct Dialog {
     /// The gateway sent BYE.
     is_ended: bool,
     answer: String,
+    /// When the answer is sent again, and when it is given up; none when its ACK has come.
+    repeat: Option<(Deadline, Deadline)>,
 }
 
 #[derive(Default)]
@@ -131,6 +135,22 @@ impl Trunk {
     /// Whether the gateway sent BYE in this call.
     pub fn is_ended(&self, call_id: &str) -> bool {
         self.shared.lock().dialogs.get(call_id).is_some_and(|dialog| dialog.is_ended)
+    }
+
+    /// How many of its answers to INVITE still wait for their ACK.
+    pub fn unanswered(&self) -> usize {
+        self.shared.lock().dialogs.values().filter(|dialog| dialog.repeat.is_some()).count()
+    }
+
+    /// Whether the gateway sent BYE in this call, or the peer did and has its answer.
+    ///
+    /// # Panics
+    /// When there is no such call.
+    #[track_caller]
+    pub fn is_over(&self, call_id: &str) -> bool {
+        let state = self.shared.lock();
+        let dialog = &state.dialogs[call_id];
+        dialog.is_ended || state.finals.contains_key(&(call_id.to_owned(), dialog.cseq))
     }
 
     /// What its media socket received so far: all streams as one.
@@ -259,7 +279,7 @@ fn echo_media(socket: &UdpSocket, shared: &Shared) {
     }
 }
 
-fn description(media: SocketAddr, direction: &str) -> String {
+pub(crate) fn description(media: SocketAddr, direction: &str) -> String {
     format!(
         "v=0\r\no=trunk 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {} RTP/AVP 0\r\n\
          a=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na={direction}\r\n",
@@ -278,9 +298,23 @@ impl Agent {
     fn run(&self) {
         let mut buffer = [0; 65_536];
         while !self.shared.is_over.load(Ordering::Relaxed) {
+            self.repeat_answers();
             let Ok((len, from)) = self.socket.recv_from(&mut buffer) else { continue };
             let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
             if text.starts_with("SIP/2.0 ") { self.take_response(&text, from) } else { self.take_request(&text, from) }
+        }
+    }
+
+    /// Answers to INVITE without an ACK go again, and end their call after a while (RFC 3261 section 13.3.1.4).
+    fn repeat_answers(&self) {
+        for dialog in self.shared.lock().dialogs.values_mut() {
+            let Some((next, until)) = dialog.repeat else { continue };
+            if until.is_over() {
+                (dialog.is_ended, dialog.repeat) = (true, None);
+            } else if next.is_over() {
+                dialog.repeat = Some((Deadline::after(REPEAT), until));
+                let _ = self.socket.send_to(dialog.answer.as_bytes(), dialog.gateway);
+            }
         }
     }
 
@@ -312,7 +346,11 @@ impl Agent {
         let mut state = self.shared.lock();
         let known = state.dialogs.get_mut(&call_id);
         match (method, known) {
-            ("ACK", _) => {}
+            ("ACK", known) => {
+                if let Some(dialog) = known {
+                    dialog.repeat = None;
+                }
+            }
             ("INVITE", None) => {
                 let to = format!("{};tag=trunk", header(text, "To"));
                 let contact = header(text, "Contact").trim_matches(['<', '>']).to_owned();
@@ -330,15 +368,17 @@ impl Agent {
                 let _ = self.socket.send_to(ringing.as_bytes(), from);
                 let _ = self.socket.send_to(answer.as_bytes(), from);
                 let (remote, local) = (header(text, "From").to_owned(), to);
-                let dialog = Dialog { gateway: from, remote, local, target: contact, cseq: 0, is_ended: false, answer };
+                let repeat = Some((Deadline::after(REPEAT), Deadline::after(ACK_WITHIN)));
+                let (gateway, target) = (from, contact);
+                let dialog = Dialog { gateway, remote, local, target, cseq: 0, is_ended: false, answer, repeat };
                 state.dialogs.insert(call_id, dialog);
             }
             ("INVITE", Some(dialog)) => {
                 let _ = self.socket.send_to(dialog.answer.as_bytes(), from);
             }
             (_, known) => {
-                if let Some(dialog) = known {
-                    dialog.is_ended |= method == "BYE";
+                if let Some(dialog) = known.filter(|_| method == "BYE") {
+                    (dialog.is_ended, dialog.repeat) = (true, None);
                 }
                 let answer = format!("{}Content-Length: 0\r\n\r\n", frame(text, 200, header(text, "To")));
                 let _ = self.socket.send_to(answer.as_bytes(), from);
@@ -348,13 +388,13 @@ impl Agent {
 }
 
 /// The head of an answer.
-fn frame(request: &str, status: u16, to: &str) -> String {
+pub(crate) fn frame(request: &str, status: u16, to: &str) -> String {
     let [via, from, call_id, cseq] = ["Via", "From", "Call-ID", "CSeq"].map(|name| header(request, name));
     format!("SIP/2.0 {status} X\r\nVia: {via}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\n")
 }
 
 /// The value of the first header of this name.
-fn header<'a>(text: &'a str, name: &str) -> &'a str {
+pub(crate) fn header<'a>(text: &'a str, name: &str) -> &'a str {
     let mut lines = text.lines().take_while(|line| !line.is_empty());
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.unwrap_or_default().trim()

@@ -13,6 +13,8 @@ use gangway_tests::{
     gateway::{Gateway, connection},
     media::Codecs,
     phone::{Call, Phone},
+    process::children,
+    stream_peer::StreamPeer,
     trunk::Trunk,
 };
 use serde_json::{Value, json};
@@ -24,6 +26,9 @@ const PHONES: usize = 20;
 const CALLS_EACH: usize = 5;
 /// Frames of 20 ms that each phone has heard before control dies, and hears more afterwards.
 const FRAMES: usize = 50;
+
+/// What a control says that found the journal of a former one.
+const TAKEN_OVER: &str = "a former control's journal is taken over";
 
 /// Phones that talk to the trunk.
 struct Talk {
@@ -224,6 +229,204 @@ fn a_control_that_hangs_is_taken_over_while_people_talk() {
     }
     gateway.wait_idle(Deadline::seconds(8));
     assert_eq!(trunk.living(), 0);
+}
+
+/// The same where a service manager runs the dataplane: that one is not touched, and both sides can end the calls.
+#[test]
+fn a_control_that_hangs_is_taken_over_beside_a_dataplane_of_its_own() {
+    let mut gateway = Gateway::start_with_dataplane(&[]);
+    assert_eq!(gateway.log(TAKEN_OVER), Vec::<String>::new(), "there was no former control");
+    let trunk = Trunk::start();
+    let talk = Talk::begin(&gateway, &trunk, 2, 2, true);
+    let sip_ids: Vec<String> = talk.calls.iter().map(|call| sip_call_id(&gateway, &call.id)).collect();
+    let dataplane = gateway.dataplane().expect("it was started on its own").pid();
+    let relay = children(dataplane);
+    gateway.hang_control();
+    let took = restart(&mut gateway, &["--takeover"], 4);
+    assert!(took < LISTED_WITHIN, "{took:?}");
+    assert_eq!(gateway.log(TAKEN_OVER).len(), 1);
+    talk.hear_more();
+    let received = trunk.received();
+    assert_eq!((received.lost, received.repeated, talk.lost()), (0, 0, 0), "{received:?}");
+    for sip_id in &sip_ids[..2] {
+        assert_eq!(trunk.hangup(sip_id, Deadline::seconds(2)), 200);
+    }
+    for call in &talk.calls[2..] {
+        terminate(&gateway, &call.id);
+    }
+    Deadline::seconds(5).poll("the BYEs", || (trunk.living() == 2).then_some(()));
+    assert!(sip_ids[2..].iter().all(|sip_id| trunk.is_ended(sip_id)), "those that REST ended");
+    gateway.wait_idle(Deadline::seconds(8));
+    assert_eq!(children(dataplane), relay, "the dataplane was left alone");
+}
+
+fn resume(gateway: &Gateway, token: &str) -> Phone {
+    Phone::connect(gateway, &json!({ "keepAlive": true, "authToken": token }))
+}
+
+/// Our registration over TCP: the connection dies with control, the binding is made again over another at once, and the registrar calls
+/// over that one. A call that came over the old one goes on and is ended over the new one, by either side.
+#[test]
+fn a_registration_over_tcp_goes_on_over_another_connection() {
+    let peer = StreamPeer::start();
+    let mut gateway = Gateway::start(&[("dataplane_linger_s", "5")]);
+    let mut phone = peer.register(&gateway);
+    let token = phone.user_data["authToken"].as_str().expect("a token").to_owned();
+    let before = peer.wait_registered(1, Deadline::seconds(2));
+    let (first, first_id) = peer.reach(&mut phone, before.connection, &before.contact);
+    let (second, second_id) = peer.reach(&mut phone, before.connection, &before.contact);
+    gateway.kill_control();
+    Deadline::seconds(2).poll("the connection's end", || (!peer.is_open(before.connection)).then_some(()));
+    gateway.start_control(&[]);
+    let after = peer.wait_registered(2, Deadline::after(LISTED_WITHIN));
+    assert_ne!(after.connection, before.connection);
+    assert_eq!((&after.call_id, &after.contact), (&before.call_id, &before.contact), "the same binding");
+    assert!(after.cseq > before.cseq, "{before:?} {after:?}");
+    Deadline::seconds(2).poll("both calls in the list", || (listed(&gateway).len() == 2).then_some(()));
+    let mut page = resume(&gateway, &token);
+    let (third, third_id) = peer.reach(&mut page, after.connection, &after.contact);
+    for call in [&first, &second] {
+        call.media.wait_received(call.media.seen().received + FRAMES, Deadline::seconds(5));
+        assert_eq!(call.media.seen().lost, 0);
+    }
+    assert_eq!(peer.hangup(after.connection, &first_id, Deadline::seconds(2)), 200);
+    assert_eq!(peer.hangup(after.connection, &third_id, Deadline::seconds(2)), 200);
+    page.hangup(&second.id);
+    let ended = Deadline::seconds(2).poll("its BYE", || peer.ended_on(&second_id));
+    assert!(peer.is_open(ended), "over a connection of now");
+    drop(third);
+    gateway.wait_idle(Deadline::seconds(8));
+}
+
+/// A phone that calls over a connection of its own and is not reached otherwise: when it is back over another one, its calls are held and
+/// ended by it, and it is told over that one when we end them.
+#[test]
+fn a_phone_behind_its_own_connection_comes_back_over_another() {
+    let peer = StreamPeer::start();
+    let mut gateway = Gateway::start(&[("dataplane_linger_s", "5")]);
+    let mut phone = peer.register(&gateway);
+    let token = phone.user_data["authToken"].as_str().expect("a token").to_owned();
+    let uri = peer.wait_registered(1, Deadline::seconds(2)).contact;
+    let own = peer.connect(gateway.sip_port());
+    let (first, first_id) = peer.reach(&mut phone, own, &uri);
+    let (second, second_id) = peer.reach(&mut phone, own, &uri);
+    gateway.kill_control();
+    Deadline::seconds(2).poll("the connection's end", || (!peer.is_open(own)).then_some(()));
+    gateway.start_control(&[]);
+    Deadline::seconds(2).poll("both calls in the list", || (listed(&gateway).len() == 2).then_some(()));
+    let own = peer.connect(gateway.sip_port());
+    assert_eq!(peer.hold(own, &first_id, Deadline::seconds(2)), 200);
+    terminate(&gateway, &first.id);
+    let ended = Deadline::seconds(2).poll("the BYE", || peer.ended_on(&first_id));
+    assert_eq!(ended, own, "the phone listens nowhere else");
+    assert_eq!(peer.hangup(own, &second_id, Deadline::seconds(2)), 200);
+    let mut page = resume(&gateway, &token);
+    for _ in 0..2 {
+        let finish = page.socket.expect("finish", Deadline::seconds(2)).first().clone();
+        assert!([&first.id, &second.id].iter().any(|id| finish["callId"] == id.as_str()), "{finish}");
+    }
+    let (third, third_id) = peer.reach(&mut page, own, &uri);
+    page.hangup(&third.id);
+    let ended = Deadline::seconds(2).poll("the BYE", || peer.ended_on(&third_id));
+    assert_eq!(ended, own);
+    gateway.wait_idle(Deadline::seconds(8));
+}
+
+/// Random enough for instants, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Pages that dial, each several calls, as fast as they can.
+fn dial(phones: &mut [Phone]) -> Vec<Call> {
+    let calls = phones.iter_mut().flat_map(|phone| {
+        (0..CALLS_EACH).map(|_| phone.send_call("2001", Codecs::PCMU, &json!({}))).collect::<Vec<Call>>()
+    });
+    calls.collect()
+}
+
+/// Control is killed while calls are set up, each time at another instant: afterwards each call of the list has its relay and its peer, and
+/// nothing is left of the others. A peer whose ACK was the last that control said, before its line was written, talks to nobody and is told
+/// so at its BYE.
+#[test]
+fn calls_that_were_being_set_up_are_whole_or_gone() {
+    const PAGES: usize = 4;
+    const CALLS: usize = PAGES * CALLS_EACH;
+    const ROUNDS: usize = 12;
+    let settings = [("orphan_grace_s", "1"), ("dataplane_linger_s", "5"), ("ice_timeout", "30"), ("log_level", "info")];
+    let mut gateway = Gateway::start(&settings);
+    let trunk = Trunk::start();
+    let pages = |gateway: &Gateway| -> Vec<Phone> {
+        let mut fields = connection("1001", "secret-1001", trunk.port(), false);
+        fields["keepAlive"] = json!(true);
+        (0..PAGES).map(|_| Phone::connect(gateway, &fields)).collect()
+    };
+    let end_all = |gateway: &Gateway, unknown: usize| {
+        for call in listed(gateway) {
+            terminate(gateway, call["callId"].as_str().expect("an id"));
+        }
+        gateway.wait_idle(Deadline::seconds(8));
+        Deadline::seconds(2).poll("the BYEs", || (trunk.living() == unknown).then_some(()));
+    };
+    // How long it takes undisturbed on this machine now.
+    let mut phones = pages(&gateway);
+    let began = Instant::now();
+    let dialled = dial(&mut phones);
+    let deadline = Deadline::seconds(10);
+    while trunk.living() < CALLS {
+        assert!(!deadline.is_over(), "only {} calls are set up", trunk.living());
+        pause(Duration::from_millis(1));
+    }
+    let whole_time = began.elapsed();
+    drop((dialled, phones));
+    end_all(&gateway, 0);
+    let (mut dice, mut kept, mut unknown) = (Dice(4), 0, 0);
+    for _ in 0..ROUNDS {
+        let mut phones = pages(&gateway);
+        let instant = whole_time.mul_f64(dice.below(1000) as f64 / 1000.0);
+        let dialled = thread::scope(|scope| {
+            let dialling = scope.spawn(|| dial(&mut phones));
+            pause(instant);
+            gateway.kill_control();
+            dialling.join().expect("pages that dial")
+        });
+        let began = trunk.living() - unknown;
+        gateway.start_control(&[]);
+        let seen = || {
+            let numbers = ["gangway_relays", "gangway_dataplane_relays", "gangway_dialogs"];
+            (listed(&gateway), trunk.unanswered(), numbers.map(|name| gateway.metric(name, "")))
+        };
+        let is_whole = |(listed, unanswered, numbers): &(Vec<Value>, usize, [f64; 3])| {
+            let is_talking = listed.iter().all(|call| call["status"] == "ESTABLISHED");
+            is_talking && *unanswered == 0 && numbers.iter().all(|number| *number == listed.len() as f64)
+        };
+        let deadline = Deadline::seconds(10);
+        while !is_whole(&seen()) {
+            assert!(!deadline.is_over(), "killed after {instant:?}: {:?}", seen());
+            pause(Duration::from_millis(20));
+        }
+        let listed_now = listed(&gateway);
+        let known: Vec<String> =
+            listed_now.iter().map(|call| sip_call_id(&gateway, call["callId"].as_str().expect("an id"))).collect();
+        assert!(known.iter().all(|sip_id| !trunk.is_ended(sip_id)), "each call of the list has its peer");
+        let told = trunk.call_ids().into_iter().filter(|id| !known.contains(id) && !trunk.is_over(id));
+        for sip_id in told.collect::<Vec<_>>() {
+            assert_eq!(trunk.hangup(&sip_id, Deadline::seconds(2)), 481);
+            unknown += 1;
+        }
+        let talking = known.len();
+        println!("killed after {instant:?} of {whole_time:?}: {talking} of {began} that had begun go on");
+        kept += talking;
+        drop(dialled);
+        end_all(&gateway, unknown);
+    }
+    println!("{unknown} peers were told at their BYE");
+    assert!(kept > 0 && kept < ROUNDS * CALLS, "{kept} calls went on: no kill lay within a set-up");
 }
 
 /// With keepAlive a page may lose its websocket, by its own word or by TCP's, and talk on; without it its calls end at once.
