@@ -397,12 +397,13 @@ fn what_is_made_after_an_arena_could_not_be_taken_back_is_there_for_the_next_pro
     let reports = fail(&mut bench, Command::Crash { token: 5 });
     assert_eq!(lost(&reports), [relay()]);
     assert_empty(&mut bench);
-    bench.put_new();
+    let (rtp, rtcp) = (bench.socket("192.0.2.1:1000"), bench.socket("192.0.2.1:1001"));
+    bench.put(1, vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 2 })]).unwrap();
     let peer = bench.socket("192.0.2.9:4000");
     assert!(bench.echoes(&peer, 1));
     drop(bench);
     let arena = Arena::map(keepers).unwrap();
-    assert_eq!((arena.relay_ids(), arena.leases().collect::<Vec<_>>()), (vec![relay()], vec![1]));
+    assert_eq!((arena.relay_ids(), arena.leases().collect::<Vec<_>>()), (vec![relay()], vec![2]));
     assert_eq!(arena.free(), RelayLimits { relays: 7, legs: 15, routes: 15 }, "nothing of the old records is left");
 }
 
