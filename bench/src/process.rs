@@ -20,7 +20,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `command` with both its standard streams piped, on `core` alone where one is given.
+    /// Starts `command` with both its standard streams piped. With a `core`, on that one alone and, where the kernel allows it, before
+    /// everything else there: no figure of any system then depends on what else the machine has to do.
     ///
     /// # Errors
     /// What the kernel says of the core or the program.
@@ -32,7 +33,11 @@ impl Running {
         // A child inherits the affinity of the thread that made it; this one is made for that.
         let mut child = thread::scope(|scope| {
             let starter = scope.spawn(|| {
-                core.map_or(Ok(()), affinity::pin_to)?;
+                if let Some(core) = core {
+                    affinity::pin_to(core)?;
+                    // Who may not measures the rest of the machine too; `Machine` tells.
+                    let _ = affinity::go_first_with_all();
+                }
                 command.spawn()
             });
             starter.join().expect("starting a program does not panic")

@@ -1,4 +1,4 @@
-//! Pins a thread to a core.
+//! Where and how a thread runs: the core that it is pinned to, and whether others may take that core from it.
 
 use std::io;
 
@@ -26,6 +26,44 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &only)?)
 }
 
+/// Lets the calling thread go before all threads that are scheduled fairly (`SCHED_RR` of sched(7), at the lowest priority). Threads
+/// that it makes are scheduled fairly again.
+///
+/// # Errors
+/// What the kernel says: it takes `CAP_SYS_NICE`, or a limit `RLIMIT_RTPRIO` of 1 at least, or that the thread that made it went first with
+/// all.
+pub fn go_first() -> io::Result<()> {
+    set_policy(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, REALTIME_PRIORITY)
+}
+
+/// Takes its turns again; what a thread that goes first with all it makes does not want of that.
+///
+/// # Errors
+/// What the kernel says; it has no reason to refuse this.
+pub fn take_turns() -> io::Result<()> {
+    set_policy(libc::SCHED_OTHER, 0)
+}
+
+/// As [`go_first`], for this thread and all threads and processes that it makes.
+///
+/// # Errors
+/// As [`go_first`].
+pub fn go_first_with_all() -> io::Result<()> {
+    set_policy(libc::SCHED_RR, REALTIME_PRIORITY)
+}
+
+/// The lowest real-time priority: threads of the kernel and watchdogs that have one go before ours.
+pub const REALTIME_PRIORITY: i32 = 1;
+
+fn set_policy(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: 0 is the calling thread; the kernel reads the parameters, which outlive the call.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +76,21 @@ mod tests {
             allowed_cores().unwrap()
         });
         assert_eq!(pinned.join().unwrap(), [core]);
+    }
+
+    #[test]
+    fn a_thread_that_goes_first_is_scheduled_in_real_time_where_it_may_be() {
+        let policy = std::thread::spawn(|| {
+            let went = go_first();
+            // SAFETY: asks for the policy of the calling thread and touches no memory.
+            (went, unsafe { libc::sched_getscheduler(0) })
+        });
+        match policy.join().unwrap() {
+            (Ok(()), policy) => assert_eq!(policy, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK),
+            (Err(error), policy) => {
+                assert_eq!((error.kind(), policy), (io::ErrorKind::PermissionDenied, libc::SCHED_OTHER));
+            }
+        }
     }
 
     #[test]

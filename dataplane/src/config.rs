@@ -102,6 +102,11 @@ pub const KEYS: &[Key] = &[
     text("dataplane_workers", "cores - 1, at least 1", "pinned worker threads, 1 to 64"),
     text("dataplane_cores", "last cores first", "list of cores to pin workers to, or `none`: not pinned"),
     text(
+        "dataplane_scheduling",
+        "auto",
+        "`realtime`: a pinned worker goes before everything else on its core (SCHED_RR); `fair`: it takes turns; `auto`: `realtime` while a core is left for the rest",
+    ),
+    text(
         "dataplane_engine",
         "auto",
         "how packets enter and leave: `uring` or `epoll`; `auto` takes io_uring where the kernel has it and allows it",
@@ -192,6 +197,8 @@ pub struct Config {
     pub engine: Wanted,
     /// Core of each worker; fewer than workers: the rest is not pinned.
     pub cores: Vec<usize>,
+    /// Whether workers go before everything else on their cores.
+    pub scheduling: Scheduling,
     /// Unix socket of RCP.
     pub socket: PathBuf,
     /// User id that may connect.
@@ -248,6 +255,7 @@ impl Config {
         let reader = Reader { settings };
         let data_dir = PathBuf::from(reader.text("data_dir", "./gangway-data"));
         let workers = read_workers(settings, machine)?;
+        let cores = read_cores(settings, machine, workers)?;
         let legs = reader.count("dataplane_legs_max")?;
         let (relays, routes) = (reader.count("dataplane_relays_max")?, legs / 2 * ROUTES_PER_TWO_LEGS);
         Ok(Config {
@@ -261,7 +269,8 @@ impl Config {
             },
             workers,
             engine: read_engine(settings)?,
-            cores: read_cores(settings, machine, workers)?,
+            scheduling: read_scheduling(settings, machine, &cores)?,
+            cores,
             socket: read_socket(settings, &data_dir)?,
             control_uid: settings
                 .read("dataplane_control_uid", machine.uid, "a user id is allowed", |text| text.parse().ok())?,
@@ -433,6 +442,33 @@ fn read_cores(settings: &Settings, machine: &Machine, workers: u16) -> Result<Ve
     })
 }
 
+/// How workers share their cores with the rest of the machine (`dataplane_scheduling`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheduling {
+    /// In turns, as everything else.
+    #[default]
+    Fair,
+    /// Before everything else, where the kernel allows it.
+    Realtime {
+        /// The settings name it, so that a refusal is worth a warning.
+        is_named: bool,
+    },
+}
+
+fn read_scheduling(settings: &Settings, machine: &Machine, cores: &[usize]) -> Result<Scheduling, SettingsError> {
+    // A worker that never rests must leave a core to control, the handshakes and the operator's shell.
+    let leaves_a_core = !cores.is_empty() && machine.cores.iter().any(|core| !cores.contains(core));
+    let auto = if leaves_a_core { Scheduling::Realtime { is_named: false } } else { Scheduling::Fair };
+    settings.read("dataplane_scheduling", auto, "auto, fair or realtime (of pinned workers) is allowed", |text| {
+        match text {
+            "auto" => Some(auto),
+            "fair" => Some(Scheduling::Fair),
+            "realtime" => (!cores.is_empty()).then_some(Scheduling::Realtime { is_named: true }),
+            _ => None,
+        }
+    })
+}
+
 fn read_log_level(settings: &Settings) -> Result<String, SettingsError> {
     let levels = ["error", "warn", "info", "debug", "trace"];
     settings.read("log_level", "info".to_owned(), "error, warn, info, debug or trace is allowed", |text| {
@@ -518,6 +554,8 @@ mod tests {
             ("dataplane_engine=fast", "auto, uring or epoll"),
             ("dataplane_workers=0", "from 1 to 64"),
             ("dataplane_cores=9", "cores among [0, 1, 2, 3]"),
+            ("dataplane_scheduling=fast", "auto, fair or realtime"),
+            ("dataplane_scheduling=realtime\ndataplane_cores=none", "realtime (of pinned workers)"),
             ("webrtc_port=65535", "must not pass 65535"),
             ("dtls_timeout_ms=1", "from 500 to 600000"),
             ("dataplane_control_uid=root", "a user id"),
@@ -536,6 +574,19 @@ mod tests {
         let config = read("dataplane_cores=none\nmedia_port_from=auto\nwebrtc_port=auto\ndataplane_workers=2").unwrap();
         assert_eq!((config.cores.len(), config.workers), (0, 2));
         assert_eq!((config.media, config.webrtc_port), (MediaRange::Auto, Port::Auto));
+    }
+
+    #[test]
+    fn workers_go_first_only_where_a_core_is_left_for_the_rest() {
+        let scheduling = |text: &str| read(text).unwrap().scheduling;
+        let first = Scheduling::Realtime { is_named: false };
+        assert_eq!(scheduling(""), first, "three workers on four cores");
+        assert_eq!(scheduling("dataplane_scheduling=auto\ndataplane_workers=1"), first);
+        assert_eq!(scheduling("dataplane_workers=4"), Scheduling::Fair);
+        assert_eq!(scheduling("dataplane_cores=none"), Scheduling::Fair);
+        assert_eq!(scheduling("dataplane_scheduling=fair"), Scheduling::Fair);
+        let named = scheduling("dataplane_scheduling=realtime\ndataplane_workers=4");
+        assert_eq!(named, Scheduling::Realtime { is_named: true });
     }
 
     #[test]

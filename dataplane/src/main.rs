@@ -15,7 +15,7 @@ use std::{
 use clap::Parser;
 use gangway_dataplane::{
     affinity,
-    config::{Config, Machine},
+    config::{Config, Machine, Scheduling},
     engine::signals::Signals,
     files,
     keeper::{
@@ -112,6 +112,10 @@ fn relay(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = read_config(&passed)?;
     log_to_stderr(&config);
     let map = publish_stats(&config);
+    if config.scheduling != Scheduling::Fair {
+        // The right to it goes with the others; workers have it of this thread. One that has it not says so.
+        let _ = affinity::go_first_with_all();
+    }
     give_up_rights(passed.account.as_ref())?;
     // After the change of user, which clears it. A keeper that was gone before this is seen by the end of the channel.
     set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -184,6 +184,41 @@ fn bad_settings_stop_the_start_and_say_what_is_allowed() {
     assert!(!status.success() && String::from_utf8_lossy(&stderr).contains("/nowhere/at.all"));
 }
 
+/// Scheduling policy of a thread of the relay process (proc(5), field 41 of `stat`).
+fn policy_of(dataplane: &Child, thread: &str) -> u32 {
+    let children = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process of ours");
+        text.split_whitespace().map(|child| child.parse::<u32>().expect("a number")).collect::<Vec<_>>()
+    };
+    let relay = children(dataplane.id())[0];
+    let tasks = std::fs::read_dir(format!("/proc/{relay}/task")).expect("the relay lives").flatten();
+    let mut stats = tasks.map(|task| std::fs::read_to_string(task.path().join("stat")).expect("a thread of ours"));
+    let stat = stats.find(|stat| stat.contains(&format!("({thread})"))).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("proc(5)");
+    fields.split_whitespace().nth(38).and_then(|policy| policy.parse().ok()).expect("a policy")
+}
+
+#[test]
+fn a_worker_goes_first_on_its_core_when_it_may_and_takes_turns_when_it_is_told() {
+    let may = std::thread::spawn(|| gangway_dataplane::affinity::go_first().is_ok()).join().expect("it only asks");
+    let core = gangway_dataplane::affinity::allowed_cores().expect("there are cores")[0];
+    let core = format!("dataplane_cores={core}");
+    for (scheduling, wanted) in [("realtime", if may { 2 } else { 0 }), ("fair", 0)] {
+        let data = tempfile::tempdir().expect("a folder");
+        let scheduling = format!("dataplane_scheduling={scheduling}");
+        // 2 is SCHED_RR; who started it has the right, and the relay, which has none, has it all the same.
+        let mut dataplane = start(data.path(), false, &["dataplane_workers=1", &core, &scheduling]);
+        // The keeper's socket listens before there is a relay; the relay's greeting comes when its workers run.
+        connect(data.path()).read_exact(&mut [0]).expect("the relay greets");
+        assert_eq!(policy_of(&dataplane, "worker-0"), wanted, "{scheduling}");
+        for other in ["gangway-relay", "manager"] {
+            assert_eq!(policy_of(&dataplane, other), 0, "{other} takes its turns, {scheduling}");
+        }
+        signal(&dataplane, Signal::TERM);
+        assert!(wait_end(&mut dataplane).success());
+    }
+}
+
 /// What the program wrote to its log until it was ended.
 fn log_of(command: &mut Command, data: &Path) -> String {
     let mut child = command.spawn().expect("the program starts");

@@ -53,9 +53,9 @@ struct Arguments {
     /// Folder for points.json, table.md and cost.svg.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Measures nothing: takes the points of an earlier run from its points.json.
-    #[arg(long)]
-    from: Option<PathBuf>,
+    /// Measures nothing: takes the points of earlier runs from each one's points.json.
+    #[arg(long, value_delimiter = ',')]
+    from: Vec<PathBuf>,
 }
 
 /// Most calls of a core.
@@ -78,10 +78,7 @@ struct Results {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let results = match &arguments.from {
-        Some(file) => serde_json::from_slice(&fs::read(file)?)?,
-        None => measure(&arguments)?,
-    };
+    let results = if arguments.from.is_empty() { measure(&arguments)? } else { earlier(&arguments.from)? };
     let text = summary(&results);
     println!("{text}");
     if let Some(folder) = &arguments.out {
@@ -94,6 +91,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("nothing was measured".into());
     }
     Ok(())
+}
+
+/// The points of several runs as of one, when commit and machine were the same. Ratios are of one load, and each run has its loads whole.
+fn earlier(files: &[PathBuf]) -> Result<Results, Box<dyn std::error::Error>> {
+    let runs = files.iter().map(|file| Ok(serde_json::from_slice::<Results>(&fs::read(file)?)?));
+    let mut runs = runs.collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?.into_iter();
+    let mut all = runs.next().ok_or("no run is named")?;
+    for run in runs {
+        if !run.machine.is_same(&all.machine) {
+            return Err(format!("of another machine or commit: {}", run.machine.command).into());
+        }
+        let loads_of_both = loads(&run.points).into_iter().find(|load| loads(&all.points).contains(load));
+        if let Some((name, calls, _)) = loads_of_both {
+            return Err(format!("{name} with {calls} calls was measured in two of the runs").into());
+        }
+        all.machine.command = format!("{}; {}", all.machine.command, run.machine.command);
+        all.points.extend(run.points);
+        all.most_calls.extend(run.most_calls);
+    }
+    Ok(all)
 }
 
 fn measure(arguments: &Arguments) -> Result<Results, Box<dyn std::error::Error>> {
@@ -207,12 +224,13 @@ fn summary(results: &Results) -> String {
     let Results { machine, points, most_calls: most } = results;
     let version = |found: &str| if found.is_empty() { "none".to_owned() } else { found.to_owned() };
     let mut text = format!(
-        "{}, {} cores, kernel {}, commit {}, {} build, rtpengine {}, janus {}: `{}`\n\n",
+        "{}, {} cores, kernel {}, commit {}, {} build, {} scheduling, rtpengine {}, janus {}: `{}`\n\n",
         machine.processor,
         machine.cores,
         machine.kernel,
         machine.commit,
         machine.profile,
+        machine.scheduling,
         version(&machine.rtpengine),
         version(&machine.janus),
         machine.command,

@@ -2,6 +2,7 @@
 
 use std::{fs, process::Command};
 
+use gangway_dataplane::affinity;
 use serde::{Deserialize, Serialize};
 
 /// Facts of machine and tree.
@@ -22,6 +23,9 @@ pub struct Machine {
     pub janus: String,
     /// `release` or `debug`: only the first says something.
     pub profile: String,
+    /// `real-time` or `fair`: how the systems under test were scheduled, all alike.
+    #[serde(default)]
+    pub scheduling: String,
     /// How the program was called.
     pub command: String,
     /// Seconds since 1970.
@@ -29,6 +33,13 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether figures of both may stand in one table: all is the same but when, and what was asked for.
+    #[must_use]
+    pub fn is_same(&self, other: &Machine) -> bool {
+        let facts = |machine: &Machine| Machine { command: String::new(), at_unix_s: 0, ..machine.clone() };
+        facts(self) == facts(other)
+    }
+
     /// Looks.
     #[must_use]
     pub fn look() -> Self {
@@ -41,6 +52,7 @@ impl Machine {
         };
         let version = |package: &str| output("dpkg-query", &["-W", "-f", "${Version}", package]);
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let goes_first = std::thread::spawn(|| affinity::go_first().is_ok()).join().unwrap_or(false);
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         Machine {
             processor: model.unwrap_or("unknown").to_owned(),
@@ -50,6 +62,7 @@ impl Machine {
             rtpengine: version("rtpengine-daemon"),
             janus: version("janus"),
             profile: profile.to_owned(),
+            scheduling: if goes_first { "real-time" } else { "fair" }.to_owned(),
             command: format!("compare {}", arguments.join(" ")).trim_end().to_owned(),
             at_unix_s: crate::sys::wall_ns() / 1_000_000_000,
         }

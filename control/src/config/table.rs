@@ -305,6 +305,12 @@ pub const KEYS: &[Key] = &[
     key("dataplane_workers", "", Kind::Number(1, 64), "pinned workers").computed("cores - 1, at least 1"),
     key("dataplane_cores", "", Kind::List, "cores of the workers, or `none`: not pinned").computed("last cores first"),
     key(
+        "dataplane_scheduling",
+        "auto",
+        Kind::Choice(&["auto", "fair", "realtime"]),
+        "whether a pinned worker goes before everything else on its core; `auto`: while a core is left for the rest",
+    ),
+    key(
         "dataplane_engine",
         "auto",
         Kind::Choice(&["auto", "uring", "epoll"]),

@@ -33,6 +33,10 @@ use crate::{
 /// saves the second call.
 const WANT_MIN: usize = 2;
 
+/// Datagrams of one system call up to which it is made with little room beside: preparing that of [`CALL_MAX`] costs as much as
+/// walking a packet.
+const FEW: usize = 4;
+
 /// Readiness events taken from the kernel in one wait.
 const EVENTS_MAX: usize = 256;
 
@@ -120,10 +124,19 @@ impl EpollEngine {
 
     /// One call on one port; false when the port is empty.
     fn read_port(&mut self, port: u32, room: usize, batch: &mut Batch) -> bool {
-        let Some(slot) = self.slots[port as usize].as_mut() else { return false };
+        let Some(slot) = self.slots[port as usize].as_ref() else { return false };
         let wanted = slot.want.min(room);
-        let mut buffers = [None; CALL_MAX];
-        let mut memory = [std::ptr::null_mut(); CALL_MAX];
+        if wanted <= FEW {
+            self.read_up_to::<FEW>(port, wanted, batch)
+        } else {
+            self.read_up_to::<CALL_MAX>(port, wanted, batch)
+        }
+    }
+
+    fn read_up_to<const N: usize>(&mut self, port: u32, wanted: usize, batch: &mut Batch) -> bool {
+        let Some(slot) = self.slots[port as usize].as_mut() else { return false };
+        let mut buffers = [None; N];
+        let mut memory = [std::ptr::null_mut(); N];
         let mut count = 0;
         while count < wanted
             && let Some(buffer) = self.buffers.take()
@@ -135,8 +148,8 @@ impl EpollEngine {
         if count == 0 {
             return true;
         }
-        let mut names = [NO_NAME; CALL_MAX];
-        let mut told = [Told::default(); CALL_MAX];
+        let mut names = [NO_NAME; N];
+        let mut told = [Told::default(); N];
         let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut told);
         let last = got.as_ref().ok().and_then(|got| got.checked_sub(1)).and_then(|last| told[last].lost);
         let newly_lost = last.map_or(0, |lost| newly_lost(&mut slot.lost, lost));
@@ -180,6 +193,10 @@ impl EpollEngine {
 
     /// Sends `run`, indices into the queue that share a port.
     fn send_run(&mut self, run: &[u16]) {
+        if run.len() <= FEW { self.send_up_to::<FEW>(run) } else { self.send_up_to::<CALL_MAX>(run) }
+    }
+
+    fn send_up_to<const N: usize>(&mut self, run: &[u16]) {
         let port = self.buffers.queue()[usize::from(run[0])].port;
         let Some((fd, is_ipv4, peer)) = self
             .slots
@@ -190,9 +207,9 @@ impl EpollEngine {
             run.iter().for_each(|_| self.fail(port, DropReason::PortUnknown));
             return;
         };
-        let mut memory = [(std::ptr::null_mut(), 0); CALL_MAX];
-        let mut names = [NO_NAME; CALL_MAX];
-        let mut name_lens = [0; CALL_MAX];
+        let mut memory = [(std::ptr::null_mut(), 0); N];
+        let mut names = [NO_NAME; N];
+        let mut name_lens = [0; N];
         let mut count = 0;
         for &at in run {
             let packet = self.buffers.queue()[usize::from(at)];
@@ -211,7 +228,7 @@ impl EpollEngine {
         let mut sent = 0;
         let mut is_refused = false;
         while sent < count {
-            match send_many(fd, &memory[sent..count], &mut names[sent..count], &name_lens[sent..count]) {
+            match send_many::<N>(fd, &memory[sent..count], &mut names[sent..count], &name_lens[sent..count]) {
                 Ok(0) => break,
                 Ok(more) => (sent, is_refused) = (sent + more, false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -373,14 +390,14 @@ impl Engine for EpollEngine {
 }
 
 /// `sendmmsg` without waiting; how many of the packets left.
-fn send_many(
+fn send_many<const N: usize>(
     fd: RawFd,
     memory: &[(*mut u8, usize)],
     names: &mut [Name],
     name_lens: &[libc::socklen_t],
 ) -> io::Result<usize> {
-    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
-    let mut headers = [empty_header(); CALL_MAX];
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
+    let mut headers = [empty_header(); N];
     for (at, &(start, len)) in memory.iter().enumerate() {
         pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: len };
         let header = &mut headers[at].msg_hdr;

@@ -188,16 +188,16 @@ pub(super) fn empty_header() -> libc::mmsghdr {
 }
 
 /// `recvmmsg` without waiting: fills `memory[i]` (room for [`DATAGRAM_MAX_BYTES`] each), `names[i]` and `told[i]`.
-pub(super) fn receive_many(
+pub(super) fn receive_many<const N: usize>(
     fd: RawFd,
     memory: &[*mut u8],
-    names: &mut [Name; CALL_MAX],
-    told: &mut [Told; CALL_MAX],
+    names: &mut [Name; N],
+    told: &mut [Told; N],
 ) -> io::Result<usize> {
-    debug_assert!(memory.len() <= CALL_MAX, "one call takes at most {CALL_MAX} buffers");
-    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; CALL_MAX];
-    let mut headers = [empty_header(); CALL_MAX];
-    let mut controls = [Control([0; CONTROL_BYTES]); CALL_MAX];
+    assert!(memory.len() <= N, "there is room for {N} datagrams");
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
+    let mut headers = [empty_header(); N];
+    let mut controls = [Control([0; CONTROL_BYTES]); N];
     for (at, &start) in memory.iter().enumerate() {
         pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
         let header = &mut headers[at].msg_hdr;

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     affinity,
     arena::{Arena, ArenaError},
-    config::Config,
+    config::{Config, Scheduling},
     dtls::{Certificate, CertificateError, Handshakes},
     engine::{
         Engine, OpenError, Wake,
@@ -181,6 +181,10 @@ fn adopt_on<E: Engine<Socket = UdpSocket> + Send + 'static>(
         spawn_worker(&manager.config, worker, page, waker.clone(), blame)
     });
     let workers: Vec<WorkerLink> = workers.collect::<io::Result<_>>().map_err(kernel("a worker thread"))?;
+    if manager.config.scheduling != Scheduling::Fair {
+        // The workers have it from this thread, the manager is to have it not.
+        affinity::take_turns().map_err(kernel("scheduling"))?;
+    }
     let manager = Manager { adopting: workers.len(), workers, unclaimed, engine: E::NAME, _map: map, ..manager };
     let socket = manager.config.socket.clone();
     let webrtc = manager.workers.iter().flat_map(|worker| worker.webrtc.iter().copied()).collect();
@@ -301,11 +305,21 @@ fn spawn_worker<E: Engine<Socket = UdpSocket> + Send + 'static>(
         new_addresses_per_s: config.new_addresses_per_s,
     };
     let core = config.cores.get(usize::from(number)).copied();
+    let scheduling = config.scheduling;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         if let Some(core) = core
             && let Err(error) = affinity::pin_to(core)
         {
             tracing::warn!(worker = number, core, %error, "the worker is not pinned");
+        }
+        if let (Some(_), Scheduling::Realtime { is_named }) = (core, scheduling)
+            && let Err(error) = affinity::go_first()
+        {
+            let advice = "LimitRTPRIO=1 of the service allows it";
+            match is_named {
+                true => tracing::warn!(worker = number, %error, advice, "the worker is not scheduled in real time"),
+                false => tracing::info!(worker = number, %error, advice, "the worker is not scheduled in real time"),
+            }
         }
         let worker = Worker::adopt(engine, arena, relay_config, inbox, outbox, (pairs, blame));
         match page {
