@@ -164,7 +164,7 @@ const ALLOWED: &[(i64, &str)] = &[
     (libc::SYS_getrandom, "credentials, names, keys of handshakes"),
     (libc::SYS_clock_gettime, "the time, where the kernel gives it by a call"),
     (libc::SYS_gettimeofday, "the same"),
-    (libc::SYS_clock_nanosleep, "the ring's waiting on kernels before 6.12"),
+    (libc::SYS_clock_nanosleep, "gathering packets: epoll, and the ring on kernels before 6.12"),
     (libc::SYS_nanosleep, "the same"),
     (libc::SYS_restart_syscall, "a wait that was stopped and goes on"),
     (libc::SYS_sched_yield, "locks"),

@@ -2,7 +2,8 @@
 //!
 //! Containers and hardened hosts refuse the completion ring, so this is a full peer of it. Readiness is edge-triggered: a port
 //! that was not read empty stays in a ready list and gets its next turn after all others, so that one flooded port cannot
-//! starve the rest.
+//! starve the rest. A port that is connected is read without senders as soon as it was read empty once: until then, what others sent
+//! before may wait in it. Under load packets are gathered for a moment, as the ring does ([`Pace`]).
 
 use std::{
     collections::VecDeque,
@@ -18,10 +19,11 @@ use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
     BATCH_MAX, BUFFERS, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake, clock,
+    pace::{Pace, sleep},
     pool::HEADROOM_BYTES,
     socket::{
         CALL_MAX, NO_NAME, Name, Told, connect, count_losses, decode_name, empty_header, encode_name, error_class,
-        lost_of, may_connect, newly_lost, receive_many, stamp_arrivals,
+        lost_of, may_connect, newly_lost, receive_many, receive_many_alone, stamp_arrivals,
     },
 };
 use crate::{
@@ -53,6 +55,7 @@ pub struct EpollEngine {
     ready: VecDeque<u32>,
     order: Vec<u16>,
     failures: Vec<Completion>,
+    pace: Pace,
 }
 
 struct Slot {
@@ -63,6 +66,9 @@ struct Slot {
     may_connect: bool,
     /// Whom alone the socket hears.
     peer: Option<SocketAddr>,
+    /// Nothing waits in the socket that came before it was connected.
+    is_alone: bool,
+    is_stamped: bool,
     /// What the kernel last said of lost datagrams; wraps.
     lost: u32,
 }
@@ -93,17 +99,24 @@ impl EpollEngine {
             ready: VecDeque::with_capacity(PORTS_MAX),
             order: Vec::with_capacity(count),
             failures: Vec::with_capacity(FAILURES_MAX),
+            pace: Pace::default(),
         })
     }
 
     /// Waits for readiness; true when a wake was among it.
     fn wait(&mut self, deadline: Option<Time>) -> bool {
         let idle = self.ready.is_empty() && self.failures.is_empty();
-        let timeout = match deadline {
+        let mut timeout = match deadline {
             _ if !idle => Some(Duration::ZERO),
             Some(Time::ZERO) => Some(Duration::ZERO),
             deadline => deadline.map(|at| at.since(clock::mono())),
         };
+        let gather = self.pace.gather(clock::mono());
+        let gather = timeout.map_or(gather, |timeout| timeout.min(gather));
+        if !gather.is_zero() {
+            sleep(gather);
+            timeout = timeout.map(|timeout| timeout - gather);
+        }
         if let Err(error) = self.poll.poll(&mut self.events, timeout) {
             debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted, "epoll_wait failed: {error}");
             return false;
@@ -150,10 +163,16 @@ impl EpollEngine {
         }
         let mut names = [NO_NAME; N];
         let mut told = [Told::default(); N];
-        let got = receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut told);
+        let alone = slot.peer.filter(|_| slot.is_alone && !slot.is_stamped);
+        let got = match alone {
+            Some(_) => receive_many_alone(slot.socket.as_raw_fd(), &memory[..count], &mut told),
+            None => receive_many(slot.socket.as_raw_fd(), &memory[..count], &mut names, &mut told),
+        };
         let last = got.as_ref().ok().and_then(|got| got.checked_sub(1)).and_then(|last| told[last].lost);
         let newly_lost = last.map_or(0, |lost| newly_lost(&mut slot.lost, lost));
         let full = matches!(got, Ok(got) if got == count);
+        let is_empty = got.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| !full);
+        slot.is_alone |= is_empty && slot.peer.is_some();
         slot.want = if full { (slot.want * 2).min(CALL_MAX) } else { (slot.want / 2).max(WANT_MIN) };
         let port = PortId(port);
         if newly_lost > 0 {
@@ -162,7 +181,7 @@ impl EpollEngine {
         for (at, &buffer) in buffers[..count].iter().flatten().enumerate() {
             let received = at < *got.as_ref().unwrap_or(&0);
             let Told { len, flags, received_at, .. } = told[at];
-            match decode_name(&names[at]).filter(|_| received) {
+            match alone.or_else(|| decode_name(&names[at])).filter(|_| received) {
                 Some(from) if flags & libc::MSG_TRUNC == 0 => {
                     batch.push(Completion::Received { port, from, buffer, start: HEADROOM_BYTES, len, received_at });
                 }
@@ -263,8 +282,9 @@ impl Engine for EpollEngine {
     }
 
     fn stamp(&mut self, port: PortId) {
-        if let Some(slot) = self.slots.get(port.0 as usize).and_then(Option::as_ref) {
+        if let Some(slot) = self.slots.get_mut(port.0 as usize).and_then(Option::as_mut) {
             stamp_arrivals(&slot.socket);
+            slot.is_stamped = true;
         }
     }
 
@@ -296,6 +316,8 @@ impl Engine for EpollEngine {
             want: WANT_MIN,
             may_connect: may_connect(local),
             peer: None,
+            is_alone: false,
+            is_stamped: false,
             lost,
         });
         Ok(PortId(port))
@@ -325,7 +347,7 @@ impl Engine for EpollEngine {
             return;
         }
         match connect(slot.socket.as_raw_fd(), peer) {
-            Ok(()) => slot.peer = peer,
+            Ok(()) => (slot.peer, slot.is_alone) = (peer, false),
             // It hears whom it heard before; the relay judges all of them.
             Err(error) => tracing::debug!(?peer, %error, "a port could not be connected"),
         }
@@ -352,6 +374,7 @@ impl Engine for EpollEngine {
                 break;
             }
         }
+        self.pace.note(clock::mono(), batch.len());
     }
 
     fn buffers(&mut self) -> &mut Buffers {
@@ -389,13 +412,20 @@ impl Engine for EpollEngine {
     }
 }
 
-/// `sendmmsg` without waiting; how many of the packets left.
+/// `sendmmsg` without waiting, or the cheaper `sendto` for a single packet; how many of the packets left.
 fn send_many<const N: usize>(
     fd: RawFd,
     memory: &[(*mut u8, usize)],
     names: &mut [Name],
     name_lens: &[libc::socklen_t],
 ) -> io::Result<usize> {
+    if let &[(start, len)] = memory {
+        let name = if name_lens[0] > 0 { (&raw const names[0]).cast() } else { std::ptr::null() };
+        // SAFETY: the packet's bytes lie in a pool buffer that stands in the send queue, which the pool does not give out, and `name`
+        // is none or of that length. The kernel only reads.
+        let sent = unsafe { libc::sendto(fd, start.cast(), len, libc::MSG_DONTWAIT, name, name_lens[0]) };
+        return if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+    }
     let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
     let mut headers = [empty_header(); N];
     for (at, &(start, len)) in memory.iter().enumerate() {

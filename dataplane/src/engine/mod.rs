@@ -11,6 +11,7 @@
 pub mod choice;
 pub mod clock;
 pub mod epoll;
+mod pace;
 pub mod pool;
 pub mod signals;
 pub mod sim;

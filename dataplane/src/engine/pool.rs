@@ -19,6 +19,9 @@ pub const TAILROOM_BYTES: usize = 64;
 /// Largest datagram that is taken in; longer ones are dropped and counted. Firefox sends ClientHello fragments of 1408 bytes.
 pub const DATAGRAM_MAX_BYTES: usize = BUFFER_LEN_BYTES - HEADROOM_BYTES - TAILROOM_BYTES;
 
+/// From one buffer to the next: an odd number of cache lines, or the first lines of all packets would share a few sets of each cache.
+const STRIDE_BYTES: usize = BUFFER_LEN_BYTES + 64;
+
 /// One buffer of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BufferId(u32);
@@ -78,7 +81,7 @@ impl Buffers {
         let mut counts = [0; HOLDERS];
         counts[Holder::Pool as usize] = count;
         Buffers {
-            memory: Memory::map(count * BUFFER_LEN_BYTES).expect("memory for packet buffers"),
+            memory: Memory::map(count * STRIDE_BYTES).expect("memory for packet buffers"),
             free: (0..last).rev().map(BufferId).collect(),
             holders: vec![Holder::Pool; count],
             counts,
@@ -112,7 +115,7 @@ impl Buffers {
     /// # Panics
     /// When the id is none of these.
     pub fn bytes(&mut self, id: BufferId) -> &mut [u8] {
-        self.memory.part(id.index() * BUFFER_LEN_BYTES, BUFFER_LEN_BYTES)
+        self.memory.part(id.index() * STRIDE_BYTES, BUFFER_LEN_BYTES)
     }
 
     /// The buffer whose place is `index`, as the kernel names it; `None` when it does not have that one.

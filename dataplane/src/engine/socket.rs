@@ -210,21 +210,45 @@ pub(super) fn receive_many<const N: usize>(
     }
     // SAFETY: the first `memory.len()` headers point into `names`, `controls` and `pieces`, which outlive the call, with their
     // lengths, and each piece at DATAGRAM_MAX_BYTES of a pool buffer behind its headroom, which the caller took out of the pool: nobody else has it.
-    let got = unsafe {
-        libc::recvmmsg(
-            fd,
-            headers.as_mut_ptr(),
-            memory.len() as libc::c_uint,
-            libc::MSG_DONTWAIT as _,
-            std::ptr::null_mut(),
-        )
-    };
-    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    let got = unsafe { receive_headers(fd, &mut headers[..memory.len()]) }?;
     for ((told, header), control) in told.iter_mut().zip(&headers[..got]).zip(&controls) {
         *told = Told { len: header.msg_len as usize, flags: header.msg_hdr.msg_flags, ..Told::default() };
         told.note_control(&control.0[..CONTROL_BYTES.min(header.msg_hdr.msg_controllen as _)]);
     }
     Ok(got)
+}
+
+/// The same for a socket that hears one peer alone and is asked for nothing beside its datagrams.
+pub(super) fn receive_many_alone<const N: usize>(
+    fd: RawFd,
+    memory: &[*mut u8],
+    told: &mut [Told; N],
+) -> io::Result<usize> {
+    assert!(memory.len() <= N, "there is room for {N} datagrams");
+    let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; N];
+    let mut headers = [empty_header(); N];
+    for (at, &start) in memory.iter().enumerate() {
+        pieces[at] = libc::iovec { iov_base: start.cast(), iov_len: DATAGRAM_MAX_BYTES };
+        headers[at].msg_hdr.msg_iov = &raw mut pieces[at];
+        headers[at].msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the first `memory.len()` headers point into `pieces`, and those at the memory that `receive_many` asks for as well.
+    let got = unsafe { receive_headers(fd, &mut headers[..memory.len()]) }?;
+    for (told, header) in told.iter_mut().zip(&headers[..got]) {
+        *told = Told { len: header.msg_len as usize, flags: header.msg_hdr.msg_flags, ..Told::default() };
+    }
+    Ok(got)
+}
+
+/// `recvmmsg` without waiting.
+///
+/// # Safety
+/// What the headers point to must be there for the kernel to write, in the lengths that they say.
+unsafe fn receive_headers(fd: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = headers.len() as libc::c_uint;
+    // SAFETY: pointer and count are those of `headers`; the rest is passed on to the caller.
+    let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
 /// Makes a socket hear `peer` alone, or everybody (connect(2)).

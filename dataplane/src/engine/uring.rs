@@ -7,7 +7,7 @@
 //!   that waits for the next packets; a buffer comes back with its completion.
 //! * **A receive that ends** (no buffer left, an error of the peer, a cancellation) is armed again at the next round, after buffers
 //!   were given back, so that no port stays deaf. A port that is closed is used again only when its last operation is over.
-//! * **Waiting** is for one packet, or for many when many come ([`pace`]).
+//! * **Waiting** is for one packet, or for many when many come ([`Pace`]).
 //!
 //! The ring runs on the first thread that waits with it, and on no other from then on. It takes nothing but the operations above
 //! ([`ring::Ring::enable`]), because a seccomp filter sees none of them. System calls of a running engine that a filter must allow:
@@ -15,7 +15,6 @@
 //! `close` when ports come, go and change whom they hear; `clock_gettime` where the kernel has no vDSO; `write` by who wakes it; `nanosleep` before 6.12. Making one takes
 //! `io_uring_setup`, `eventfd2`, `mmap` and `munmap` too.
 
-mod pace;
 mod port;
 mod probe;
 mod provided;
@@ -41,11 +40,12 @@ use io_uring::{
 };
 use thiserror::Error;
 
-use self::{pace::Pace, port::Slot, provided::Provided, ring::Ring};
+use self::{port::Slot, provided::Provided, ring::Ring};
 pub use self::{probe::probe, ring::Features};
 use super::{
     BATCH_MAX, Batch, BufferId, Buffers, Completion, Engine, EngineCounters, FAILURES_MAX, OpenError, Outgoing,
     PORTS_MAX, Wake, clock,
+    pace::Pace,
     socket::{NO_NAME, Name, encode_name, error_class},
 };
 use crate::{
@@ -149,6 +149,12 @@ fn number(kind: u64, detail: u32, slot: u32) -> u64 {
 
 const DETAIL_MAX: u32 = (1 << 28) - 1;
 
+/// Buffers that the kernel gets at first. Twice as many when they were not enough, up to what its ring holds.
+const LENT_FIRST: usize = 1024;
+
+/// As soon as so many packets are there, they are not gathered any longer.
+const ENOUGH: u32 = 64;
+
 /// A receive that failed for no reason that would pass is tried again after so long.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -159,6 +165,9 @@ pub struct UringEngine {
     provided: Provided,
     buffers: Buffers,
     sizes: EngineSizes,
+    /// Buffers that the kernel gets to receive into. It takes them in turns, so each of them is touched sooner or later: no more than a round
+    /// has needed so far.
+    lent_max: usize,
     slots: Vec<Slot>,
     free: VecDeque<u32>,
     /// Slots whose receive is to be armed.
@@ -229,6 +238,7 @@ impl UringEngine {
         shape.msg_controllen = super::socket::CONTROL_BYTES as _;
         Ok(UringEngine {
             ring,
+            lent_max: LENT_FIRST.min(provided.entries()),
             provided,
             buffers: Buffers::of(sizes.buffers),
             sizes,
@@ -274,7 +284,7 @@ impl UringEngine {
     fn provide(&mut self) {
         let mut added = false;
         while self.buffers.available() > self.sizes.reserve
-            && self.buffers.in_ring() < self.provided.entries()
+            && self.buffers.in_ring() < self.lent_max
             && let Some(id) = self.buffers.lend()
         {
             let start = self.buffers.bytes(id).as_mut_ptr();
@@ -310,9 +320,11 @@ impl UringEngine {
         } else {
             let retry = (!self.failing.is_empty()).then_some(self.retry_at);
             let until = [deadline, retry].into_iter().flatten().min();
-            let timeout = until.map(|at| at.since(clock::mono()));
+            let now = clock::mono();
+            let timeout = until.map(|at| at.since(now));
             let sure = u32::try_from(self.buffers.in_flight()).expect("fewer than 2^32 buffers");
-            self.pace.wait(sure, timeout)
+            let gather = self.pace.gather(now);
+            ring::Wait { want: sure + if gather.is_zero() { 1 } else { ENOUGH }, gather, timeout }
         };
         if let Err(error) = self.ring.enter(wait) {
             // EBUSY and EAGAIN: completions are taken now, the rest is submitted by the next round.

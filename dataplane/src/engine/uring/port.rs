@@ -254,6 +254,9 @@ impl UringEngine {
         match -result {
             libc::ENOBUFS => {
                 self.counters.out_of_buffers += 1;
+                if self.buffers.in_ring() == 0 {
+                    self.lent_max = (2 * self.lent_max).min(self.provided.entries());
+                }
                 // Who got nothing is the first to be armed again, before who took all there was.
                 if std::mem::take(&mut slot.got) == 0 {
                     self.deaf.push_front(place);

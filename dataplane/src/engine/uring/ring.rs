@@ -10,6 +10,7 @@ use io_uring::{
 };
 
 use super::{EngineSizes, Missing};
+use crate::engine::pace::sleep;
 
 /// Buffer group of the ring of provided buffers.
 pub(super) const GROUP: u16 = 0;
@@ -220,10 +221,4 @@ impl Ring {
     pub(super) fn has_completions(&mut self) -> bool {
         !self.inner.completion().is_empty()
     }
-}
-
-fn sleep(time: Duration) {
-    let time = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
-    // Woken early by a signal, it takes what is there.
-    let _ = rustix::thread::nanosleep(&time);
 }

@@ -1,4 +1,4 @@
-//! How long a round waits: for one packet when there are few, a short while for many when there are many.
+//! How long a round of either engine waits: for one packet when there are few, a short while for many when there are many.
 //!
 //! Each entry into the kernel has a price of its own, so that gathering packets for a moment makes each of them cheaper. The
 //! moment is added to the delay of each packet, so it is spent only when enough packets come in it.
@@ -7,16 +7,11 @@ use std::time::Duration;
 
 use gangway_shared::time::Time;
 
-use super::ring::Wait;
+/// While packets are gathered, rounds begin so far apart (decision 035).
+const ROUND: Duration = Duration::from_micros(500);
 
-/// Packets are gathered for so long.
-const GATHER: Duration = Duration::from_micros(200);
-
-/// As soon as so many are there, there is no more waiting.
-const ENOUGH: u32 = 64;
-
-/// Gathering begins when so many packets come in its time, on average, and ends when half as many do.
-const WORTHWHILE: u64 = 8;
+/// Gathering begins when so many packets come in that time, on average, and ends when half as many do.
+const WORTHWHILE: u64 = 20;
 
 /// The average is taken over so long at least.
 const WINDOW_US: u64 = 2000;
@@ -25,6 +20,8 @@ const WINDOW_US: u64 = 2000;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     is_gathering: bool,
+    /// When the last round began.
+    round_at: Time,
     began: Time,
     packets: u64,
 }
@@ -33,20 +30,27 @@ impl Pace {
     /// Notes that a round ended with so many packets.
     pub(super) fn note(&mut self, now: Time, packets: usize) {
         self.packets += packets as u64;
+        self.round_at = now;
         let elapsed = now.since(self.began).as_micros() as u64;
         if elapsed < WINDOW_US {
             return;
         }
-        let in_gather = self.packets * GATHER.as_micros() as u64 / elapsed;
-        self.is_gathering = in_gather >= if self.is_gathering { WORTHWHILE / 2 } else { WORTHWHILE };
+        let in_round = self.packets * ROUND.as_micros() as u64 / elapsed;
+        self.is_gathering = in_round >= if self.is_gathering { WORTHWHILE / 2 } else { WORTHWHILE };
         (self.began, self.packets) = (now, 0);
     }
 
-    /// How to wait when `sure` completions come at once and nothing is there.
-    pub(super) fn wait(&self, sure: u32, timeout: Option<Duration>) -> Wait {
-        let (want, gather) = if self.is_gathering { (ENOUGH, GATHER) } else { (1, Duration::ZERO) };
-        Wait { want: sure + want, gather, timeout }
+    /// For how long packets are to be gathered when nothing is there: what is left of the time since the last round began. Zero: the
+    /// first ends the wait.
+    pub(super) fn gather(&self, now: Time) -> Duration {
+        if self.is_gathering { ROUND.saturating_sub(now.since(self.round_at)) } else { Duration::ZERO }
     }
+}
+
+/// Sleeps for less than a second. Woken early by a signal, it is over.
+pub(super) fn sleep(time: Duration) {
+    let time = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = rustix::thread::nanosleep(&time);
 }
 
 #[cfg(test)]
@@ -61,9 +65,7 @@ mod tests {
             pace.note(start + Duration::from_micros(at), (due - told) as usize);
             told = due;
         }
-        let wait = pace.wait(3, None);
-        assert_eq!(wait.want, if wait.gather.is_zero() { 4 } else { 67 });
-        !wait.gather.is_zero()
+        !pace.gather(start + Duration::from_millis(10)).is_zero()
     }
 
     #[test]
@@ -82,6 +84,6 @@ mod tests {
         let mut pace = Pace::default();
         assert!(gathers(&mut pace, 0, 100_000, 100));
         pace.note(Time::from_millis(5000), 1);
-        assert_eq!(pace.wait(0, None), Wait { want: 1, gather: Duration::ZERO, timeout: None });
+        assert_eq!(pace.gather(Time::from_millis(5000)), Duration::ZERO);
     }
 }
