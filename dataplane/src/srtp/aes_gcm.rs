@@ -5,7 +5,7 @@
 //! SRTCP  | first 8 (authenticated) | rest (encrypted)    | tag 16 | E, index 4 (authenticated) |
 //! ```
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::{
@@ -48,9 +48,8 @@ impl SessionKey {
     }
 
     fn seal(&self, nonce: Nonce, aad: &[u8], clear: &mut [u8], tag: &mut [u8]) {
-        self.aead
-            .seal_in_place_scatter(nonce, Aad::from(aad), clear, &[], tag)
-            .expect("a packet is far below the length limit of GCM");
+        let sealed = self.aead.seal_in_place_separate_tag(nonce, Aad::from(aad), clear);
+        tag.copy_from_slice(sealed.expect("a packet is far below the length limit of GCM").as_ref());
     }
 }
 
