@@ -220,6 +220,13 @@ impl Consent {
         self.granted = now.as_micros().saturating_add(1);
     }
 
+    /// Lets it end at `at` already, unless it is granted again.
+    pub fn end_by(&mut self, at: Time, timeout: Duration) {
+        let timeout = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+        let granted = at.as_micros().saturating_sub(timeout).saturating_add(1);
+        self.granted = self.granted.min(granted);
+    }
+
     /// When it was last granted.
     #[must_use]
     pub fn granted_at(&self) -> Option<Time> {

@@ -294,6 +294,7 @@ impl<E: Engine> Worker<E> {
                 Command::Keys { leg, keys } => {
                     relays.install_keys(now, leg, &keys, &mut out);
                 }
+                Command::Doubt { leg } => relays.doubt_consent(now, leg),
                 Command::Send { port, to, datagram } => {
                     out.transmit(port, to, |buffer| {
                         let Some(room) = buffer.get_mut(..datagram.len()) else { return 0 };

@@ -45,6 +45,30 @@ pub struct Found {
     pub clear_alert: bool,
 }
 
+/// A record that only the peer's keys can open, by its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sealed {
+    /// Of the last flight of a handshake.
+    Handshake,
+    /// An alert.
+    Alert,
+}
+
+/// The first sealed record of a handshake or alert in a datagram. Anybody can write such a header.
+#[must_use]
+pub fn sealed(datagram: &[u8]) -> Option<Sealed> {
+    let mut rest = datagram;
+    while let Some((record, after)) = split_record(rest) {
+        rest = after;
+        match (record[0], record[3..5] != [0, 0]) {
+            (content::HANDSHAKE, true) => return Some(Sealed::Handshake),
+            (content::ALERT, true) => return Some(Sealed::Alert),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Filters `datagram` into `out` (cleared first): whole records that may be handed over. Fragments go into `joined` and come out
 /// when their message is whole.
 pub fn admit(stage: Stage, datagram: &[u8], joined: &mut Reassembly, out: &mut Vec<u8>) -> Found {

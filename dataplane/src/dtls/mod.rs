@@ -28,7 +28,7 @@ use gangway_shared::{
 use thiserror::Error;
 
 use self::{
-    filter::{Found, Stage},
+    filter::{Found, Sealed, Stage},
     reassembly::Reassembly,
 };
 use crate::{
@@ -50,6 +50,10 @@ const STALE_AFTER: Duration = Duration::from_secs(1);
 
 /// Least time between two beginnings of one session's handshake, so that junk cannot make us work without end.
 const RESTART_MIN: Duration = Duration::from_millis(20);
+
+/// So long after a handshake its object goes, which is most of a browser's memory: it could only tell of a close_notify from then on.
+/// What a peer needs of us without it, our last flight, is kept (decision 034).
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Room for one output of the crate; 2048 was always enough.
 const OUTPUT_BYTES: usize = 2048;
@@ -103,6 +107,11 @@ pub enum Action {
     },
     /// The browser said close_notify: its peer connection is gone.
     Closed {
+        /// The leg.
+        leg: LegKey,
+    },
+    /// An alert came that nobody can read any more. It may be a close_notify, or anybody's: the browser has to show that it is there.
+    Doubted {
         /// The leg.
         leg: LegKey,
     },
@@ -188,6 +197,12 @@ struct Session {
     peer: Option<Fingerprint>,
     /// An alert in clear or an error of the crate was seen since the handshake began.
     troubled: bool,
+    /// When the object of a completed handshake goes.
+    settles_at: Option<Time>,
+    /// What completed it on our side; for a peer that did not get it.
+    last_flight: Vec<Vec<u8>>,
+    /// It is not repeated before.
+    repeats_at: Time,
 }
 
 /// All sessions of the program. At most one per browser leg, so the arena's limit on legs bounds it.
@@ -269,9 +284,28 @@ impl Handshakes {
             State::Closed => self.filtered += 1,
             State::Established => {
                 session.path = path;
-                self.drive(now, leg, Some(datagram));
+                if session.dtls.is_some() {
+                    self.drive(now, leg, Some(datagram));
+                } else {
+                    self.answer(now, leg, datagram);
+                }
             }
             State::Shaking | State::Expired => self.shake(now, leg, path, datagram),
+        }
+    }
+
+    /// A datagram for a session whose object is gone: our last flight for the peer's (RFC 6347 section 4.2.4), doubt for an alert.
+    fn answer(&mut self, now: Time, leg: LegKey, datagram: &[u8]) {
+        let Some(session) = self.sessions.get_mut(&leg) else { return };
+        match filter::sealed(datagram) {
+            Some(Sealed::Handshake) if session.repeats_at <= now => {
+                session.repeats_at = now + FLIGHT_RTO;
+                let path = session.path;
+                let again = session.last_flight.iter().cloned();
+                self.actions.extend(again.map(|datagram| Action::Send { leg, path, datagram }));
+            }
+            Some(Sealed::Alert) => self.actions.push_back(Action::Doubted { leg }),
+            _ => self.filtered += 1,
         }
     }
 
@@ -301,6 +335,9 @@ impl Handshakes {
                 session.state = State::Expired;
                 session.forget();
                 self.actions.push_back(Action::Failed { leg, cause });
+            } else if session.settles_at.is_some_and(|at| at <= now) {
+                session.settles_at = None;
+                session.forget();
             } else {
                 self.drive(now, leg, None);
             }
@@ -379,7 +416,9 @@ impl Handshakes {
             (session.state, said.connected, session.peer, said.keys)
         {
             session.state = State::Established;
-            session.joined.clear();
+            session.joined = Reassembly::default();
+            session.settles_at = Some(now + SETTLED_AFTER);
+            session.last_flight.clone_from(&said.datagrams);
             // Before our last flight, which makes the browser send: its first packet finds the keys.
             self.actions.push_back(Action::Keys { leg, keys: keys.with_peer(peer) });
         }
@@ -388,6 +427,7 @@ impl Handshakes {
         if said.closed {
             session.state = State::Closed;
             session.dtls = None;
+            session.settles_at = None;
             self.actions.push_back(Action::Closed { leg });
         }
         let next = said.timer.filter(|next| next.saturating_duration_since(at) < TIMER_MAX);
@@ -408,7 +448,7 @@ impl Handshakes {
         if let Some(at) = session.timer.take() {
             self.timers.remove(&(at, leg));
         }
-        let deadline = (session.state == State::Shaking).then_some(session.deadline);
+        let deadline = if session.state == State::Shaking { Some(session.deadline) } else { session.settles_at };
         session.timer = deadline.into_iter().chain(crate_timer).min();
         if let Some(at) = session.timer {
             self.timers.insert((at, leg));
@@ -429,6 +469,9 @@ impl Session {
             timer: None,
             peer,
             troubled: false,
+            settles_at: None,
+            last_flight: Vec::new(),
+            repeats_at: Time::ZERO,
         }
     }
 

@@ -27,6 +27,7 @@ struct Pair {
     keys: Option<DtlsKeys>,
     failed: Option<DtlsFailure>,
     closed: bool,
+    doubted: bool,
     client_closed: bool,
 }
 
@@ -48,6 +49,7 @@ impl Pair {
             keys: None,
             failed: None,
             closed: false,
+            doubted: false,
             client_closed: false,
         }
     }
@@ -92,6 +94,7 @@ impl Pair {
                 Action::Keys { keys, .. } => self.keys = Some(keys),
                 Action::Failed { cause, .. } => self.failed = Some(cause),
                 Action::Closed { .. } => self.closed = true,
+                Action::Doubted { .. } => self.doubted = true,
             }
         }
         sent
@@ -112,7 +115,7 @@ impl Pair {
         let end = self.now + limit;
         let mut on_the_way: BTreeMap<(Time, u64), (bool, Vec<u8>)> = BTreeMap::new();
         let mut number = 0;
-        while self.now < end && !(self.connected && self.keys.is_some()) {
+        while self.now < end {
             let (to_us, client_timer) = self.client_output();
             let to_client = self.our_output();
             let both =
@@ -122,6 +125,9 @@ impl Pair {
                 if entropy.below(1000) >= loss_permille {
                     on_the_way.insert((self.now + Duration::from_millis(1), number), (to_us, sent));
                 }
+            }
+            if self.connected && self.keys.is_some() {
+                return;
             }
             let arrival = on_the_way.first_key_value().map(|(&(at, _), _)| at);
             let next = [arrival, Some(client_timer), self.table.next_deadline()].into_iter().flatten().min().unwrap();
@@ -151,6 +157,20 @@ impl Pair {
     fn complete(&mut self) {
         self.run(Duration::from_secs(20), 0, &mut SeededEntropy::new(0));
         self.assert_agreed();
+    }
+
+    /// Completes it step by step: the last flight of each side.
+    fn complete_and_note(&mut self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let hello = self.client_hello();
+        self.give(&hello);
+        self.our_output().iter().for_each(|datagram| self.give_client(datagram));
+        let (theirs, _) = self.client_output();
+        theirs.iter().for_each(|datagram| self.give(datagram));
+        let ours = self.our_output();
+        ours.iter().for_each(|datagram| self.give_client(datagram));
+        self.client_output();
+        self.assert_agreed();
+        (theirs, ours)
     }
 }
 
@@ -385,6 +405,35 @@ fn close_notify_is_reported_and_answered() {
     assert!(pair.closed && !answer.is_empty());
     pair.give(&sent[0]);
     assert!(pair.our_output().is_empty(), "a closed session is silent");
+}
+
+#[test]
+fn a_handshake_that_is_long_over_leaves_its_last_flight_and_doubt() {
+    let mut pair = Pair::new();
+    let (finished, ours) = pair.complete_and_note();
+    let settled = pair.table.next_deadline().expect("its object goes");
+    assert_eq!(settled, pair.now + SETTLED_AFTER);
+    pair.now = settled;
+    pair.table.handle_timeout(settled);
+    assert!(pair.table.sessions[&LEG].dtls.is_none() && pair.table.next_deadline().is_none());
+    for _ in 0..3 {
+        finished.iter().for_each(|datagram| pair.give(datagram));
+    }
+    assert_eq!(pair.our_output(), ours, "once, however often it is asked for");
+    pair.now = pair.now + FLIGHT_RTO;
+    finished.iter().for_each(|datagram| pair.give(datagram));
+    assert_eq!(pair.our_output(), ours);
+    let filtered = pair.table.filtered();
+    pair.give(&record(21, 0, &[1, 0]));
+    pair.give(b"\x17\xfe\xfd");
+    assert_eq!((pair.doubted, pair.table.filtered()), (false, filtered + 2), "anybody could have said that");
+    pair.client.close().unwrap();
+    let (sent, _) = pair.client_output();
+    sent.iter().for_each(|datagram| pair.give(datagram));
+    assert!(pair.our_output().is_empty() && pair.doubted && !pair.closed);
+    // Another certificate by signalling still begins anew.
+    pair.table.handle_path(pair.now, LEG, path(), &[Fingerprint([7; 32])]);
+    assert_eq!(pair.table.in_progress(), 1);
 }
 
 #[test]

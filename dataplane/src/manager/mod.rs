@@ -385,6 +385,9 @@ impl Manager {
                     let keys = Box::new(keys);
                     self.workers[usize::from(leg.worker)].send(Command::Keys { leg: leg.leg, keys });
                 }
+                Action::Doubted { leg } => {
+                    self.workers[usize::from(leg.worker)].send(Command::Doubt { leg: leg.leg });
+                }
                 Action::Failed { leg, cause } => {
                     if let Some(&(relay, leg)) = self.legs.get(&leg) {
                         self.log.push(Event::DtlsFailed { relay, leg, cause });

@@ -57,6 +57,9 @@ const CRASHES_MAX: u32 = 2;
 /// A crash so long ago says nothing about the next one: what was in hand is rarely the cause, and calls live long.
 const CRASH_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
+/// See [`Relays::doubt_consent`].
+const DOUBT: Duration = Duration::from_secs(15);
+
 /// A media socket of the engine. Engines number their ports densely from 0, so that tables can be indexed by it; a number may be
 /// used again after the port was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -456,6 +459,15 @@ impl Relays {
     /// certificate after all. Former keys stay usable for `old_keys`. False when the leg is gone or is no browser leg.
     pub fn install_keys(&mut self, now: Now, leg: LegHandle, keys: &DtlsKeys, out: &mut impl Output) -> bool {
         self.take_keys(now, leg, keys, out)
+    }
+
+    /// The peer of the leg may be gone: it has [`DOUBT`] to show that it is not, in place of the whole time that consent lasts. Checks come
+    /// every 4 to 6 seconds (RFC 7675 section 5.1), so one may be lost meanwhile.
+    pub fn doubt_consent(&mut self, now: Now, leg: LegHandle) {
+        let Some(slot) = self.arena.resolve(leg) else { return };
+        let leg = self.arena.leg_mut(slot);
+        leg.consent.end_by(now.mono + DOUBT, Duration::from_micros(leg.consent_timeout));
+        self.schedule(slot);
     }
 
     /// Whether the leg's ICE is alive: a failed handshake is made anew only then.

@@ -37,6 +37,11 @@ pub enum Command<S> {
         /// What it agreed on.
         keys: Box<DtlsKeys>,
     },
+    /// A leg's browser may be gone.
+    Doubt {
+        /// The leg.
+        leg: LegHandle,
+    },
     /// Send a DTLS datagram.
     Send {
         /// Port to leave by.
@@ -97,7 +102,7 @@ impl<S> Command<S> {
             Command::Digits { relay, ref digits, .. } => Some(InHand::Action { relay, action_id: digits.action_id }),
             #[cfg(test)]
             Command::Crash { token } => Some(InHand::Question { token }),
-            Command::Keys { .. } | Command::Send { .. } => None,
+            Command::Keys { .. } | Command::Doubt { .. } | Command::Send { .. } => None,
         }
     }
 }

@@ -118,7 +118,7 @@ impl Lossy {
                     assert!(self.world.install_keys(now, leg.leg, &keys));
                 }
                 Action::Failed { cause, .. } => panic!("a handshake was given up: {cause:?}"),
-                Action::Closed { .. } => panic!("nobody closed"),
+                Action::Closed { .. } | Action::Doubted { .. } => panic!("nobody closed"),
             }
         }
         self.events.extend(self.world.events());

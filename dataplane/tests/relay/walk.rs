@@ -476,6 +476,33 @@ fn consent_that_is_lost_is_told_once_stops_sending_and_comes_back_with_a_check()
 }
 
 #[test]
+fn a_browser_in_doubt_has_half_the_time_to_show_itself() {
+    let (mut world, mut browser) = connected(Profile::AeadAes128Gcm);
+    world.events();
+    world.advance_ms(2000);
+    world.doubt_consent(browser.handle);
+    world.advance_ms(14_000);
+    browser.send_check(&mut world, false);
+    world.advance_ms(29_000);
+    assert_eq!(world.events(), [], "it was there");
+    browser.send_check(&mut world, false);
+    world.doubt_consent(browser.handle);
+    world.advance_ms(10_000);
+    world.doubt_consent(browser.handle);
+    world.advance_ms(4000);
+    assert_eq!(world.events(), []);
+    world.advance_ms(1000);
+    assert_eq!(
+        world.events(),
+        [Event::ConsentLost { relay: relay_id(1), leg: LegId(0) }],
+        "doubt upon doubt adds nothing"
+    );
+    world.doubt_consent(browser.handle);
+    world.advance_ms(20_000);
+    assert_eq!(world.events(), []);
+}
+
+#[test]
 fn silence_is_told_once_for_each_silence_and_never_of_held_legs() {
     let mut world = World::new();
     let mut program = call(None, Some(PHONE));

@@ -259,6 +259,11 @@ impl World {
         self.relays().has_consent(now, leg)
     }
 
+    pub(crate) fn doubt_consent(&mut self, leg: LegHandle) {
+        let now = self.now;
+        self.relays().doubt_consent(now, leg);
+    }
+
     pub(crate) fn keyframe(&mut self, number: u64, leg: u8) -> bool {
         let relays = self.relays.as_mut().expect("only `restart` takes them");
         relays.request_keyframe(self.now, relay_id(number), LegId(leg), &mut self.out)
