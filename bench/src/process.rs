@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use gangway_dataplane::affinity;
@@ -83,10 +84,17 @@ impl Drop for Running {
         let descendants = tree(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in descendants.into_iter().skip(1) {
+        for &pid in &descendants[1..] {
             if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
+        }
+        // Their sockets go with them, and whoever is started next may want the same ports.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while descendants.iter().any(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }

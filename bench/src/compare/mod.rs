@@ -139,7 +139,7 @@ impl Bench {
         let mut generator_limit = false;
         let mut passes = |calls: u32| {
             let point = self.point(&workload.with_calls(calls), choice, 0)?;
-            generator_limit |= point.report.is_generator_limit;
+            generator_limit |= point.report.is_generator_limit || point.report.is_late;
             io::Result::Ok(point.fault().is_none() && point.report.latency.p99_us <= LATENCY_MAX_US)
         };
         let (mut good, mut bad) = (None, first);

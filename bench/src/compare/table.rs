@@ -81,6 +81,10 @@ pub fn markdown(points: &[Point]) -> String {
             let of_valid = |pick: fn(&Point) -> f64| median(valid.iter().map(|point| pick(point)));
             // Where a relay drops, how late it is still says something; what it costs does not.
             let of_all = |pick: fn(&Point) -> f64| median(all.iter().map(|point| pick(point)));
+            let of_timely = |pick: fn(&Point) -> f64| {
+                median(all.iter().filter(|point| !point.report.is_late).map(|point| pick(point)))
+            };
+            let late = all.iter().filter(|point| point.report.is_late).count();
             let own = cost(points, load, system);
             let ratio = |peer: &str| {
                 let ratio = own.zip(cost(points, load, peer)).filter(|_| peer != system);
@@ -89,7 +93,7 @@ pub fn markdown(points: &[Point]) -> String {
             let worst = all.iter().map(|point| point.report.loss).fold(0.0, f64::max);
             let calls = if load.2 > 0 { format!("{} + {} silent", load.1, load.2) } else { load.1.to_string() };
             let mut rounds = format!("{}/{}", valid.len(), all.len());
-            for (fault, count) in faults {
+            for (fault, count) in faults.into_iter().chain((late > 0).then_some(("late", late))) {
                 let _ = write!(rounds, ", {fault} {count}");
             }
             let _ = writeln!(
@@ -100,9 +104,9 @@ pub fn markdown(points: &[Point]) -> String {
                 number(of_valid(|point| point.user_ns_per_packet)),
                 ratio("rtpengine"),
                 ratio("bare"),
-                number(of_all(|point| point.report.latency.p50_us)),
-                number(of_all(|point| point.report.latency.p99_us)),
-                number(of_all(|point| point.report.latency.p999_us)),
+                number(of_timely(|point| point.report.latency.p50_us)),
+                number(of_timely(|point| point.report.latency.p99_us)),
+                number(of_timely(|point| point.report.latency.p999_us)),
                 100.0 * of_all(|point| point.core_share).unwrap_or(0.0),
             );
         }

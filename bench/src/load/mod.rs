@@ -46,6 +46,10 @@ pub use run::{Mark, Timing};
 /// Browsers that shake hands at the same time.
 const HANDSHAKES_AT_ONCE: usize = 64;
 
+/// Browsers that come in a second: many for any site, and no more, because all at once would show what a crowd of handshakes needs and not
+/// what calls need.
+const HANDSHAKES_PER_S: u32 = 400;
+
 /// While others shake hands, those that are done check so often, or their consent would end.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
@@ -305,7 +309,9 @@ impl Load {
         let browsers: Vec<usize> = (0..self.ends.len()).filter(|&at| self.ends[at].browser.is_some()).collect();
         let mut check_at = Instant::now() + CHECK_EVERY;
         for ends in browsers.chunks(HANDSHAKES_AT_ONCE) {
+            let next_at = Instant::now() + Duration::from_secs(1) * ends.len() as u32 / HANDSHAKES_PER_S;
             self.shake_hands(ends)?;
+            std::thread::sleep(next_at.saturating_duration_since(Instant::now()));
             if Instant::now() >= check_at {
                 self.check();
                 self.drain();

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 /// Longest time that is told apart, nanoseconds.
 const LONGEST_NS: u64 = 60_000_000_000;
 
-/// A sending later than this at p99 says more about the generator than about the relay.
+/// Where sendings are later than this at p99, latencies say more about the generator than about the relay.
 const LATE_US: f64 = 2000.0;
+
+/// Where they are later than a packet time, so does everything.
+const BEHIND_US: f64 = 20_000.0;
 
 /// Above this share of its core the generator is the limit.
 const BUSY: f64 = 0.95;
@@ -125,6 +128,9 @@ pub struct Report {
     pub generator: Generator,
     /// Whether the generator was the limit, so that nothing here says anything about the relay.
     pub is_generator_limit: bool,
+    /// Whether it was held up: all was sent and the costs are what they are, but the packets came in heaps.
+    #[serde(default)]
+    pub is_late: bool,
 }
 
 impl Report {
@@ -137,7 +143,8 @@ impl Report {
             self.received_pps = self.received as f64 / self.seconds;
         }
         let generator = &self.generator;
-        self.is_generator_limit = generator.lateness.p99_us > LATE_US
+        self.is_late = generator.lateness.p99_us > LATE_US;
+        self.is_generator_limit = generator.lateness.p99_us > BEHIND_US
             || generator.busy_share > BUSY
             || generator.own_drops > 0
             || generator.refused > 0;
@@ -160,6 +167,9 @@ mod tests {
         report.conclude();
         assert_eq!((report.lost, report.loss, report.offered_pps, report.received_pps), (10, 0.01, 500.0, 495.0));
         assert!(!report.is_generator_limit && report.is_clean());
+        report.generator.lateness.p99_us = LATE_US + 1.0;
+        report.conclude();
+        assert!(report.is_late && !report.is_generator_limit);
         report.generator.own_drops = 1;
         report.conclude();
         assert!(report.is_generator_limit);
