@@ -483,10 +483,26 @@ fn a_re_invite_waits_until_the_relay_is_taken_over() {
     let invite = world.established(page, "c1");
     world.kill();
     world.in_our_dialog(&invite, &Method::Invite, 1, Some(&phone_sdp(4002, "0 101")));
-    world.response(491);
+    assert_eq!(world.sip_names(), ["100"]);
     world.input(relay_up(2));
-    world.in_our_dialog(&invite, &Method::Invite, 2, Some(&phone_sdp(4002, "0 101")));
     world.response(200);
+    assert_eq!(peer_port(&world), 4002);
+}
+
+#[test]
+fn a_re_invite_that_waits_for_a_relay_that_is_gone_is_refused() {
+    let mut world = World::new(config());
+    let (page, _) = session(&mut world, true);
+    let invite = world.established(page, "c1");
+    world.kill();
+    world.in_our_dialog(&invite, &Method::Invite, 1, Some(&phone_sdp(4002, "0 101")));
+    world.relay.relays.clear();
+    world.relay.incarnation += 1;
+    world.input(relay_up(2));
+    let bye = world.request(&Method::Bye);
+    world.response(487);
+    world.respond(&bye, 200, None);
+    world.assert_clean();
 }
 
 #[test]
@@ -506,7 +522,7 @@ fn a_200_of_ours_is_repeated_until_its_ack_also_by_the_next_control() {
     world.in_their_dialog(&invite, &answer, &Method::Ack, 1, None);
     world.forget();
     world.advance(Duration::from_secs(10));
-    assert_eq!(world.sip_names(), Vec::<String>::new());
+    assert_eq!(world.sip_names(), ["100"]);
     world.restart();
     assert_eq!(world.sip_names(), Vec::<String>::new(), "the ACK is in the journal");
     assert_eq!(world.gateway.counts().calls_established, 1);

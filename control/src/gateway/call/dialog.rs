@@ -13,6 +13,14 @@ use crate::{
 };
 
 impl Gateway {
+    /// Goes on with a re-INVITE that waited for the relay.
+    pub(super) fn heed_waiting(&mut self, key: CallKey) {
+        let waiting = self.calls.get_mut(&key).and_then(|call| call.waiting.take().zip(call.dialog.clone()));
+        if let Some(((server, request), dialog)) = waiting {
+            self.dialog_request(&dialog, server, &request);
+        }
+    }
+
     /// A request in a dialog of ours.
     pub(in crate::gateway) fn dialog_request(&mut self, dialog: &DialogId, server: ServerId, request: &Request) {
         let Some(key) = self.dialogs.get(dialog).copied() else { return self.reply(server, 481) };
@@ -21,7 +29,13 @@ impl Gateway {
             Method::Info => return self.info(key, server, request),
             _ => return self.reply(server, 405),
         }
-        let Some(call) = self.calls.get(&key) else { return self.reply(server, 481) };
+        let Some(call) = self.calls.get_mut(&key) else { return self.reply(server, 481) };
+        let is_inherited = call.relay.as_ref().is_some_and(|relay| relay.is_inherited);
+        if is_inherited && call.phase == Phase::Talking && call.offered_in.is_none() && call.waiting.is_none() {
+            // A moment after a restart: phones would try again after seconds.
+            call.waiting = Some((server, Box::new(request.clone())));
+            return;
+        }
         // One change at a time (RFC 3261 section 14.2).
         if call.phase != Phase::Talking || call.is_changing() || call.offered_in.is_some() {
             return self.reply(server, 491);

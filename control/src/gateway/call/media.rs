@@ -167,6 +167,7 @@ impl Gateway {
         self.put_done(key, Purpose::Again);
         self.announce(key);
         self.refuse_video(key);
+        self.heed_waiting(key);
     }
 
     fn same_addresses(known: Option<&CallAddresses>, reply: &PutReply) -> bool {

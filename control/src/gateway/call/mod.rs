@@ -149,6 +149,8 @@ pub(super) struct Call {
     pub(super) dialog: Option<DialogId>,
     /// Our offer in a 200 to a re-INVITE without one: its answer comes in this ACK.
     pub(super) offered_in: Option<ServerId>,
+    /// The peer's re-INVITE that came before the dataplane said that a former control's relay is there.
+    pub(super) waiting: Option<(ServerId, Box<crate::sip::message::Request>)>,
     /// The socket whose page has its description. One per page (R7).
     pub(super) described_to: Option<SocketId>,
     pub(super) path_selected: bool,
@@ -289,6 +291,7 @@ impl Gateway {
             server: None,
             dialog: None,
             offered_in: None,
+            waiting: None,
             described_to: None,
             path_selected: false,
             keys_ready: false,
@@ -488,6 +491,10 @@ impl Gateway {
         }
         if let Some(server) = call.offered_in {
             self.servers.remove(&server);
+        }
+        if let Some((server, _)) = call.waiting {
+            // Best effort: BYE already says it.
+            let _ = self.ua.respond(self.now, server, Reply::new(Status::literal(487)));
         }
         if let Some(client) = call.picture_request {
             self.clients.remove(&client);
