@@ -56,8 +56,10 @@ pub struct Plan {
     pub engine: String,
     /// Its program; the one built beside this one unless told.
     pub binary: Option<PathBuf>,
-    /// Streams of silence, a packet each 20 ms.
+    /// Streams of silence.
     pub streams: u32,
+    /// From packet to packet of each, milliseconds.
+    pub ptime_ms: u16,
     /// So many of them are played digits too.
     pub digits: u32,
     /// Before the first window.
@@ -108,6 +110,8 @@ pub struct Report {
     pub engine: String,
     /// Streams.
     pub streams: u32,
+    /// From packet to packet of each, milliseconds.
+    pub ptime_ms: u16,
     /// Of them with digits.
     pub digits: u32,
     /// Streams that were heard.
@@ -167,7 +171,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
 
 fn receive(socket: &UdpSocket, plan: &Plan, stop: &AtomicBool, packets: &AtomicU64) -> (Beats, io::Result<()>) {
     let pinned = plan.core.map_or(Ok(()), affinity::pin_to);
-    let mut beats = Beats::new(plan.streams);
+    let mut beats = Beats::new(plan.streams, plan.ptime_ms);
     let mut inbox = Inbox::default();
     while !stop.load(Ordering::Acquire) {
         let got = inbox.receive(socket, CALL_MAX);
@@ -218,7 +222,7 @@ fn measure(
     for number in 0..plan.streams {
         let control = gangway.control();
         let relay = control.relay_id(number);
-        let put = Request::Put { relay, generation: Generation(1), program: program(number, phone) };
+        let put = Request::Put { relay, generation: Generation(1), program: program(number, phone, plan.ptime_ms) };
         control.ask(put)?;
     }
     thread::sleep(plan.warm_up);
@@ -283,7 +287,7 @@ fn wait(plan: &Plan, control: &mut Control, map: &Path, reader: Option<Reader>, 
 }
 
 /// A browser that never comes, and a phone that hears silence in its place.
-fn program(number: u32, phone: SocketAddrV4) -> RelayProgram {
+fn program(number: u32, phone: SocketAddrV4, ptime_ms: u16) -> RelayProgram {
     let rtp = SocketAddr::V4(phone);
     let remote = RtpRemote { rtp, rtcp: SocketAddr::V4(phone), rtcp_mux: true };
     let phone = RtpLeg { media: Media::Audio, local_ip: None, remote: Some(remote), feedback: Vec::new() };
@@ -291,7 +295,7 @@ fn program(number: u32, phone: SocketAddrV4) -> RelayProgram {
     let payload = |pt, codec| Payload { pt, codec, clock: 8000, channels: None, fmtp: None };
     let same = |payload: Payload| PayloadMap { from: payload.clone(), to: payload };
     let pcmu = payload(SILENCE_TYPE, Codec::Pcmu);
-    let fill = Fill { sound: Sound::Silence, payload: pcmu.clone(), ptime_ms: 20, start_after_ms: 0 };
+    let fill = Fill { sound: Sound::Silence, payload: pcmu.clone(), ptime_ms, start_after_ms: 0 };
     RelayProgram {
         label: format!("ticks-{number}"),
         cname: "ticks".to_owned(),
@@ -322,6 +326,7 @@ fn report(plan: &Plan, beats: &Beats, windows: Vec<Window>, receiver_drops: u64)
     Report {
         engine: plan.engine.clone(),
         streams: plan.streams,
+        ptime_ms: plan.ptime_ms,
         digits: plan.digits,
         heard: found.heard,
         packets: found.packets,

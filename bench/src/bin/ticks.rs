@@ -18,9 +18,12 @@ struct Arguments {
     /// Another gangway-dataplane than the one built beside this program, for before and after.
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Streams of silence, a packet each 20 ms.
+    /// Streams of silence.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=8000))]
     streams: u32,
+    /// Milliseconds from packet to packet of each: 10, 20, 30, 40, 50 or 60.
+    #[arg(long, default_value_t = 20)]
+    ptime_ms: u16,
     /// Streams that are played a digit of two seconds in each round too.
     #[arg(long, default_value_t = 50)]
     digits: u32,
@@ -51,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         engine: arguments.engine,
         binary: arguments.binary,
         streams: arguments.streams,
+        ptime_ms: arguments.ptime_ms,
         digits: arguments.digits.min(arguments.streams),
         warm_up: Duration::try_from_secs_f64(arguments.warm_up)?,
         window: Duration::try_from_secs_f64(arguments.seconds)?,

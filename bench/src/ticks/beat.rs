@@ -7,10 +7,11 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Time from packet to packet.
-const STEP_NS: u64 = 20_000_000;
-/// The same in ticks of the clock of 8 kHz.
-const STEP_TICKS: u32 = 160;
+/// Time from packet to packet of a digit, milliseconds.
+const EVENT_STEP_MS: u16 = 20;
+/// Ticks of the clock of 8 kHz in a millisecond.
+const TICKS_PER_MS: u32 = 8;
+const NS_PER_MS: u64 = 1_000_000;
 /// Stretches of fewer packets have no phase to speak of.
 const STRETCH_MIN: usize = 5;
 /// Larger errors are told as this, in nanoseconds.
@@ -39,6 +40,8 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Beats {
     streams: Vec<Vec<Heard>>,
+    /// From packet to packet of silence.
+    ptime_ms: u16,
 }
 
 /// By how much packets missed their beat, milliseconds.
@@ -59,7 +62,7 @@ pub struct Punctuality {
 /// How the streams' phases lie in the packet time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// Share of the streams in the fullest millisecond of the twenty; 0.05 when they are even.
+    /// Share of the streams in the fullest of twenty parts of the packet time; 0.05 when they are even.
     pub fullest: f64,
     /// In the emptiest.
     pub emptiest: f64,
@@ -85,10 +88,15 @@ pub struct Found {
 }
 
 impl Beats {
-    /// For streams `0..streams`.
+    /// For streams `0..streams` with a packet of silence each `ptime_ms`.
     #[must_use]
-    pub fn new(streams: u32) -> Self {
-        Beats { streams: (0..streams).map(|_| Vec::new()).collect() }
+    pub fn new(streams: u32, ptime_ms: u16) -> Self {
+        Beats { streams: (0..streams).map(|_| Vec::new()).collect(), ptime_ms }
+    }
+
+    /// Milliseconds from packet to packet of a stretch that begins with `first`.
+    fn step_ms(&self, first: Heard) -> u16 {
+        if first.is_event { EVENT_STEP_MS } else { self.ptime_ms }
     }
 
     /// A packet came; one of an unknown stream is passed over.
@@ -110,20 +118,21 @@ impl Beats {
             found.packets += stream.len() as u64;
             let mut phase = None;
             for stretch in stream.chunk_by(|a, b| belong_together(*a, *b)) {
-                found.left_out += left_out(stretch);
+                let step_ms = self.step_ms(stretch[0]);
+                found.left_out += left_out(stretch, step_ms);
                 if stretch.len() < STRETCH_MIN {
                     continue;
                 }
-                let offsets: Vec<u64> = offsets(stretch).collect();
+                let offsets: Vec<u64> = offsets(stretch, step_ms).collect();
                 let earliest = offsets.iter().copied().min().unwrap_or(0);
                 let errors = if stretch[0].is_event { &mut events } else { &mut silence };
                 offsets.iter().for_each(|offset| errors.saturating_record(offset - earliest));
-                phase = if stretch[0].is_event { phase } else { Some(earliest % STEP_NS) };
+                phase = if stretch[0].is_event { phase } else { Some(earliest % (u64::from(step_ms) * NS_PER_MS)) };
             }
             found.lost +=
                 stream.windows(2).map(|pair| u64::from(step(pair[0], pair[1]).saturating_sub(1))).sum::<u64>();
             if let Some(phase) = phase {
-                parts[(phase * PARTS as u64 / STEP_NS) as usize] += 1;
+                parts[(phase * PARTS as u64 / (u64::from(self.ptime_ms) * NS_PER_MS)) as usize] += 1;
             }
         }
         (found.silence, found.events) = (punctuality(&silence), punctuality(&events));
@@ -144,28 +153,30 @@ fn belong_together(before: Heard, after: Heard) -> bool {
 }
 
 /// The beats since the stretch's first packet at which one of its packets is due.
-fn beat(first: Heard, packet: Heard) -> u64 {
+fn beat(first: Heard, packet: Heard, step_ms: u16) -> u64 {
     let passed = if first.is_event {
         u32::from(packet.lasted.saturating_sub(first.lasted))
     } else {
         packet.timestamp.wrapping_sub(first.timestamp)
     };
-    u64::from((passed + STEP_TICKS / 2) / STEP_TICKS)
+    let step = u32::from(step_ms) * TICKS_PER_MS;
+    u64::from((passed + step / 2) / step)
 }
 
 /// When the first packet of a stretch would have come by the time of each of them.
-fn offsets(stretch: &[Heard]) -> impl Iterator<Item = u64> + '_ {
+fn offsets(stretch: &[Heard], step_ms: u16) -> impl Iterator<Item = u64> + '_ {
     let first = stretch[0];
+    let step_ns = u64::from(step_ms) * NS_PER_MS;
     stretch
         .iter()
         .filter(|packet| !packet.is_end)
-        .map(move |packet| packet.at_ns.saturating_sub(beat(first, *packet) * STEP_NS))
+        .map(move |packet| packet.at_ns.saturating_sub(beat(first, *packet, step_ms) * step_ns))
 }
 
 /// Beats of a stretch of silence that have no packet and whose numbers were given to none.
-fn left_out(stretch: &[Heard]) -> u64 {
+fn left_out(stretch: &[Heard], step_ms: u16) -> u64 {
     let pairs = stretch.windows(2).filter(|pair| !pair[0].is_event);
-    pairs.map(|pair| beat(pair[0], pair[1]).saturating_sub(step(pair[0], pair[1]).into())).sum()
+    pairs.map(|pair| beat(pair[0], pair[1], step_ms).saturating_sub(step(pair[0], pair[1]).into())).sum()
 }
 
 fn punctuality(errors: &Histogram<u64>) -> Punctuality {
@@ -184,6 +195,8 @@ mod tests {
     use super::*;
 
     const SECOND_NS: u64 = 1_000_000_000;
+    const STEP_NS: u64 = 20 * NS_PER_MS;
+    const STEP_TICKS: u32 = 20 * TICKS_PER_MS;
 
     /// Packet `number` of a silence that began a second after the clock, `late_us` behind its beat.
     fn silence(number: u16, late_us: u64) -> Heard {
@@ -199,7 +212,7 @@ mod tests {
     }
 
     fn found(stream: impl IntoIterator<Item = Heard>) -> Found {
-        let mut beats = Beats::new(2);
+        let mut beats = Beats::new(2, 20);
         stream.into_iter().for_each(|heard| beats.note(1, heard));
         beats.note(2, silence(0, 0));
         beats.find()
@@ -261,7 +274,7 @@ mod tests {
     #[test]
     fn streams_that_beat_together_are_told_from_those_that_are_spread() {
         let spread = |step_us: u64| {
-            let mut beats = Beats::new(40);
+            let mut beats = Beats::new(40, 20);
             for stream in 0..40u32 {
                 (0..10).for_each(|number| beats.note(stream, silence(number, u64::from(stream) * step_us)));
             }
@@ -269,5 +282,16 @@ mod tests {
         };
         assert_eq!(spread(500), Spread { fullest: 0.05, emptiest: 0.05 });
         assert_eq!(spread(0), Spread { fullest: 1.0, emptiest: 0.0 });
+    }
+
+    #[test]
+    fn silence_keeps_to_its_own_packet_time() {
+        let found = |ptime_ms| {
+            let mut beats = Beats::new(1, ptime_ms);
+            (0..10).for_each(|number| beats.note(0, Heard { sequence: number, ..silence(2 * number, 0) }));
+            beats.find()
+        };
+        assert_eq!((found(40).left_out, found(40).silence.max_ms), (0, 0.0));
+        assert_eq!(found(20).left_out, 9, "every other one is missing");
     }
 }
