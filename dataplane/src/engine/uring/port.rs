@@ -29,6 +29,12 @@ const BESIDE_BYTES: usize = LENGTHS_BYTES + size_of::<Name>() + CONTROL_BYTES;
 /// How often a receive is cancelled before a port is left as it is: one that is being carried out is not found by the first.
 const CANCEL_TRIES: usize = 64;
 
+/// Buffers for each port that is armed: what may wait in it.
+const WAITING_EACH: usize = 8;
+
+/// Ports that are armed in a round, if there is any buffer at all.
+const ARMED_MIN: usize = 4;
+
 /// What is armed on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Armed {
@@ -278,7 +284,8 @@ impl UringEngine {
         self.deaf.push_back(place);
     }
 
-    /// Arms what is deaf, as far as there are buffers to receive into.
+    /// Arms what is deaf, as far as there are buffers to receive into. After a hold-up datagrams wait in all of them: a port that is armed for
+    /// a buffer that others took goes deaf again, and thousands of those would cost more than the datagrams.
     pub(super) fn arm_deaf(&mut self, full: usize, batch: &mut Batch) {
         if !self.failing.is_empty() && self.retry_at <= clock::mono() {
             self.deaf.extend(self.failing.drain(..));
@@ -287,7 +294,8 @@ impl UringEngine {
             // They come back with the sends that fly; until then there is nothing to arm with.
             return;
         }
-        for _ in 0..self.deaf.len() {
+        let room = (self.buffers.in_ring() / WAITING_EACH).max(ARMED_MIN);
+        for _ in 0..self.deaf.len().min(room) {
             let Some(place) = self.deaf.pop_front() else { return };
             let is_ready = !self.slots[place as usize].is_mixed || self.drain(place, full, batch);
             if !is_ready || !self.arm(place) {

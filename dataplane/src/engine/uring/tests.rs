@@ -242,6 +242,17 @@ fn sends_do_not_end_the_wait_for_packets() {
 }
 
 #[test]
+fn what_piled_up_in_many_ports_is_taken_without_arming_them_in_vain() {
+    let Some(mut engine) = engine(TINY) else { return };
+    let mut lines: Vec<Line> = (0..60).map(|_| Line::open(&mut engine)).collect();
+    (0..4).for_each(|number| lines.iter().for_each(|line| line.says(number)));
+    while echo(&mut engine, &mut lines, Duration::from_millis(20)) {}
+    lines.iter().for_each(|line| assert_eq!(line.heard, [0, 1, 2, 3]));
+    // A port that is armed in vain costs as much as one of the 240 packets.
+    assert!(engine.counters().out_of_buffers < 240, "{:?}", engine.counters());
+}
+
+#[test]
 fn a_flood_that_takes_all_buffers_starves_nobody() {
     let Some(mut engine) = engine(TINY) else { return };
     let mut lines: Vec<Line> = (0..3).map(|_| Line::open(&mut engine)).collect();
