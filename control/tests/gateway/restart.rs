@@ -522,7 +522,7 @@ fn a_200_of_ours_is_repeated_until_its_ack_also_by_the_next_control() {
     world.in_their_dialog(&invite, &answer, &Method::Ack, 1, None);
     world.forget();
     world.advance(Duration::from_secs(10));
-    assert_eq!(world.sip_names(), ["100"]);
+    assert_eq!(world.sip_names(), Vec::<String>::new());
     world.restart();
     assert_eq!(world.sip_names(), Vec::<String>::new(), "the ACK is in the journal");
     assert_eq!(world.gateway.counts().calls_established, 1);
