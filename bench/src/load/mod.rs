@@ -29,7 +29,7 @@ use gangway_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::socket::drops_at;
+pub(crate) use self::socket::{drops_at, udp_sockets};
 use self::{
     browser::{ANSWER_MAX, Browser, Heard, UFRAG},
     socket::{Sockets, next_datagram},

@@ -142,13 +142,17 @@ impl Sockets {
 
 /// Datagrams that found no room at sockets of this machine with such ports (`/proc/net/udp`, last column).
 pub(crate) fn drops_at(is_own: impl Fn(u16) -> bool) -> u64 {
+    udp_sockets().iter().filter(|(port, _)| is_own(*port)).map(|(_, drops)| drops).sum()
+}
+
+/// Port and lost datagrams of each UDP socket of this machine, IPv4.
+pub(crate) fn udp_sockets() -> Vec<(u16, u64)> {
     let table = fs::read_to_string("/proc/net/udp").unwrap_or_default();
-    let drops = table.lines().skip(1).filter_map(|line| {
+    let sockets = table.lines().skip(1).filter_map(|line| {
         let local = line.split_whitespace().nth(1)?.rsplit_once(':')?.1;
-        let port = u16::from_str_radix(local, 16).ok()?;
-        is_own(port).then(|| line.split_whitespace().last()?.parse::<u64>().ok()).flatten()
+        Some((u16::from_str_radix(local, 16).ok()?, line.split_whitespace().last()?.parse().ok()?))
     });
-    drops.sum()
+    sockets.collect()
 }
 
 /// The next datagram and who sent it, if there is one.

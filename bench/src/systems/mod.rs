@@ -14,13 +14,15 @@ use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use self::{gangway::Gangway, janus::Janus, rtpengine::RtpEngine, whole::Gateway};
 use crate::{
     call::{Answer, CallSpec},
     compare::workload::Workload,
-    load::Side,
+    load::{Side, udp_sockets},
     process::{Running, sibling},
 };
 
@@ -121,6 +123,7 @@ impl Choice {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start(&self, core: Option<usize>) -> io::Result<Box<dyn System>> {
+        wait_for_ports();
         Ok(match &self.kind {
             Kind::Gangway { engine, binary } => {
                 let binary = binary.clone().map_or_else(|| sibling("gangway-dataplane"), Ok)?;
@@ -131,6 +134,15 @@ impl Choice {
             Kind::RtpEngine => Box::new(RtpEngine::start(core)?),
             Kind::Baseline(mode) => Box::new(Baseline::start(mode, core)?),
         })
+    }
+}
+
+/// The kernel lets the sockets of a ring go a while after the process that had it: until then nobody else can have their ports.
+fn wait_for_ports() {
+    let (from, to) = MEDIA_PORTS;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while udp_sockets().iter().any(|(port, _)| (from..=to).contains(port)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
