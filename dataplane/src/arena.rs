@@ -28,7 +28,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd
 pub use columns::{Column, ColumnMut, Columns};
 pub use memory::{Header, layout};
 pub use records::{
-    ACTIONS_MAX, Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, KeyEpoch, Latch, LegRecord,
+    ACTIONS_MAX, Addr, Counters, Earliest, FINGERPRINTS_MAX, FillState, Head, HeldKeys, KeyPlace, Latch, LegRecord,
     OUT_STREAMS_MAX, OutStream, PARAMETER_BYTES_MAX, PARAMETER_SETS_MAX, PATHS_MAX, ParameterSets, Path, PayloadEntry,
     PictureState, RETIRED_STREAMS_MAX, RX_STREAMS_MAX, Reception, RelayRecord, RetiredSource, RouteRecord, RtxEntry,
     RxSlot, SourceMap, Traffic, kind,

@@ -18,7 +18,7 @@ use super::{
 /// "GANGWAY" and a zero: this memory is an arena.
 const MAGIC: u64 = u64::from_be_bytes(*b"GANGWAY\0");
 /// Counts up when the meaning of a record changes without its size.
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 /// Sections start on pages.
 pub(super) const PAGE: usize = 4096;
 

@@ -105,15 +105,27 @@ pub struct Path {
     pub checked_at: u64,
 }
 
-/// SRTP keys of one epoch. Number 0 is none.
+/// Room for an SRTP key of one direction. A leg has two for each, and [`LegRecord::in_force`] says which of them counts.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct KeyEpoch {
+pub struct KeyPlace {
+    /// The key.
+    pub key: MasterKey,
+    /// Counts up with each new key of the direction; 0: there is none.
+    pub number: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct HeldKeys {
     /// What we send with.
     pub ours: MasterKey,
     /// What the peer sends with.
     pub theirs: MasterKey,
-    /// Counts up with each new pair of keys of the leg.
+    /// 0: there are none; 1: not yet compared with the program, 2: refused by it.
     pub number: u32,
     /// Unused.
     pub reserved: u32,
@@ -209,7 +221,7 @@ pub struct OutStream {
     pub used: u32,
     /// Route record plus one that sends it now.
     pub route: u32,
-    /// SRTP state; on plain legs the SSRC alone.
+    /// SRTP state under the leg's own key in the first place; on plain legs the SSRC alone.
     pub tx: TxStream,
     /// Packets sent.
     pub packets: u64,
@@ -231,8 +243,8 @@ pub struct OutStream {
     pub peer_jitter: u32,
     /// Packets sent at the last report.
     pub packets_reported: u64,
-    /// SRTP state under the key before, for when that comes back.
-    pub former_tx: TxStream,
+    /// SRTP state under the leg's own key in the second place.
+    pub second_tx: TxStream,
     /// What the peer said it lost of it.
     pub peer_lost: i32,
     /// Route record plus one whose lost packets it sends again (RFC 4588); `route` is none then.
@@ -522,8 +534,8 @@ pub struct LegRecord {
     pub retired_len: u8,
     /// Places of sent streams that were used.
     pub out_len: u8,
-    /// 1 while its own key is being changed: at a kill meanwhile nobody knows which key its streams' indexes are of.
-    pub is_rekeying: u8,
+    /// Which keys are in force, in one store: bit 0 is the place of our own, bit 1 that of the peer's.
+    pub in_force: u8,
     /// Unused.
     pub reserved: u8,
     /// Id of the header extension with the peer's transport-wide numbers; 0: none.
@@ -556,14 +568,14 @@ pub struct LegRecord {
     /// Certificates.
     pub fingerprints: [[u8; 32]; FINGERPRINTS_MAX],
 
-    /// Keys in use, then the former ones.
-    pub keys: [KeyEpoch; 2],
-    /// What we sent with before; not set: nothing.
-    pub former_ours: MasterKey,
-    /// Until when the former ones are tried.
+    /// What we send with, and what we sent with before.
+    pub own_keys: [KeyPlace; 2],
+    /// What the peer sends with, and what it sent with before.
+    pub peer_keys: [KeyPlace; 2],
+    /// Until when the peer's former key is tried.
     pub old_keys_until: u64,
-    /// Keys of a handshake whose certificate the program does not name; `number` 1: not yet compared, 2: refused.
-    pub held: KeyEpoch,
+    /// Keys of a handshake whose certificate the program does not name.
+    pub held: HeldKeys,
     /// That certificate.
     pub held_fingerprint: [u8; 32],
 

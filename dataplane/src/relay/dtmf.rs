@@ -268,6 +268,7 @@ impl Relays {
         let stream = &mut sections.out[(route.to, route.out as usize)];
         let Some(entry) = route.event_entry(stream.clock) else { return self.keypad.cut_off(route_slot) };
         let Ok((port, to)) = target else { return };
+        let own = sections.legs[route.to as usize].own_at();
         let keys = &self.derived[route.to as usize].tx;
         let (mut sent, mut len) = (Ok(()), 0);
         let had_buffer = out.transmit(port, to, |buffer| {
@@ -283,7 +284,7 @@ impl Relays {
             let end = if is_end { END } else { 0 };
             buffer[rtp::FIXED_HEADER_LEN..][..PAYLOAD_LEN].copy_from_slice(&[event, end | VOLUME, high, low]);
             let mut packet = Packet::new(buffer, 0, rtp::FIXED_HEADER_LEN + PAYLOAD_LEN);
-            sent = keys.as_ref().map_or(Ok(()), |keys| keys.protect_rtp(&mut stream.tx, &mut packet));
+            sent = keys.as_ref().map_or(Ok(()), |keys| keys.protect_rtp(stream.tx_under(own), &mut packet));
             len = if sent.is_ok() { packet.len() } else { 0 };
             len
         });

@@ -380,7 +380,7 @@ impl Relays {
         if leg.is_encrypted() && keys.is_none() {
             return false;
         }
-        let stream = &mut sections.out[(slot, index)].tx;
+        let stream = sections.out[(slot, index)].tx_under(leg.own_at());
         let mut is_written = false;
         let has_buffer = out.transmit(port, to, |buffer| {
             let Some(len) = write(buffer) else { return 0 };

@@ -149,6 +149,7 @@ impl Relays {
         };
         let leg = &mut sections.legs[route.to as usize];
         let stream = &mut sections.out[(route.to, route.out as usize)];
+        let own = leg.own_at();
         let keys = &self.derived[route.to as usize].tx;
         let goes_on = fill.is_running == 1 && left_out == 0;
         let made =
@@ -165,7 +166,7 @@ impl Relays {
             rtp::set_timestamp(buffer, outgoing.timestamp);
             rtp::set_ssrc(buffer, route.ssrc);
             let mut packet = Packet::new(buffer, 0, rtp::FIXED_HEADER_LEN + payload_len);
-            sent = keys.as_ref().map_or(Ok(()), |keys| keys.protect_rtp(&mut stream.tx, &mut packet));
+            sent = keys.as_ref().map_or(Ok(()), |keys| keys.protect_rtp(stream.tx_under(own), &mut packet));
             len = if sent.is_ok() { packet.len() } else { 0 };
             len
         });

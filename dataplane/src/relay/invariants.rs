@@ -61,7 +61,7 @@ impl Relays {
         }
         let keys = &self.derived[slot as usize];
         let has_keys = [keys.rx[0].is_some(), keys.tx.is_some()];
-        check(has_keys == [leg.keys[0].theirs.is_set(), leg.keys[0].ours.is_set()], || {
+        check(has_keys == [leg.peer_key().whole().is_some(), leg.own_key().whole().is_some()], || {
             format!("session keys of leg {slot} are not derived")
         })?;
         let timer = self.deadlines.of(slot);

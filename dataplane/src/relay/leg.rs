@@ -11,8 +11,8 @@ use gangway_shared::{
 use super::{DtlsKeys, LegHandle, Now, Output, PortId, Relays, congestion::ArrivalLog, latch::LatchTimes};
 use crate::{
     arena::{
-        Addr, Column, FINGERPRINTS_MAX, KeyEpoch, LegRecord, OutStream, Path, RetiredSource, RxSlot, WholeLeg, kind,
-        step,
+        Addr, Column, FINGERPRINTS_MAX, HeldKeys, KeyPlace, LegRecord, OutStream, Path, RetiredSource, RxSlot,
+        WholeLeg, kind, step,
     },
     srtp::{MasterKey, Profile, RxStream, SrtpRx, SrtpTx, TxStream},
     stats,
@@ -53,7 +53,71 @@ pub(super) struct Derived {
     pub heard_alone: Addr,
 }
 
+impl KeyPlace {
+    /// The key, if there is one.
+    pub(super) fn whole(&self) -> Option<&MasterKey> {
+        (self.number != 0).then_some(&self.key)
+    }
+
+    pub(super) fn holds(&self, key: &MasterKey) -> bool {
+        self.whole() == Some(key)
+    }
+
+    // A key counts by its number: it is whole as long as that is not 0.
+
+    fn empty(&mut self) {
+        self.number = 0;
+        step();
+        self.key.wipe();
+        step();
+    }
+
+    fn fill(&mut self, key: &MasterKey, number: u32) {
+        self.key = *key;
+        step();
+        self.number = number;
+        step();
+    }
+}
+
+impl OutStream {
+    /// SRTP state under the leg's own key in that place.
+    #[inline]
+    pub(super) fn tx_under(&mut self, place: usize) -> &mut TxStream {
+        if place == 0 { &mut self.tx } else { &mut self.second_tx }
+    }
+}
+
 impl LegRecord {
+    /// The place of the key that we send with.
+    #[inline]
+    pub(super) fn own_at(&self) -> usize {
+        usize::from(self.in_force & 1)
+    }
+
+    /// What we send with.
+    pub(super) fn own_key(&self) -> &KeyPlace {
+        &self.own_keys[self.own_at()]
+    }
+
+    /// The place of the key that the peer sends with.
+    #[inline]
+    fn peer_at(&self) -> usize {
+        usize::from(self.in_force >> 1 & 1)
+    }
+
+    /// What the peer sends with.
+    #[inline]
+    pub(super) fn peer_key(&self) -> &KeyPlace {
+        &self.peer_keys[self.peer_at()]
+    }
+
+    /// What the peer sent with before.
+    #[inline]
+    fn former_peer_key(&self) -> &KeyPlace {
+        &self.peer_keys[self.peer_at() ^ 1]
+    }
+
     /// Takes the certificates that the program names; keys that were refused are judged anew.
     pub(super) fn name_certificates(&mut self, named: &[Fingerprint]) {
         let mut fingerprints = [[0; 32]; FINGERPRINTS_MAX];
@@ -76,7 +140,7 @@ impl LegRecord {
 
     /// A browser leg whose handshake was completed: its keys are in force, or held until the program names their certificate.
     pub(super) fn has_agreed(&self) -> bool {
-        self.is_ice() && (self.keys[0].number != 0 || self.held.number != 0)
+        self.is_ice() && (self.peer_key().number != 0 || self.held.number != 0)
     }
 
     pub(super) fn is_ice(&self) -> bool {
@@ -137,7 +201,7 @@ impl LegRecord {
         if let Some(end) = self.silence_ends() {
             soonest = soonest.min(end);
         }
-        if self.keys[1].number != 0 {
+        if self.former_peer_key().number != 0 {
             soonest = soonest.min(Time::from_micros(self.old_keys_until));
         }
         if let Some(at) = self.limit_at.checked_sub(1) {
@@ -181,7 +245,7 @@ impl WholeLeg<'_> {
     pub(super) fn claim_out(&mut self, ssrc: u32) -> Option<usize> {
         let index = self.free_out().or_else(|| if self.record.is_encrypted() { None } else { self.spare_out() })?;
         let tx = TxStream::new(ssrc);
-        self.out[index] = OutStream { used: 1, tx, former_tx: tx, ..OutStream::default() };
+        self.out[index] = OutStream { used: 1, tx, second_tx: tx, ..OutStream::default() };
         Some(index)
     }
 
@@ -262,61 +326,86 @@ impl WholeLeg<'_> {
         })
     }
 
-    /// Puts new keys in force. Only what really changed starts anew, and the key before goes on where it was when it comes back:
-    /// the same key must not meet the same index twice.
+    /// Puts keys in force, by one store. Only what really changed starts anew, and the key before goes on where it was when it comes
+    /// back: the same key must not meet the same index twice. New keys are made ready beside those in force, so that a kill leaves the
+    /// ones or the others, each with what was sent by it.
     pub(super) fn change_keys(&mut self, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
-        self.record.is_rekeying = 1;
+        let own = self.make_own_key_ready(ours);
+        let peer = self.make_peer_key_ready(theirs, old_keys_until);
+        self.record.in_force = (own | peer << 1) as u8;
         step();
-        if self.record.keys[0].ours != *ours {
-            self.change_own_key(ours);
-        }
-        step();
-        let (current, former) = (self.record.keys[0].number, self.record.keys[1].number);
-        if former != 0 && self.record.keys[1].theirs == *theirs && self.record.keys[0].theirs != *theirs {
-            self.record.keys.swap(0, 1);
-            self.record.old_keys_until = old_keys_until.as_micros();
-        } else if self.record.keys[0].theirs != *theirs || current == 0 {
-            self.forget_old_keys();
-            if current != 0 {
-                self.record.keys[1] = self.record.keys[0];
-                self.record.old_keys_until = old_keys_until.as_micros();
-            }
-            self.record.keys[0].number = current.max(former) + 1;
-        }
-        step();
-        self.record.keys[0].ours = *ours;
-        step();
-        self.record.keys[0].theirs = *theirs;
-        step();
-        self.record.is_rekeying = 0;
     }
 
-    fn change_own_key(&mut self, ours: &MasterKey) {
-        let is_back = self.record.former_ours.is_set() && self.record.former_ours == *ours;
+    /// The place of a key to send with, with the state of every stream under it.
+    fn make_own_key_ready(&mut self, key: &MasterKey) -> usize {
+        let current = self.record.own_at();
+        let (place, is_there) = place_for(&self.record.own_keys, current, key);
+        if is_there {
+            return place;
+        }
+        let number = self.record.own_keys[current].number + 1;
+        self.record.own_keys[place].empty();
         let own = self.record.own_out.checked_sub(1).map(|index| index as usize);
         for (index, stream) in self.out.iter_mut().enumerate().filter(|(_, stream)| stream.used == 1) {
             let fresh = TxStream::new(stream.tx.ssrc());
-            let next = if is_back { stream.former_tx } else { fresh };
-            stream.former_tx = std::mem::replace(&mut stream.tx, next);
+            *stream.tx_under(place) = fresh;
+            step();
             // An SSRC that neither of the two keys has sent needs its place no more.
             let is_needed = stream.route != 0 || stream.repairs != 0 || Some(index) == own;
-            stream.used = u32::from(is_needed || stream.tx != fresh || stream.former_tx != fresh);
+            stream.used = u32::from(is_needed || *stream.tx_under(current) != fresh);
             step();
         }
-        self.record.former_ours = self.record.keys[0].ours;
+        self.record.own_keys[place].fill(key, number);
+        place
     }
 
+    /// The place of a key to receive with. The key before is tried until `old_keys_until`.
+    fn make_peer_key_ready(&mut self, key: &MasterKey, old_keys_until: Time) -> usize {
+        let current = self.record.peer_at();
+        let (place, is_there) = place_for(&self.record.peer_keys, current, key);
+        if place == current && is_there {
+            return place;
+        }
+        let number = self.record.peer_keys.iter().map(|place| place.number).max().unwrap_or(0) + 1;
+        if !is_there {
+            self.forget_old_keys();
+        }
+        // What is ready counts as the key before until it is in force.
+        self.record.old_keys_until = old_keys_until.as_micros();
+        step();
+        if !is_there {
+            self.record.peer_keys[place].fill(key, number);
+        }
+        place
+    }
+
+    /// Forgets the peer's key that is not in force, with what is known of its sources.
     pub(super) fn forget_old_keys(&mut self) {
-        let old = self.record.keys[1].number;
-        self.record.keys[1].ours.wipe();
-        self.record.keys[1].theirs.wipe();
-        self.record.keys[1].number = 0;
-        for slot in self.rx.iter_mut().filter(|slot| old != 0 && slot.epoch == old) {
+        let former = self.record.peer_at() ^ 1;
+        self.record.peer_keys[former].empty();
+        self.forget_dead_sources();
+    }
+
+    /// Forgets the sources of keys that are no more.
+    pub(super) fn forget_dead_sources(&mut self) {
+        let numbers = self.record.peer_keys.map(|place| place.number);
+        let is_dead = |epoch: u32| epoch != 0 && !numbers.contains(&epoch);
+        for slot in self.rx.iter_mut().filter(|slot| slot.used == 1 && is_dead(slot.epoch)) {
             *slot = RxSlot::default();
         }
-        for source in self.retired.iter_mut().filter(|source| old != 0 && source.epoch == old) {
+        for source in self.retired.iter_mut().filter(|source| is_dead(source.epoch)) {
             *source = RetiredSource::default();
         }
+    }
+}
+
+/// Where a key is, or where it may be made ready: beside the one in force, if there is one. True when it is there.
+fn place_for(places: &[KeyPlace; 2], current: usize, key: &MasterKey) -> (usize, bool) {
+    let other = current ^ 1;
+    match [current, other].into_iter().find(|place| places[*place].holds(key)) {
+        Some(place) => (place, true),
+        None if places[current].whole().is_none() => (current, false),
+        None => (other, false),
     }
 }
 
@@ -447,7 +536,7 @@ impl Relays {
             (leg.rx[index].stream, leg.rx[index].heard_at) = (stream, now.mono.as_micros());
             Ok(index)
         };
-        let (current_epoch, former_epoch) = (leg.record.keys[0].number, leg.record.keys[1].number);
+        let (current_epoch, former_epoch) = (leg.record.peer_key().number, leg.record.former_peer_key().number);
         match attempt(&mut leg, current, current_epoch, packet) {
             Err(reason @ (DropReason::SrtpAuthFailed | DropReason::SrtcpAuthFailed)) => {
                 let Some(former) = former else { return Err(reason) };
@@ -637,7 +726,7 @@ impl Relays {
             out.event(Event::DtlsFailed { relay, leg, cause: DtlsFailure::Fingerprint });
             return;
         }
-        let KeyEpoch { ours, theirs, .. } = leg.held;
+        let HeldKeys { ours, theirs, .. } = leg.held;
         self.arena.whole_leg(slot).change_keys(&ours, &theirs, old_keys_until);
         let leg = self.arena.leg_mut(slot);
         step();
@@ -661,10 +750,11 @@ impl Relays {
 
     /// Derives session keys from the record's master keys.
     pub(super) fn derive_keys(&mut self, slot: u32) {
-        let keys = &self.arena.leg(slot).keys;
+        let leg = self.arena.leg(slot);
         let derived = &mut self.derived[slot as usize];
-        derived.rx = [&keys[0], &keys[1]].map(|epoch| SrtpRx::new(&epoch.theirs).map(Box::new));
-        derived.tx = SrtpTx::new(&keys[0].ours).map(Box::new);
+        let theirs = [leg.peer_key(), leg.former_peer_key()];
+        derived.rx = theirs.map(|place| place.whole().and_then(SrtpRx::new).map(Box::new));
+        derived.tx = leg.own_key().whole().and_then(SrtpTx::new).map(Box::new);
         self.forget_sent(slot);
     }
 
@@ -695,7 +785,7 @@ impl Relays {
         leg.is_consent_lost |= u8::from(loses_consent);
         let is_silent = leg.silence_ends().is_some_and(|end| end <= now.mono);
         leg.is_silence_told |= u8::from(is_silent);
-        let drops_old_keys = leg.keys[1].number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
+        let drops_old_keys = leg.former_peer_key().number != 0 && Time::from_micros(leg.old_keys_until) <= now.mono;
         if drops_old_keys {
             self.arena.whole_leg(slot).forget_old_keys();
             self.derived[slot as usize].rx[1] = None;

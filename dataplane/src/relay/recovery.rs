@@ -14,6 +14,7 @@ use super::{CRASH_FORGOTTEN_AFTER, CRASHES_MAX, LegHandle, Now, Output, PortId, 
 use crate::{
     arena::{Arena, Path, step},
     ice_lite::LocalCredentials,
+    srtp::MasterKey,
 };
 
 /// A relay that was found, for who answers control.
@@ -106,7 +107,7 @@ impl Relays {
             if let Some(remote) = nominated.and_then(|path| path.addr.to_socket()) {
                 out.event(Event::PathSelected { relay, leg, remote });
             }
-            if let Some(profile) = record.keys[0].ours.profile() {
+            if let Some(profile) = record.own_key().whole().and_then(MasterKey::profile) {
                 out.event(Event::KeysReady { relay, leg, profile: profile.sdes_name().to_owned() });
             }
         }
@@ -251,25 +252,21 @@ impl Relays {
         let mut leg = self.arena.whole_leg(slot);
         leg.rx.iter_mut().for_each(|rx| rx.stream.recover());
         if leg.record.is_encrypted() {
-            let is_torn = leg.record.is_rekeying == 1;
+            // The kill may have come between a key and them.
+            leg.forget_dead_sources();
+            let own = leg.record.own_at();
             for stream in leg.out.iter_mut().filter(|stream| stream.used == 1) {
-                if is_torn {
-                    // Of whichever key: what either has sent is sent.
-                    stream.tx.join(&stream.former_tx);
-                    stream.former_tx.join(&stream.tx);
-                }
                 stream.tx.recover();
-                stream.former_tx.recover();
+                stream.second_tx.recover();
                 step();
                 // Not moved on from where it was: a restart that was cut off would move the two by different margins.
-                if let Some(index) = stream.tx.rtp_index() {
+                if let Some(index) = stream.tx_under(own).rtp_index() {
                     stream.sequence = u32::from(index as u16);
                 }
                 step();
             }
         }
         let leg = self.arena.leg_mut(slot);
-        leg.is_rekeying = 0;
         // What was being written when the kill came.
         leg.paths.iter_mut().filter(|path| path.port == 0).for_each(|path| *path = Path::default());
         let leg = self.arena.leg(slot);

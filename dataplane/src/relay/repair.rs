@@ -102,6 +102,7 @@ impl Relays {
             let stream = &mut sections.out[(record.to, index as usize)];
             let keys = &self.derived[record.to as usize].tx;
             let number = stream.next_number(now, self.config.seed);
+            let own = leg.own_at();
             let mut sealed = Ok(());
             let has_buffer = out.transmit(port, to, |buffer| {
                 let len = bytes.len() + ORIGINAL_LEN;
@@ -116,7 +117,7 @@ impl Relays {
                 rtp::set_ssrc(buffer, stream.tx.ssrc());
                 let mut packet = Packet::new(buffer, 0, len);
                 if let Some(keys) = keys {
-                    sealed = keys.protect_rtp(&mut stream.tx, &mut packet);
+                    sealed = keys.protect_rtp(stream.tx_under(own), &mut packet);
                 }
                 if sealed.is_ok() { packet.len() } else { 0 }
             });

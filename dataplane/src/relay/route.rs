@@ -404,7 +404,7 @@ impl Relays {
             self.history.keep(now.mono, route_slot, sequence, form, bytes);
         }
         if let Some(keys) = &self.derived[route.to as usize].tx {
-            keys.protect_rtp(&mut stream.tx, packet)?;
+            keys.protect_rtp(stream.tx_under(to.own_at()), packet)?;
         }
         if form == Form::AsSent {
             self.history.keep(now.mono, route_slot, sequence, form, packet.bytes());

@@ -18,7 +18,7 @@ use super::{
     table::{PORTS_MAX, PortUse, mix},
 };
 use crate::{
-    arena::{Addr, KeyEpoch, OUT_STREAMS_MAX, PayloadEntry, RtxEntry, kind, step},
+    arena::{Addr, OUT_STREAMS_MAX, PayloadEntry, RtxEntry, kind, step},
     ice_lite::LocalCredentials,
     registry,
     srtp::{MasterKey, Profile},
@@ -431,9 +431,8 @@ impl Relays {
     fn set_sdes(&mut self, now: Now, slot: u32, keys: &SdesKeys) {
         let Some((ours, theirs)) = keys else { return };
         let until = now.mono + self.config.timers.old_keys;
-        let leg = self.arena.leg_mut(slot);
-        let KeyEpoch { ours: old_ours, theirs: old_theirs, .. } = leg.keys[0];
-        if old_ours != *ours || old_theirs != *theirs {
+        let leg = self.arena.leg(slot);
+        if !leg.own_key().holds(ours) || !leg.peer_key().holds(theirs) {
             self.arena.whole_leg(slot).change_keys(ours, theirs, until);
             self.derive_keys(slot);
         }

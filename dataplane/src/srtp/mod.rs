@@ -261,12 +261,6 @@ impl TxStream {
         self.rtp.top()
     }
 
-    /// Counts as sent what another state of the same SSRC has sent.
-    pub fn join(&mut self, other: &Self) {
-        self.rtp = ReplayWindow::closed_at(self.rtp.top_word().max(other.rtp.top_word()));
-        self.rtcp_next = self.rtcp_next.max(other.rtcp_next);
-    }
-
     /// After a crash: [`RECOVERY_MARGIN`] indexes count as used, so that no keystream is used twice. The caller moves its
     /// sequence numbers on by as much; packets at or below the margin are refused.
     pub fn recover(&mut self) {

@@ -1,21 +1,26 @@
 //! A kill at every numbered point between two stores ([`gangway_dataplane::arena::step`]): what the next process finds is whole, or is made
 //! whole by what is repeated anyway, and no index is used twice.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use gangway_dataplane::{
     arena::fail_at_step,
-    srtp::{Profile, SrtpRx},
-    wire::rtp,
+    relay::LegHandle,
+    srtp::{Profile, RxStream, SrtpRx},
+    wire::{DropReason, Packet, rtcp, rtp},
 };
 use gangway_shared::{
     ids::{Generation, LegId},
-    rcp::Route,
+    rcp::{Codec, LegKind, RelayProgram, Route, RtpLeg, RtpRemote, SrtpKeys, SrtpLeg, SrtpSuite},
+    secret::Secret,
 };
 
 use crate::{
     phone::{BROWSER, PHONE, connected, phone_port},
-    world::{Browser, CERTIFICATE, Fed, Source, World, addr, call, hear, program, rtp_leg},
+    world::{Browser, CERTIFICATE, Fed, Source, World, addr, call, hear, payload, ports, program, route, rtp_leg},
 };
 
 /// Does something that is cut off at a step; whether it was, and how many steps there were.
@@ -149,5 +154,128 @@ fn a_restart_that_was_cut_off_at_any_step_is_begun_again() {
             break;
         }
         talk(&mut world, &mut browser, &mut phone, 5);
+    }
+}
+
+/// Where the peer with keys by signalling is.
+const KEYED: &str = "192.0.2.51:6000";
+
+/// A call of a plain phone and a peer whose keys are those of a `Browser` of this number.
+fn keyed_call(fill: u8) -> RelayProgram {
+    let pcmu = payload(0, Codec::Pcmu, 8000);
+    let mut legs = vec![rtp_leg(0, Some(PHONE)), rtp_leg(1, Some(KEYED))];
+    let LegKind::Rtp(rtp) = legs[1].kind.clone() else { unreachable!("just made") };
+    let key = |fill: u8| {
+        let bytes = [&[fill; 16][..], &[!fill; 12]].concat();
+        Secret::new(base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes))
+    };
+    let keys = SrtpKeys { suite: SrtpSuite::AeadAes128Gcm, local: key(fill), remote: key(fill + 1) };
+    let remote = Some(RtpRemote { rtcp_mux: true, ..rtp.remote.unwrap() });
+    legs[1].kind = LegKind::Srtp(SrtpLeg { rtp: RtpLeg { remote, ..rtp }, keys });
+    program(legs, vec![route(1, 0, 9, &[(pcmu.clone(), pcmu.clone())]), route(0, 1, 8, &[(pcmu.clone(), pcmu)])])
+}
+
+/// That call, and its peer as each pair of keys makes it: none of them takes an index twice.
+struct KeyedCall {
+    world: World,
+    phone: Source,
+    ends: BTreeMap<u8, Browser>,
+    generation: u32,
+}
+
+impl KeyedCall {
+    fn new() -> Self {
+        KeyedCall { world: World::new(), phone: Source::new(0xf0, 0), ends: BTreeMap::new(), generation: 0 }
+    }
+
+    /// Puts keys in force, unless it is cut off at a step: whether it was.
+    fn change(&mut self, fill: u8, cut_at: Option<u32>) -> bool {
+        // It only speaks by its keys.
+        let nobody = LegHandle { slot: 0, generation: 0 };
+        self.ends.entry(fill).or_insert_with(|| Browser::new(1, 1, nobody, KEYED, Profile::AeadAes128Gcm, fill));
+        self.generation += 1;
+        let (generation, wanted) = (self.generation, keyed_call(fill));
+        cut(cut_at.unwrap_or(u32::MAX), || self.world.put(1, generation, &wanted)).0
+    }
+
+    /// The peer's next packet by these keys, as it came.
+    #[track_caller]
+    fn say(&mut self, fill: u8) -> Vec<u8> {
+        let packet = self.ends.get_mut(&fill).expect("keys that were in force").talk(b"x");
+        let fed = self.say_again(&packet);
+        assert!(matches!(fed, Fed::Sent(..)), "{fed:?}");
+        packet
+    }
+
+    fn say_again(&mut self, packet: &[u8]) -> Fed {
+        self.world.feed(ports(1, LegId(1)).0, addr(KEYED), packet)
+    }
+
+    /// By which keys the peer is sent sound, over more than a rollover of its numbers, and reports.
+    #[track_caller]
+    fn heard_by(&mut self) -> BTreeSet<u8> {
+        self.world.out.sent.clear();
+        let (mut keys, mut reports) = (BTreeSet::new(), 0);
+        for _ in 0..80 {
+            self.world.advance_ms(100);
+            self.phone.sequence = self.phone.sequence.wrapping_add(1000);
+            let sound = self.world.feed(ports(1, LegId(0)).0, addr(PHONE), &self.phone.packet(b"y")).bytes();
+            keys.insert(self.opened_by(&sound, rtp::ssrc_of(&sound), SrtpRx::unprotect_rtp));
+            for (_, to, bytes) in std::mem::take(&mut self.world.out.sent) {
+                if to == addr(KEYED) {
+                    reports += 1;
+                    keys.insert(self.opened_by(&bytes, rtcp::sender_ssrc_of(&bytes), SrtpRx::unprotect_rtcp));
+                }
+            }
+        }
+        assert!(reports > 0);
+        keys
+    }
+
+    #[track_caller]
+    fn opened_by(
+        &mut self,
+        bytes: &[u8],
+        ssrc: u32,
+        unprotect: impl Fn(&SrtpRx, &mut RxStream, &mut Packet<'_>) -> Result<(), DropReason> + Copy,
+    ) -> u8 {
+        let tried = self.ends.iter_mut().map(|(fill, end)| (*fill, end.open(bytes, ssrc, unprotect)));
+        let tried: Vec<_> = tried.collect();
+        let by = tried.iter().find(|(_, opened)| opened.is_ok());
+        by.unwrap_or_else(|| panic!("nobody can open it: {tried:?}")).0
+    }
+}
+
+#[test]
+fn own_keys_that_were_cut_off_at_any_step_are_whole_and_meet_no_index_twice() {
+    // New keys, keys that come back, others again.
+    for history in [&[7, 17][..], &[7, 17, 7], &[7, 17, 27], &[7, 17, 7, 17]] {
+        let (wanted, before) = history.split_last().expect("it changes");
+        let old = before.last().expect("something is before it");
+        for step in 0.. {
+            let mut call = KeyedCall::new();
+            for fill in before {
+                assert!(!call.change(*fill, None));
+                assert_eq!(call.heard_by(), BTreeSet::from([*fill]));
+            }
+            let said = call.say(*old);
+            if !call.change(*wanted, Some(step)) {
+                assert!(step >= 12, "{step} steps are no walk through a program with keys");
+                break;
+            }
+            call.world.restart();
+            let replayed = Fed::Dropped(DropReason::SrtpReplayed);
+            assert_eq!(call.say_again(&said), replayed, "{history:?} step {step}");
+            call.say(*old);
+            let heard = call.heard_by();
+            assert!(
+                [old, wanted].iter().any(|fill| heard == BTreeSet::from([**fill])),
+                "{history:?} step {step}: {heard:?}"
+            );
+            assert!(!call.change(*wanted, None));
+            assert_eq!(call.heard_by(), BTreeSet::from([*wanted]), "{history:?} step {step}");
+            call.say(*wanted);
+            assert!(matches!(call.say_again(&said), Fed::Dropped(_)), "{history:?} step {step}");
+        }
     }
 }
