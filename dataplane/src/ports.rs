@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -21,8 +22,15 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-/// Pairs tried for one leg before it is refused; others may hold ports of our range.
-const TRIES_MAX: usize = 32;
+/// Pairs of the range tried for one leg before it is refused. Others may hold ports of it, above all a dataplane that was killed a moment
+/// ago: as many as a worker has calls by default (`dataplane_relays_max`), and the first ones.
+const RANGE_TRIES_MAX: usize = 4096;
+
+/// Pairs tried where the kernel says which are free.
+const AUTO_TRIES_MAX: usize = 32;
+
+/// From look to look at a port that is not free yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Pairs that may be open when the kernel chooses ports: half its usual range.
 const AUTO_PAIRS_MAX: u64 = 8192;
@@ -97,6 +105,8 @@ pub struct Ports {
     used: u64,
     /// Absent: what the kernel gives of itself.
     buffers: Option<ReceiveBuffers>,
+    /// How long a fixed port towards browsers is waited for.
+    patience: Duration,
 }
 
 /// How many media ports there are.
@@ -122,13 +132,29 @@ impl Ports {
                 free.extend(pairs);
             }
         }
-        Ports { addresses, range, quarantine, free, resting: VecDeque::new(), used: 0, buffers: None }
+        Ports {
+            addresses,
+            range,
+            quarantine,
+            free,
+            resting: VecDeque::new(),
+            used: 0,
+            buffers: None,
+            patience: Duration::ZERO,
+        }
     }
 
     /// Opens sockets with receive buffers of these sizes from now on, as far as the kernel allows.
     #[must_use]
     pub fn with_receive_buffers(self, buffers: ReceiveBuffers) -> Self {
         Ports { buffers: Some(buffers), ..self }
+    }
+
+    /// Waits so long for a port towards browsers that somebody has: the kernel lets the sockets of a ring go a while after the process
+    /// that had it.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Ports { patience, ..self }
     }
 
     /// The configured addresses.
@@ -155,13 +181,16 @@ impl Ports {
                 (Port::Auto, None) => 0,
             };
             let mut address = SocketAddr::new(local.bind, number);
-            let bound = bind(address).or_else(|error| match port {
-                Port::Auto if number != 0 => {
+            let bound = match port {
+                Port::Fixed(_) => bind_when_free(address, self.patience, || thread::park_timeout(LOOK_AGAIN)),
+                Port::Auto => bind(address).or_else(|error| {
+                    if number == 0 {
+                        return Err(error);
+                    }
                     address.set_port(0);
                     bind(address)
-                }
-                _ => Err(error),
-            });
+                }),
+            };
             let socket = bound.map_err(|source| BrowserPortError { address, source })?;
             if let Some(ReceiveBuffers { browser: wanted, .. }) = self.buffers {
                 let got = size_receive_buffer(&socket, wanted);
@@ -198,7 +227,7 @@ impl Ports {
 
     fn open_from_slice(&mut self, worker: u16, local: LocalAddress) -> Option<(UdpSocket, UdpSocket, u16)> {
         let worker = usize::from(worker);
-        for _ in 0..TRIES_MAX.min(self.free.get(worker)?.len()) {
+        for _ in 0..RANGE_TRIES_MAX.min(self.free.get(worker)?.len()) {
             let port = self.free[worker].pop_front()?;
             if let Ok((rtp, rtcp)) = self.bind_pair(local.bind, port) {
                 return Some((rtp, rtcp, port));
@@ -213,7 +242,7 @@ impl Ports {
         if self.used + self.resting.len() as u64 >= AUTO_PAIRS_MAX {
             return None;
         }
-        (0..TRIES_MAX).find_map(|_| {
+        (0..AUTO_TRIES_MAX).find_map(|_| {
             // The kernel only says which are free. A port that is not bound by its number is lost when the socket, after it was
             // connected, is to hear everybody again.
             let port = bind(SocketAddr::new(local.bind, 0)).ok()?.local_addr().ok()?.as_socket()?.port() & !1;
@@ -300,6 +329,31 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     }
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Binds a port that somebody may be about to let go.
+fn bind_when_free(address: SocketAddr, patience: Duration, mut pause: impl FnMut()) -> io::Result<Socket> {
+    let looks_max = patience.as_micros() / LOOK_AGAIN.as_micros();
+    let mut looks = 0;
+    loop {
+        match bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && looks < looks_max => {
+                if looks == 0 {
+                    let patience_ms = patience.as_millis();
+                    let advice =
+                        "webrtc_port: somebody has it; a dataplane that was killed a moment ago lets it go soon";
+                    tracing::warn!(%address, patience_ms, advice);
+                }
+                looks += 1;
+                pause();
+            }
+            Ok(socket) if looks > 0 => {
+                tracing::info!(%address, looks, "webrtc_port: it is free now");
+                return Ok(socket);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Sizes a receive buffer and says what it has now, both in bytes. Beyond `net.core.rmem_max` the kernel goes only for who may
@@ -396,6 +450,34 @@ mod tests {
         let _foreign = UdpSocket::bind(("127.0.0.1", taken + 1));
         let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
         assert_ne!(pair.port, taken);
+    }
+
+    #[test]
+    fn a_port_that_is_let_go_is_waited_for_and_no_longer_than_patience_lasts() {
+        let address = SocketAddr::new(LOOPBACK.bind, 0);
+        let mut held = Some(bind(address).unwrap());
+        let address = held.as_ref().and_then(|held| held.local_addr().ok()?.as_socket()).unwrap();
+        let mut looks = 0;
+        let refused = bind_when_free(address, 7 * LOOK_AGAIN, || looks += 1).unwrap_err();
+        assert_eq!((refused.kind(), looks), (io::ErrorKind::AddrInUse, 7));
+        let mut looks = 0;
+        let let_go = || {
+            looks += 1;
+            held.take_if(|_| looks == 3);
+        };
+        assert!(bind_when_free(address, 7 * LOOK_AGAIN, let_go).is_ok());
+        assert_eq!(looks, 3);
+        let elsewhere = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 7).into(), 0);
+        assert!(bind_when_free(elsewhere, LOOK_AGAIN, || panic!("no time makes it ours")).is_err());
+    }
+
+    #[test]
+    fn ports_that_many_calls_of_one_before_hold_are_no_reason_to_refuse() {
+        let mut ports = ports(400, 1);
+        let taken: Vec<u16> = ports.free[0].iter().copied().take(200).collect();
+        let held: Vec<_> = taken.iter().map(|port| UdpSocket::bind(("127.0.0.1", *port))).collect();
+        let pair = ports.open_pair(Time::ZERO, 0, LOOPBACK).unwrap();
+        assert!(!taken.contains(&pair.port), "{held:?}");
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Gangway {
         for set in all {
             command.arg("--set").arg(set);
         }
-        let mut running = Running::start(command, core)?;
+        let mut running = super::start(command, core)?;
         let control = Control::connect(&data.path().join("dataplane.sock"), || running.is_alive())?;
         Ok(Gangway { running, control, data })
     }

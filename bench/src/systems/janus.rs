@@ -80,7 +80,7 @@ impl Janus {
             .arg("--disable-stdout")
             .current_dir(folder.path())
             .stderr(Stdio::null());
-        let mut running = Running::start(command, core).map_err(|error| match error.kind() {
+        let mut running = super::start(command, core).map_err(|error| match error.kind() {
             ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, "Debian's package janus is not installed"),
             _ => error,
         })?;

@@ -123,7 +123,6 @@ impl Choice {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start(&self, core: Option<usize>) -> io::Result<Box<dyn System>> {
-        wait_for_ports();
         Ok(match &self.kind {
             Kind::Gangway { engine, binary } => {
                 let binary = binary.clone().map_or_else(|| sibling("gangway-dataplane"), Ok)?;
@@ -137,13 +136,19 @@ impl Choice {
     }
 }
 
-/// The kernel lets the sockets of a ring go a while after the process that had it: until then nobody else can have their ports.
-fn wait_for_ports() {
-    let (from, to) = MEDIA_PORTS;
+/// Starts the program of a system, as [`Running::start`] does, when the ports of the one before are free: the kernel lets the sockets of a
+/// ring go a while after the process that had it. Somebody else's are waited for in vain, and not for long.
+fn start(command: Command, core: Option<usize>) -> io::Result<Running> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while udp_sockets().iter().any(|(port, _)| (from..=to).contains(port)) && Instant::now() < deadline {
+    while !ports_are_free() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
+    Running::start(command, core)
+}
+
+fn ports_are_free() -> bool {
+    let (from, to) = MEDIA_PORTS;
+    !udp_sockets().iter().any(|(port, _)| (from..=to).contains(port))
 }
 
 /// A relay of our own that does only what it must: `baseline MODE`, told of all calls at once by one line of JSON.
@@ -153,7 +158,7 @@ impl Baseline {
     fn start(mode: &str, core: Option<usize>) -> io::Result<Self> {
         let mut command = Command::new(sibling("baseline")?);
         command.arg(mode);
-        Ok(Baseline(Running::start(command, core)?))
+        Ok(Baseline(start(command, core)?))
     }
 }
 
@@ -175,5 +180,19 @@ pub(crate) fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
     match address {
         SocketAddr::V4(address) => Ok(address),
         SocketAddr::V6(_) => Err(io::Error::other("the benches speak IPv4 only")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_media_port_that_somebody_has_is_not_free() {
+        let (from, to) = MEDIA_PORTS;
+        let held = (from..=to).find_map(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok());
+        assert!(held.is_some() && !ports_are_free());
     }
 }

@@ -52,7 +52,7 @@ impl RtpEngine {
             .arg(format!("--listen-ng={listen}"))
             .args([format!("--port-min={from}"), format!("--port-max={to}")])
             .stderr(Stdio::null());
-        let running = Running::start(command, core)?;
+        let running = super::start(command, core)?;
         let std::net::SocketAddr::V4(listen) = listen else { return Err(io::Error::other("bound to IPv4, told IPv6")) };
         let mut ng = Ng::connect(listen)?;
         ng.ask(&[("command", Value::text("ping"))])?;

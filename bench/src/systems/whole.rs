@@ -56,7 +56,7 @@ impl Gateway {
         fs::write(&file, text.concat())?;
         let mut command = Command::new(sibling("gangway-control")?);
         command.current_dir(folder.path()).arg("--config").arg(&file);
-        let mut running = Running::start(command, core)?;
+        let mut running = super::start(command, core)?;
         let ready: Value = loop {
             let line = running.read_line()?;
             if line.starts_with('{') {

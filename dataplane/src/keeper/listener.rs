@@ -38,16 +38,22 @@ pub enum SocketError {
     },
 }
 
-/// Binds the socket, readable and writable by owner and group. A socket that a dead dataplane left is replaced; nothing else is.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+/// Removes a socket that a dead dataplane left, and nothing else.
+pub(super) fn clear(path: &Path) -> Result<(), SocketError> {
     let io = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) if is_served(path).map_err(io)? => return Err(SocketError::InUse(path.to_owned())),
-        Ok(_) => fs::remove_file(path).map_err(io)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io(error)),
+        Ok(found) if !found.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) if is_served(path).map_err(io)? => Err(SocketError::InUse(path.to_owned())),
+        Ok(_) => fs::remove_file(path).map_err(io),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io(error)),
     }
+}
+
+/// Binds the socket, readable and writable by owner and group, in place of one that a dead dataplane left.
+pub(super) fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    clear(path)?;
+    let io = |source| SocketError::Io { path: path.to_owned(), source };
     let listener = UnixListener::bind(path).map_err(io)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io)?;
     listener.set_nonblocking(true).map_err(io)?;

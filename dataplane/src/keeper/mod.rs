@@ -26,6 +26,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use gangway_shared::{
@@ -52,6 +53,10 @@ use crate::{
     files,
     ports::{BrowserPortError, Pair, Ports},
 };
+
+/// Ports towards browsers are waited for so long: those of a ring were bound for up to 0.4 s after their processes had been killed (two busy cores,
+/// Linux 6.18).
+const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why there is no keeper.
 #[derive(Debug, Error)]
@@ -104,8 +109,11 @@ impl Keeper {
     pub fn open(config: &Config) -> Result<Self, KeeperError> {
         let kernel = |what| move |source| KeeperError::Kernel { what, source };
         make_private(&config.data_dir)?;
+        // First: the ports of one who serves are waited for in vain.
+        listener::clear(&config.socket)?;
         let ports = Ports::new(config.addresses.clone(), config.media, config.workers, config.quarantine)
-            .with_receive_buffers(config.receive_buffers);
+            .with_receive_buffers(config.receive_buffers)
+            .with_patience(PORTS_FREE_WITHIN);
         let (mut browser, mut arenas) = (Vec::new(), Vec::new());
         for worker in 0..config.workers {
             for (socket, advertised) in ports.open_browser_ports(worker, config.webrtc_port)? {

@@ -11,12 +11,12 @@ use std::{
 
 use gangway_shared::{
     ids::{EventSeq, Generation},
-    rcp::{ControlMessage, DataplaneMessage, ErrorCode, Event, Reply, Request},
+    rcp::{Codec, ControlMessage, DataplaneMessage, ErrorCode, Event, Reply, Request},
 };
 use gangway_tests::{
     browser_leg::{BrowserLeg, Heard},
-    dataplane::{Control, echo_program},
-    deadline::Deadline,
+    dataplane::{Control, audio_route, echo_program, program, rtp_leg, same},
+    deadline::{Deadline, pause},
     gateway::binary,
     kept::{KeptDataplane, damage_arenas},
     process::children,
@@ -278,5 +278,46 @@ fn relays_that_die_while_they_drain_do_not_make_it_longer() {
     while dataplane.process.wait_end(Deadline::seconds(1)).is_none() {
         assert!(!deadline.is_over(), "each relay begins to drain anew");
         dataplane.signal_relay(Signal::KILL);
+    }
+}
+
+/// The kernel lets the ports of a ring go only some time after its process: with `webrtc_port` fixed, a dataplane that is started at once
+/// met its own dead predecessor there. The media range has room for one pair, so that the calls need the very ports of the one before too.
+#[test]
+fn a_dataplane_that_was_killed_whole_is_followed_at_once_on_the_same_ports() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let data = format!("data_dir={}", folder.path().join("data").display());
+    let mut dataplane = KeptDataplane::start(&[&data]);
+    let mut sets: Option<[String; 3]> = None;
+    for _ in 0..3 {
+        let mut control = Control::connect(&folder.path().join("data/dataplane.sock"));
+        control.hello(1, None);
+        let mut peer = Peer::new(1);
+        let echo = program(
+            vec![rtp_leg(0, Some(peer.address()))],
+            vec![audio_route(0, 0, 71, vec![same(8, Codec::Pcma, 8000, None)])],
+        );
+        let reply = control.put(id(1), 1, echo).expect("a relay");
+        let port = rtp_port(&reply.legs[0].address);
+        let deadline = Deadline::seconds(10);
+        while peer.heard.len() < 10 {
+            assert!(!deadline.is_over(), "it does not hear itself");
+            peer.say(port);
+            pause(Duration::from_millis(2));
+            peer.hear();
+        }
+        let browsers = control.greeting.webrtc[0].port();
+        let same = [
+            format!("webrtc_port={browsers}"),
+            format!("media_port_from={}", port.port()),
+            format!("media_port_to={}", port.port() + 1),
+        ];
+        if let Some(sets) = &sets {
+            assert_eq!(*sets, same, "the same ports as before");
+        }
+        dataplane.process.kill();
+        let [webrtc, from, to] = &same;
+        dataplane = KeptDataplane::start(&[&data, webrtc, from, to]);
+        sets = Some(same);
     }
 }

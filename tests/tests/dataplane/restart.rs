@@ -55,7 +55,7 @@ impl Peer {
         Peer { socket, ssrc, said: 0, heard: Vec::new(), moved: None, ssrcs: BTreeSet::new() }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.socket.local_addr().expect("a bound socket")
     }
 
@@ -64,13 +64,13 @@ impl Peer {
         self.heard.last().map_or(0, |number| number + 1)
     }
 
-    fn say(&mut self, to: SocketAddr) {
+    pub(super) fn say(&mut self, to: SocketAddr) {
         let said = numbered(self.ssrc, self.said);
         self.said += 1;
         self.socket.send_to(&rtp_bytes(&said), to).expect("loopback");
     }
 
-    fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         let mut bytes = [0; 2048];
         while let Ok((len, _)) = self.socket.recv_from(&mut bytes) {
             let packet = &bytes[..len];
