@@ -1,5 +1,8 @@
 //! The one task that owns all call state: arrivals in, [`Gateway`] in the middle, outputs to the adapters.
 //!
+//! It goes by turns: what has arrived is taken, the lines for the journal are handed over, and what is to be sent leaves when they are
+//! written. So a control that follows upon `kill -9` knows all that anybody was told.
+//!
 //! The clock and the source of entropy are here, so that the core stays replayable. Everything is bounded: a full queue is counted
 //! and told to whoever wanted in, never waited for by the hub itself.
 
@@ -224,6 +227,10 @@ pub struct Hub {
     next_rest: u64,
     /// Inputs that outputs caused at once: answers that need no world.
     pending: VecDeque<Input>,
+    /// What leaves when the journal's lines of this turn are written.
+    held: VecDeque<Output>,
+    /// Who asked for numbers in this turn.
+    numbers_for: Vec<oneshot::Sender<Numbers>>,
     idle: watch::Sender<bool>,
     /// When a journal that was behind got everything again.
     caught_up: Time,
@@ -231,6 +238,9 @@ pub struct Hub {
 
 /// Between two times that the journal gets everything because it lost lines.
 const CATCH_UP_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Arrivals of one turn. They share one write of the journal; what they have to say to one websocket must find room in its queue.
+const TURN_MAX: usize = 32;
 
 impl Hub {
     /// A hub around `gateway`. The receiver tells when the core is idle (no call left, everybody told), for the end of the program.
@@ -253,6 +263,8 @@ impl Hub {
             rest: BTreeMap::new(),
             next_rest: 1,
             pending: VecDeque::new(),
+            held: VecDeque::new(),
+            numbers_for: Vec::new(),
             idle,
             caught_up: Time::ZERO,
         };
@@ -261,7 +273,7 @@ impl Hub {
 
     /// Runs until every handle is gone.
     pub async fn run(mut self) {
-        self.drain();
+        self.drain().await;
         loop {
             let wake = self.gateway.poll_timeout().map(|time| self.clock.instant(time));
             let arrival = tokio::select! {
@@ -273,12 +285,35 @@ impl Hub {
             };
             match arrival {
                 None => self.gateway.handle_timeout(self.clock.now()),
-                Some(arrival) => self.take(arrival),
+                Some(arrival) => self.take_turn(arrival),
             }
-            self.drain();
+            self.drain().await;
             self.catch_up();
             let idle = self.gateway.is_idle();
             self.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
+            self.tell_numbers();
+            if !self.queue.is_empty() {
+                // Queues to sockets are emptied before more is put into them.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// This arrival and those that wait behind it.
+    fn take_turn(&mut self, first: Arrival) {
+        self.take(first);
+        for _ in 1..TURN_MAX {
+            let Ok(arrival) = self.queue.try_recv() else { return };
+            self.take(arrival);
+        }
+    }
+
+    /// At the end of a turn: whoever has them sees what became of everything that came before the question, and whether that left us idle.
+    fn tell_numbers(&mut self) {
+        for reply in self.numbers_for.drain(..) {
+            let sip = self.gateway.sip_counters().each().to_vec();
+            let sip_long = self.gateway.long_requests().each().to_vec();
+            let _ = reply.send(Numbers { counts: self.gateway.counts(), sip, sip_long });
         }
     }
 
@@ -297,11 +332,7 @@ impl Hub {
                 self.rest.insert(request, reply);
                 self.input(Input::Rest { request, call });
             }
-            Arrival::Numbers(reply) => {
-                let sip = self.gateway.sip_counters().each().to_vec();
-                let sip_long = self.gateway.long_requests().each().to_vec();
-                let _ = reply.send(Numbers { counts: self.gateway.counts(), sip, sip_long });
-            }
+            Arrival::Numbers(reply) => self.numbers_for.push(reply),
         }
     }
 
@@ -330,11 +361,33 @@ impl Hub {
         }
     }
 
-    /// One mutation, then a full drain, until nothing is left to do.
-    fn drain(&mut self) {
+    /// Writes down what has changed and sends what is to be sent, in this order, until nothing is left to do.
+    async fn drain(&mut self) {
+        loop {
+            self.gather();
+            if self.held.is_empty() {
+                return;
+            }
+            self.adapters.journal.settled().await;
+            while let Some(output) = self.held.pop_front() {
+                self.output(output);
+            }
+        }
+    }
+
+    /// Hands lines to the journal, asks what tells the world nothing of a call, and holds the rest.
+    fn gather(&mut self) {
         loop {
             while let Some(output) = self.gateway.poll_output() {
-                self.output(output);
+                let leaves = !matches!(
+                    output,
+                    Output::Journal(_) | Output::Ask { what: Ask::Authorize(_) | Ask::Resolve { .. }, .. }
+                );
+                if leaves {
+                    self.held.push_back(output);
+                } else {
+                    self.output(output);
+                }
             }
             let Some(input) = self.pending.pop_front() else { return };
             self.input(input);
@@ -412,25 +465,5 @@ async fn sleep_until(wake: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_and_counts() {
-        let (handle, _queue) = queue(2);
-        let closed = |socket| Input::SocketClosed { socket: SocketId(socket) };
-        assert_eq!(handle.offer(closed(1)), Ok(()));
-        assert_eq!(handle.offer(closed(2)), Ok(()));
-        assert_eq!(handle.offer(closed(3)), Err(Overloaded));
-        assert_eq!(handle.rest(RestCall::FindAllCalls).await, Err(Overloaded));
-        assert_eq!(handle.refused(), 2);
-    }
-
-    #[test]
-    fn the_clock_does_not_go_back() {
-        let clock = Clock::start();
-        let (first, second) = (clock.now(), clock.now());
-        assert!(second >= first);
-        assert!(Clock::wall() > WallTime::from_unix_micros(1_700_000_000_000_000));
-    }
-}
+#[path = "hub/tests.rs"]
+mod tests;

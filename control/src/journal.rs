@@ -1,4 +1,8 @@
-//! What survives control: one JSON line a change, one `write()` each, no fsync, mode 0600.
+//! What survives control: one JSON line a change, one `write()` for all that wait, no fsync, mode 0600.
+//!
+//! What the lines are about leaves the program behind them: the hub waits for [`Journal::settled`] before it sends. A `write()` that is
+//! over survives `kill -9`; only the machine's end takes it. A disk that does not come to its end holds nobody up for longer than
+//! [`PATIENCE`].
 //!
 //! A torn last line is ignored, and so is a line that means nothing here. The file is written anew at start, whenever it has grown far
 //! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. Where there is no
@@ -22,6 +26,7 @@ use std::{
 
 use gangway_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{
     gateway::journal::{FORMAT, JournalEntry, Standing},
@@ -38,6 +43,13 @@ const COMPACT_AT_BYTES: u64 = 16 << 20;
 
 /// Lines waiting for the disk.
 const QUEUE_MAX: usize = 8192;
+
+/// Lines that one `write()` takes.
+const BATCH_MAX: usize = 512;
+
+/// What is to be sent waits so long for its lines: half of SIP's T1 (RFC 3261 section 17.1.1.1), so that nobody repeats a request because
+/// of a slow disk.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Between attempts to write the file anew after the disk refused a line.
 const REWRITE_PAUSE: Duration = Duration::from_secs(1);
@@ -131,10 +143,36 @@ pub struct Journal {
     queue: mpsc::SyncSender<Order>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     is_behind: Arc<AtomicBool>,
-    /// Orders in the queue, and how many it takes.
-    waiting: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
+    /// How many orders the queue takes.
     queue_max: usize,
+    patience: Duration,
     metrics: Arc<Metrics>,
+}
+
+/// How far the writer has come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Orders that are neither written nor refused by the disk.
+    waiting: AtomicUsize,
+    /// Nobody waits for the writer until it has done all that waits: somebody waited in vain.
+    is_late: AtomicBool,
+    /// Told when orders are done.
+    done: Notify,
+}
+
+impl Progress {
+    fn is_settled(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    fn done(&self, orders: usize) {
+        let before = self.waiting.fetch_sub(orders, Ordering::Release);
+        if before == orders && self.is_late.swap(false, Ordering::Relaxed) {
+            tracing::info!("the journal keeps up again");
+        }
+        self.done.notify_one();
+    }
 }
 
 impl Journal {
@@ -156,7 +194,7 @@ impl Journal {
             }
         };
         let (queue, orders) = mpsc::sync_channel(QUEUE_MAX);
-        let waiting: Arc<AtomicUsize> = Arc::default();
+        let progress: Arc<Progress> = Arc::default();
         let writer = Writer {
             path,
             file,
@@ -164,15 +202,18 @@ impl Journal {
             content,
             written_bytes: 0,
             compacted_bytes,
+            lines: Vec::new(),
             is_lacking: false,
+            told: None,
             rewrite_at,
-            waiting: Arc::clone(&waiting),
+            progress: Arc::clone(&progress),
             metrics: Arc::clone(&metrics),
         };
         let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&orders))?;
         let writer = Arc::new(Mutex::new(Some(writer)));
         let is_behind = Arc::default();
-        Ok((Journal { queue, writer, is_behind, waiting, queue_max: QUEUE_MAX, metrics }, former))
+        let journal = Journal { queue, writer, is_behind, progress, queue_max: QUEUE_MAX, patience: PATIENCE, metrics };
+        Ok((journal, former))
     }
 
     /// Writes an entry of the core. Never waits: a line that finds no room is counted, and the journal is behind.
@@ -189,7 +230,7 @@ impl Journal {
     /// a full queue would cost the calls, and be in vain.
     #[must_use]
     pub fn wants_everything(&self) -> bool {
-        self.is_behind.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) <= self.queue_max / 2
+        self.is_behind.load(Ordering::Relaxed) && self.progress.waiting.load(Ordering::Relaxed) <= self.queue_max / 2
     }
 
     /// Writes everything in force in place of what was written before. Never waits, as [`Journal::append`].
@@ -198,10 +239,31 @@ impl Journal {
         self.order(Order::All(entries));
     }
 
+    /// Waits until all that was asked for so far stands in the file or was refused by the disk. A writer that does not come to it within
+    /// [`PATIENCE`] is counted and said once, and then waited for by nobody until it has done everything: calls go on without it.
+    pub async fn settled(&self) {
+        if self.progress.is_late.load(Ordering::Relaxed) {
+            return;
+        }
+        let settled = async {
+            while !self.progress.is_settled() {
+                self.progress.done.notified().await;
+            }
+        };
+        if tokio::time::timeout(self.patience, settled).await.is_err() {
+            self.metrics.journal_late.add(1);
+            self.progress.is_late.store(!self.progress.is_settled(), Ordering::Relaxed);
+            tracing::error!(
+                waited_ms = self.patience.as_millis(),
+                "the disk is too slow for the journal: calls go on without waiting for it"
+            );
+        }
+    }
+
     fn order(&self, order: Order) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.progress.waiting.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(order).is_err() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.progress.waiting.fetch_sub(1, Ordering::Relaxed);
             self.metrics.journal_lost.add(1);
             self.is_behind.store(true, Ordering::Relaxed);
         }
@@ -222,14 +284,18 @@ struct Writer {
     file: File,
     sealer: Sealer,
     content: Content,
+    /// Lines that are not written yet.
+    lines: Vec<u8>,
     /// Bytes of lines since the file was written anew, and its bytes then.
     written_bytes: u64,
     compacted_bytes: u64,
     /// The disk refused a line: the file lacks what came since, until it is written anew.
     is_lacking: bool,
+    /// The log has said that the file cannot be written, and whether it lacked lines.
+    told: Option<bool>,
     /// When that is tried again.
     rewrite_at: Option<Instant>,
-    waiting: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 }
 
@@ -241,16 +307,8 @@ impl Writer {
                 Some(at) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             };
-            if order.is_ok() {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-            }
             match order {
-                Ok(Order::Line(line)) => self.line(line),
-                Ok(Order::All(entries)) => {
-                    self.content.standing = Standing::of(entries);
-                    self.is_lacking = true;
-                    self.compact();
-                }
+                Ok(first) => self.take(first, orders),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -267,19 +325,44 @@ impl Writer {
         }
     }
 
+    /// This order and those that wait behind it, with one `write()`.
+    fn take(&mut self, first: Order, orders: &mpsc::Receiver<Order>) {
+        let mut done = 0;
+        for order in std::iter::once(first).chain(orders.try_iter()).take(BATCH_MAX) {
+            done += 1;
+            match order {
+                Order::Line(line) => self.line(line),
+                Order::All(entries) => {
+                    self.flush();
+                    self.content.standing = Standing::of(entries);
+                    self.is_lacking = true;
+                    self.compact();
+                }
+            }
+        }
+        self.flush();
+        self.progress.done(done);
+    }
+
     fn line(&mut self, line: Line) {
-        let bytes = line_bytes(line.clone(), &self.sealer);
+        if !self.is_lacking {
+            self.lines.extend(line_bytes(line.clone(), &self.sealer));
+        }
         self.content.take(line);
-        if self.is_lacking {
+    }
+
+    fn flush(&mut self) {
+        if self.lines.is_empty() {
             return;
         }
-        match self.file.write_all(&bytes) {
-            Ok(()) => self.written_bytes += bytes.len() as u64,
+        match self.file.write_all(&self.lines) {
+            Ok(()) => self.written_bytes += self.lines.len() as u64,
             Err(error) => {
                 self.is_lacking = true;
                 self.refused(&error);
             }
         }
+        self.lines.clear();
     }
 
     fn compact(&mut self) {
@@ -287,6 +370,9 @@ impl Writer {
             Ok((file, len_bytes)) => {
                 (self.file, self.compacted_bytes, self.written_bytes) = (file, len_bytes, 0);
                 (self.is_lacking, self.rewrite_at) = (false, None);
+                if self.told.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the journal is written again and holds everything");
+                }
             }
             Err(error) => self.refused(&error),
         }
@@ -300,7 +386,11 @@ impl Writer {
             COMPACT_PAUSE
         };
         self.rewrite_at = Some(Instant::now() + pause);
-        tracing::error!(%error, path = %self.path.display(), lacks_lines = self.is_lacking, "the journal cannot be written");
+        // Once, and not at each attempt: a disk may stay full for hours.
+        if self.told.replace(self.is_lacking) != Some(self.is_lacking) {
+            let path = self.path.display();
+            tracing::error!(%error, %path, lacks_lines = self.is_lacking, "the journal cannot be written");
+        }
     }
 }
 
@@ -357,4 +447,4 @@ fn rewrite(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<(File,
 
 #[cfg(test)]
 #[path = "journal/tests.rs"]
-mod tests;
+pub(crate) mod tests;

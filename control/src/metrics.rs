@@ -61,6 +61,8 @@ pub struct Metrics {
     pub resolves_failed: Counter,
     /// Journal lines that could not be written.
     pub journal_lost: Counter,
+    /// Times the journal was so slow that what it was about left before it was written.
+    pub journal_late: Counter,
     /// Times the wall came up.
     pub relay_connects: Counter,
     /// Dataplane processes started.
@@ -136,6 +138,11 @@ impl Metrics {
         }
         page.counter("gangway_sip_received_total", "SIP messages received", self.sip_received.value());
         page.counter("gangway_sip_sent_total", "SIP messages sent", self.sip_sent.value());
+        page.counter(
+            "gangway_journal_late_total",
+            "times the journal was not waited for any longer because the disk was too slow",
+            self.journal_late.value(),
+        );
         page.counter("gangway_relay_connects_total", "times the wall came up", self.relay_connects.value());
         page.counter("gangway_dataplane_starts_total", "dataplane processes started", self.dataplane_starts.value());
         page.gauge("gangway_dataplane_up", "1 while the dataplane answers", u64::from(snapshot.node.is_some()));

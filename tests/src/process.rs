@@ -202,6 +202,20 @@ pub fn held(pid: i32) -> Held {
     Held { resident_kb: field("VmRSS:"), descriptors, threads: field("Threads:") }
 }
 
+/// CPU time of all threads that the process has now, user and system.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn cpu_time(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let of_each = tasks.flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(of_each.sum())
+}
+
 /// The processes that `pid` started and that are still there.
 ///
 /// # Panics

@@ -62,6 +62,8 @@ struct Dialog {
     cseq: u32,
     /// The gateway sent BYE.
     is_ended: bool,
+    /// Its answer never got an ACK, so the peer ended it.
+    is_given_up: bool,
     answer: String,
     /// When the answer is sent again, and when it is given up; none when its ACK has come.
     repeat: Option<(Deadline, Deadline)>,
@@ -140,6 +142,11 @@ impl Trunk {
     /// How many of its answers to INVITE still wait for their ACK.
     pub fn unanswered(&self) -> usize {
         self.shared.lock().dialogs.values().filter(|dialog| dialog.repeat.is_some()).count()
+    }
+
+    /// How many calls it ended because nobody sent ACK for its answer.
+    pub fn given_up(&self) -> usize {
+        self.shared.lock().dialogs.values().filter(|dialog| dialog.is_given_up).count()
     }
 
     /// Whether the gateway sent BYE in this call, or the peer did and has its answer.
@@ -310,7 +317,7 @@ impl Agent {
         for dialog in self.shared.lock().dialogs.values_mut() {
             let Some((next, until)) = dialog.repeat else { continue };
             if until.is_over() {
-                (dialog.is_ended, dialog.repeat) = (true, None);
+                (dialog.is_ended, dialog.is_given_up, dialog.repeat) = (true, true, None);
             } else if next.is_over() {
                 dialog.repeat = Some((Deadline::after(REPEAT), until));
                 let _ = self.socket.send_to(dialog.answer.as_bytes(), dialog.gateway);
@@ -370,7 +377,17 @@ impl Agent {
                 let (remote, local) = (header(text, "From").to_owned(), to);
                 let repeat = Some((Deadline::after(REPEAT), Deadline::after(ACK_WITHIN)));
                 let (gateway, target) = (from, contact);
-                let dialog = Dialog { gateway, remote, local, target, cseq: 0, is_ended: false, answer, repeat };
+                let dialog = Dialog {
+                    gateway,
+                    remote,
+                    local,
+                    target,
+                    cseq: 0,
+                    is_ended: false,
+                    is_given_up: false,
+                    answer,
+                    repeat,
+                };
                 state.dialogs.insert(call_id, dialog);
             }
             ("INVITE", Some(dialog)) => {

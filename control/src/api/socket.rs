@@ -71,6 +71,30 @@ impl Outbox {
     }
 }
 
+/// What was queued for a socket, for tests of whoever speaks to it.
+#[cfg(test)]
+pub(crate) struct Frames(mpsc::Receiver<Command>);
+
+#[cfg(test)]
+impl Frames {
+    /// The next text frame, if there is one now.
+    pub(crate) fn next(&mut self) -> Option<String> {
+        match self.0.try_recv() {
+            Ok(Command::Text(text)) => Some(text),
+            Ok(Command::Close(_)) | Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Outbox {
+    /// One without a socket.
+    pub(crate) fn with_frames(capacity: usize) -> (Self, Frames) {
+        let (outbox, commands) = Outbox::new(capacity);
+        (outbox, Frames(commands))
+    }
+}
+
 impl Drop for Outbox {
     fn drop(&mut self) {
         self.signals.closing.notify_one();

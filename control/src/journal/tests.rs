@@ -53,19 +53,65 @@ fn writer(dir: &Path, metrics: &Arc<Metrics>) -> Writer {
         file,
         sealer,
         content: Content::default(),
+        lines: Vec::new(),
         written_bytes: 0,
         compacted_bytes,
         is_lacking: false,
+        told: None,
         rewrite_at: None,
-        waiting: Arc::default(),
+        progress: Arc::default(),
         metrics: Arc::clone(metrics),
+    }
+}
+
+/// A writer that does nothing until it is told to.
+pub(crate) struct Stopped {
+    writer: Writer,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Stopped {
+    /// A journal of an empty file that such a writer writes.
+    pub(crate) fn journal(dir: &Path, patience: Duration, metrics: &Arc<Metrics>) -> (Journal, Self) {
+        Self::of(writer(dir, metrics), QUEUE_MAX, patience)
+    }
+
+    fn of(writer: Writer, queue_max: usize, patience: Duration) -> (Journal, Self) {
+        let (queue, orders) = mpsc::sync_channel(queue_max);
+        let journal = Journal {
+            queue,
+            writer: Arc::default(),
+            is_behind: Arc::default(),
+            progress: Arc::clone(&writer.progress),
+            queue_max,
+            patience,
+            metrics: Arc::clone(&writer.metrics),
+        };
+        (journal, Stopped { writer, orders })
+    }
+
+    /// Whether something waits for it.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.writer.progress.is_settled()
+    }
+
+    /// Has it do what waits.
+    pub(crate) fn work(&mut self) {
+        if let Ok(first) = self.orders.try_recv() {
+            self.writer.take(first, &self.orders);
+        }
+    }
+
+    /// From now on the disk refuses everything: the file is open for reading only.
+    pub(crate) fn refuse(&mut self) {
+        self.writer.file = File::open(&self.writer.path).unwrap();
     }
 }
 
 /// Has it write these and end.
 fn run(writer: Writer, entries: &[JournalEntry]) {
     let (queue, orders) = mpsc::sync_channel(entries.len());
-    writer.waiting.store(entries.len(), Ordering::Relaxed);
+    writer.progress.waiting.store(entries.len(), Ordering::Relaxed);
     for entry in entries {
         queue.send(Order::Line(Line::Core(entry.clone()))).unwrap();
     }
@@ -139,23 +185,14 @@ fn lines_of_rubbish_and_of_later_versions_are_passed_over() {
 fn a_full_queue_leaves_the_journal_behind_until_it_gets_everything_again() {
     let dir = tempfile::tempdir().unwrap();
     let metrics: Arc<Metrics> = Arc::default();
-    let (queue, orders) = mpsc::sync_channel(1);
-    let writer = writer(dir.path(), &metrics);
-    let journal = Journal {
-        queue,
-        writer: Arc::default(),
-        is_behind: Arc::default(),
-        waiting: Arc::clone(&writer.waiting),
-        queue_max: 1,
-        metrics: Arc::clone(&metrics),
-    };
+    let (journal, stopped) = Stopped::of(writer(dir.path(), &metrics), 1, PATIENCE);
     for number in 0..3 {
         journal.append(session("a", number));
     }
     assert_eq!(metrics.journal_lost.value(), 2);
     assert!(!journal.wants_everything(), "there is no room for everything");
     journal.replace(vec![session("b", 1)]);
-    let thread = std::thread::spawn(move || writer.run(&orders));
+    let thread = std::thread::spawn(move || stopped.writer.run(&stopped.orders));
     *journal.writer.lock().unwrap() = Some(thread);
     while !journal.wants_everything() {
         std::thread::yield_now();
@@ -174,6 +211,7 @@ fn what_the_disk_refused_is_written_when_it_takes_lines_again() {
     // A file that is open for reading only refuses every line.
     writer.file = File::open(&writer.path).unwrap();
     writer.line(Line::Core(session("a", 1)));
+    writer.flush();
     assert_eq!((metrics.journal_lost.value(), read_back(dir.path())), (1, vec![]));
     run(writer, &[session("b", 1)]);
     assert_eq!(read_back(dir.path()), [session("a", 1), session("b", 1)]);
@@ -246,4 +284,77 @@ fn a_large_journal_is_compacted_when_it_has_doubled() {
     writer.content.take(Line::Core(session("a", 1)));
     writer.compact();
     assert_eq!(writer.compacted_bytes, fs::metadata(&writer.path).unwrap().len());
+}
+
+/// A file that cannot be replaced, because a folder has its name, and is open for reading only.
+#[test]
+fn a_disk_that_stays_full_is_said_once_and_so_is_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let (journal, mut stopped) = Stopped::journal(dir.path(), PATIENCE, &metrics);
+    stopped.refuse();
+    fs::create_dir(dir.path().join("journal.new")).unwrap();
+    let log = Log::default();
+    let logged = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || logged.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for number in 0..5 {
+            journal.append(session("a", number));
+            stopped.work();
+            stopped.writer.compact();
+        }
+        assert_eq!((log.lines("cannot be written"), metrics.journal_lost.value()), (1, 6));
+        assert!(!stopped.has_work(), "nobody waits for a disk that refuses");
+        fs::remove_dir(dir.path().join("journal.new")).unwrap();
+        stopped.writer.compact();
+        assert_eq!(log.lines("is written again"), 1);
+        assert_eq!(read_back(dir.path()), [session("a", 4)]);
+        stopped.refuse();
+        journal.append(session("b", 1));
+        stopped.work();
+        assert_eq!(log.lines("cannot be written"), 2, "the next time is said again");
+    });
+}
+
+#[test]
+fn all_that_waits_is_written_at_once_and_done_with_in_one_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let (journal, mut stopped) = Stopped::journal(dir.path(), PATIENCE, &metrics);
+    for entry in [session("a", 1), session("b", 1), ended("a")] {
+        journal.append(entry);
+    }
+    journal.replace(vec![session("c", 1)]);
+    journal.append(session("d", 1));
+    assert!(stopped.has_work());
+    assert_eq!(read_back(dir.path()), []);
+    stopped.work();
+    assert!(!stopped.has_work());
+    assert_eq!(
+        read_back(dir.path()),
+        [session("c", 1), session("d", 1)],
+        "what came behind everything stands behind it"
+    );
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines(&self, text: &str) -> usize {
+        let bytes = self.0.lock().unwrap();
+        String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -216,6 +216,26 @@ fn an_invite_of_ours_is_cancelled_with_its_branch_and_a_late_200_gets_ack_and_by
     assert_eq!(world.gateway.sip_transactions(), 0);
 }
 
+/// The lines stand before what they are about leaves, so a kill in between leaves a call that talks and a peer that was told nothing.
+#[test]
+fn an_ack_that_was_written_down_and_never_left_is_sent_when_the_200_comes_again() {
+    let mut world = World::new(config());
+    let (page, token) = session(&mut world, true);
+    world.call(page, "c1", "600");
+    let invite = world.request(&Method::Invite);
+    let answer = World::response_as(&invite, 200, "peer-tag", Some(&phone_sdp(4000, "0 101")), &[]);
+    world.kill_before_anything_leaves(world.received(answer.clone()));
+    assert!(world.next_request(&Method::Ack).is_none() && world.next_request(&Method::Cancel).is_none());
+    world.receive(answer);
+    assert_eq!(cseq(&world.request(&Method::Ack)), cseq(&invite));
+    assert_eq!(calls(&mut world)[0].status, CallStatus::Established);
+    resume(&mut world, &token);
+    terminate(&mut world, "c1");
+    let bye = world.request(&Method::Bye);
+    world.respond(&bye, 200, None);
+    world.assert_clean();
+}
+
 /// Neither the proof of our password nor that of a caller's.
 #[test]
 fn no_line_holds_the_answer_to_a_challenge() {

@@ -103,6 +103,8 @@ struct Simulation {
     next_socket: u64,
     next_call: u64,
     quiet: bool,
+    /// The core is killed when the lines of its next turn are written and before anything of it leaves.
+    dies_in_next_turn: bool,
     trace: String,
 }
 
@@ -164,6 +166,7 @@ impl Simulation {
             next_socket: 0,
             next_call: 0,
             quiet: false,
+            dies_in_next_turn: false,
             trace: String::new(),
         };
         world.wall(true);
@@ -202,6 +205,7 @@ impl Simulation {
         self.run_until(end);
         // Peace: no loss, everybody cooperates, pages are gone, and everything must come to its end by itself.
         self.quiet = true;
+        self.dies_in_next_turn = false;
         if !self.wall_up {
             self.wall(true);
         }
@@ -252,6 +256,8 @@ impl Simulation {
             Flying::Input(input) => self.input(*input),
             Flying::Decide(server) => self.decide(server),
             Flying::PeerHangup => self.peer_hangup(),
+            // The journal is written before anything leaves: a kill in between leaves lines of what nobody heard.
+            Flying::Kill if self.chance(50) => self.dies_in_next_turn = true,
             Flying::Kill => self.kill(),
             Flying::WallUp if self.wall_up => {}
             Flying::WallUp => self.wall(true),
@@ -273,6 +279,15 @@ impl Simulation {
 
     fn drain_core(&mut self) {
         self.check();
+        if std::mem::take(&mut self.dies_in_next_turn) {
+            let outputs: Vec<Output> = std::iter::from_fn(|| self.gateway.poll_output()).collect();
+            self.note(format_args!("{} outputs never left", outputs.len()));
+            self.journal.extend(outputs.iter().filter_map(|output| match output {
+                Output::Journal(entry) => Some(through_json(entry)),
+                _ => None,
+            }));
+            return self.kill();
+        }
         while let Some(output) = self.gateway.poll_output() {
             match output {
                 Output::SocketSend { socket, message } => self.sent(socket, message),

@@ -289,6 +289,17 @@ impl World {
         self.take_over();
     }
 
+    /// The core is killed in the turn of this input: its lines are written, and nothing of it leaves.
+    pub(crate) fn kill_before_anything_leaves(&mut self, input: Input) {
+        self.gateway.handle_input(self.now, input);
+        while let Some(output) = self.gateway.poll_output() {
+            if let Output::Journal(entry) = output {
+                self.standing.take(through_json(&entry));
+            }
+        }
+        self.restart();
+    }
+
     /// Another core takes over what stands in the journal, whatever the core of before knew.
     pub(crate) fn kill_unchecked(&mut self) {
         self.take_over();
@@ -571,13 +582,18 @@ impl World {
     }
 
     pub(crate) fn receive(&mut self, bytes: Vec<u8>) {
+        self.input(self.received(bytes));
+    }
+
+    /// The input that a message of the peer makes.
+    pub(crate) fn received(&self, bytes: Vec<u8>) -> Input {
         let source = Source {
             transport: self.transport,
             local: OURS.parse().unwrap(),
             remote: PEER.parse().unwrap(),
             flow: (self.transport == Transport::Tcp).then_some(1),
         };
-        self.input(Input::SipReceived { source, bytes });
+        Input::SipReceived { source, bytes }
     }
 
     /// The peer's response to a request of ours.
@@ -593,6 +609,18 @@ impl World {
         sdp: Option<&str>,
         extra: &[(HeaderName, &str)],
     ) {
+        let bytes = Self::response_as(request, status, tag, sdp, extra);
+        self.receive(bytes);
+    }
+
+    /// The bytes of such a response.
+    pub(crate) fn response_as(
+        request: &Request,
+        status: u16,
+        tag: &str,
+        sdp: Option<&str>,
+        extra: &[(HeaderName, &str)],
+    ) -> Vec<u8> {
         let mut response = Response::new(Status::literal(status));
         for name in [HeaderName::Via, HeaderName::From, HeaderName::CallId, HeaderName::CSeq] {
             for value in request.headers.values(&name) {
@@ -610,7 +638,7 @@ impl World {
             response.headers.push(HeaderName::ContentType, "application/sdp");
             response.body = sdp.as_bytes().to_vec();
         }
-        self.receive(response.to_bytes());
+        response.to_bytes()
     }
 
     /// The transport could not deliver to this address.
