@@ -1,6 +1,7 @@
 //! Media from end to end through the real engine: ICE, DTLS, SRTP, routes, ports.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     time::Duration,
 };
@@ -39,7 +40,14 @@ fn sip_peer(ip: IpAddr) -> UdpSocket {
 
 fn receive(peer: &UdpSocket) -> Vec<u8> {
     let mut bytes = [0; 2048];
-    let (len, _) = peer.recv_from(&mut bytes).expect("the SIP peer hears something");
+    let len = loop {
+        match peer.recv_from(&mut bytes) {
+            Ok((len, _)) => break len,
+            // A ring that this thread tried, in a dataplane of this process, is being taken down.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("the SIP peer hears nothing: {error}"),
+        }
+    };
     bytes[..len].to_vec()
 }
 
@@ -155,11 +163,18 @@ fn a_sip_peer_hears_silence_in_time_while_a_browser_says_nothing() {
     route.fill = Some(Fill { sound: Sound::Silence, payload, ptime_ms: 20, start_after_ms: 40 });
     control.put(id(1), 1, program(legs, vec![route])).expect("a relay");
     let heard: Vec<Vec<u8>> = (0..50).map(|_| receive(&peer)).collect();
+    let timestamp = |packet: &[u8]| u32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
+    let mut left_out = 0;
     for (at, packet) in heard.iter().enumerate() {
-        assert_eq!((packet[1], &packet[12..]), (if at == 0 { 0x88 } else { 8 }, &[0xd5; 160][..]));
+        // A worker that this machine holds up for longer than a packet lasts leaves beats out, and marks where it goes on.
+        let step = at.checked_sub(1).map(|before| timestamp(packet).wrapping_sub(timestamp(&heard[before])));
+        let is_marked = step != Some(160);
+        left_out += step.map_or(0, |step| step / 160 - 1);
+        assert_eq!((packet[1], &packet[12..]), (if is_marked { 0x88 } else { 8 }, &[0xd5; 160][..]));
         let number = u16::from_be_bytes([packet[2], packet[3]]);
         assert_eq!(number, u16::from_be_bytes([heard[0][2], heard[0][3]]) + at as u16);
     }
+    assert!(left_out < 25, "{left_out} beats were left out in a second");
 }
 
 #[test]
