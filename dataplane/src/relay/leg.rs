@@ -31,6 +31,9 @@ const RTCP_REARM_INTERVALS: u32 = 3;
 /// A peer that announced its silence is alive while it gives any packet, comfort noise or a report, within so many media timeouts.
 const QUIET_TIMEOUTS: u32 = 5;
 
+/// A key that was used by up to so many numbers further than what was sent last takes the next one for an old one (RFC 3711 section 3.3.1).
+const AHEAD_MAX: u16 = 0x8001;
+
 /// `held.number` of keys whose certificate has not been compared with the program.
 const HELD: u32 = 1;
 /// `held.number` of keys whose certificate is none that the program names now.
@@ -727,14 +730,13 @@ impl Relays {
             return;
         }
         let HeldKeys { ours, theirs, .. } = leg.held;
-        self.arena.whole_leg(slot).change_keys(&ours, &theirs, old_keys_until);
+        self.change_keys(slot, &ours, &theirs, old_keys_until);
         let leg = self.arena.leg_mut(slot);
         step();
         leg.held.number = 0;
         step();
         leg.held.ours.wipe();
         leg.held.theirs.wipe();
-        self.derive_keys(slot);
         self.schedule(slot);
         let (relay, leg) = self.name_of(slot);
         let profile = ours.profile().map_or("", Profile::sdes_name).to_owned();
@@ -746,6 +748,25 @@ impl Relays {
     pub(super) fn make_derived(&mut self, slot: u32) {
         let len = self.derived.len().max(slot as usize + 1);
         self.derived.resize_with(len, Derived::default);
+    }
+
+    /// Puts keys in force and goes on by them. A key that comes back may have been used further, modulo 2^16, than the numbers that are
+    /// sent by now, and refuses those that lie behind: they go on where it was.
+    pub(super) fn change_keys(&mut self, slot: u32, ours: &MasterKey, theirs: &MasterKey, old_keys_until: Time) {
+        self.arena.whole_leg(slot).change_keys(ours, theirs, old_keys_until);
+        let own = self.arena.leg(slot).own_at();
+        for index in 0..self.arena.out(slot).len() {
+            let stream = &mut self.arena.sections().out[(slot, index)];
+            let Some(used) = stream.tx_under(own).rtp_index().filter(|_| stream.used == 1) else { continue };
+            let ahead = (used as u16).wrapping_sub(stream.sequence as u16);
+            if (1..=AHEAD_MAX).contains(&ahead) {
+                stream.sequence = u32::from(used as u16);
+                let route = stream.route;
+                step();
+                route.checked_sub(1).into_iter().for_each(|route| self.follow_stream(route));
+            }
+        }
+        self.derive_keys(slot);
     }
 
     /// Derives session keys from the record's master keys.

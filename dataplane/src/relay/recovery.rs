@@ -196,17 +196,22 @@ impl Relays {
                 self.history.begin(route);
             }
             if self.arena.leg(to).is_encrypted() {
-                // The stream's numbers were moved on; its source follows, so that it goes on without a break. Told by what both have
-                // reached, so that it is the same however often this was begun.
-                let reached = self.arena.out(to)[self.arena.route(route).out as usize].sequence;
-                let route = self.arena.route_mut(route);
-                let moved = (reached as u16).wrapping_sub(route.source.sequence as u16);
-                step();
-                (route.source.sequence_offset, route.source.span) = (moved.into(), 0);
-                step();
-                route.former.used = 0;
+                self.follow_stream(route);
             }
         }
+    }
+
+    /// The numbers of a route's stream were moved on; its source follows, so that it goes on without a break. Told by what both have
+    /// reached, so that it is the same however often this was begun.
+    pub(super) fn follow_stream(&mut self, route: u32) {
+        let (to, out) = (self.arena.route(route).to, self.arena.route(route).out);
+        let reached = self.arena.out(to)[out as usize].sequence;
+        let route = self.arena.route_mut(route);
+        let moved = (reached as u16).wrapping_sub(route.source.sequence as u16);
+        step();
+        (route.source.sequence_offset, route.source.span) = (moved.into(), 0);
+        step();
+        route.former.used = 0;
     }
 
     /// Takes out of a relay's lists what a crash in the middle of a change left there without being the relay's.

@@ -433,8 +433,7 @@ impl Relays {
         let until = now.mono + self.config.timers.old_keys;
         let leg = self.arena.leg(slot);
         if !leg.own_key().holds(ours) || !leg.peer_key().holds(theirs) {
-            self.arena.whole_leg(slot).change_keys(ours, theirs, until);
-            self.derive_keys(slot);
+            self.change_keys(slot, ours, theirs, until);
         }
     }
 

@@ -214,10 +214,16 @@ impl KeyedCall {
     /// By which keys the peer is sent sound, over more than a rollover of its numbers, and reports.
     #[track_caller]
     fn heard_by(&mut self) -> BTreeSet<u8> {
+        self.heard_over(80)
+    }
+
+    /// The same over so many packets with a thousand numbers each.
+    #[track_caller]
+    fn heard_over(&mut self, packets: u32) -> BTreeSet<u8> {
         self.world.out.sent.clear();
         let (mut keys, mut reports) = (BTreeSet::new(), 0);
-        for _ in 0..80 {
-            self.world.advance_ms(100);
+        for _ in 0..packets {
+            self.world.advance_ms(300);
             self.phone.sequence = self.phone.sequence.wrapping_add(1000);
             let sound = self.world.feed(ports(1, LegId(0)).0, addr(PHONE), &self.phone.packet(b"y")).bytes();
             keys.insert(self.opened_by(&sound, rtp::ssrc_of(&sound), SrtpRx::unprotect_rtp));
@@ -276,6 +282,18 @@ fn own_keys_that_were_cut_off_at_any_step_are_whole_and_meet_no_index_twice() {
             assert_eq!(call.heard_by(), BTreeSet::from([*wanted]), "{history:?} step {step}");
             call.say(*wanted);
             assert!(matches!(call.say_again(&said), Fed::Dropped(_)), "{history:?} step {step}");
+        }
+    }
+}
+
+/// A sequence number says where in a rollover it is, and not in which: behind what a key has sent there is nothing that it may send.
+#[test]
+fn a_key_that_comes_back_sends_at_once_wherever_the_numbers_are_by_then() {
+    for between in [30, 40, 60] {
+        let mut call = KeyedCall::new();
+        for (fill, packets) in [(7, 80), (17, between), (7, 30), (17, between)] {
+            assert!(!call.change(fill, None));
+            assert_eq!(call.heard_over(packets), BTreeSet::from([fill]), "{between} packets by the key between");
         }
     }
 }
