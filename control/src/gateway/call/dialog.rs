@@ -30,14 +30,17 @@ impl Gateway {
             _ => return self.reply(server, 405),
         }
         let Some(call) = self.calls.get_mut(&key) else { return self.reply(server, 481) };
+        // One change at a time (RFC 3261 section 14.2).
+        if call.phase != Phase::Talking || call.offered_in.is_some() {
+            return self.reply(server, 491);
+        }
         let is_inherited = call.relay.as_ref().is_some_and(|relay| relay.is_inherited);
-        if is_inherited && call.phase == Phase::Talking && call.offered_in.is_none() && call.waiting.is_none() {
+        if is_inherited && call.waiting.is_none() {
             // A moment after a restart: phones would try again after seconds.
             call.waiting = Some((server, Box::new(request.clone())));
             return;
         }
-        // One change at a time (RFC 3261 section 14.2).
-        if call.phase != Phase::Talking || call.is_changing() || call.offered_in.is_some() {
+        if call.is_changing() {
             return self.reply(server, 491);
         }
         match description(&request.headers, &request.body) {

@@ -35,7 +35,7 @@ use crate::{
     },
     sip::{
         dialog::DialogId,
-        message::{HeaderName, Headers, Method, Status},
+        message::{HeaderName, Headers, Method, Request, Status},
         ua::{ClientId, Content, Reply, ServerId},
         uri::SipUri,
     },
@@ -150,7 +150,7 @@ pub(super) struct Call {
     /// Our offer in a 200 to a re-INVITE without one: its answer comes in this ACK.
     pub(super) offered_in: Option<ServerId>,
     /// The peer's re-INVITE that came before the dataplane said that a former control's relay is there.
-    pub(super) waiting: Option<(ServerId, Box<crate::sip::message::Request>)>,
+    pub(super) waiting: Option<(ServerId, Box<Request>)>,
     /// The socket whose page has its description. One per page (R7).
     pub(super) described_to: Option<SocketId>,
     pub(super) path_selected: bool,
