@@ -384,6 +384,8 @@ pub(super) struct Written {
     readings: BTreeMap<String, u64>,
     sessions: BTreeMap<SessionKey, String>,
     calls: BTreeMap<CallKey, String>,
+    /// What ended since the last line: written behind what there is.
+    ends: Vec<JournalEntry>,
 }
 
 /// Tells two entries apart; the same on every run.
@@ -429,7 +431,8 @@ impl Gateway {
         self.is_relay_seen_new = true;
     }
 
-    /// Writes down what changed.
+    /// Writes down what changed. A kill may leave the first lines of it alone, and nothing that they are about was said then: so what
+    /// ended comes last, and of a call the line that says how far it is.
     pub(super) fn write_journal(&mut self) {
         for client in self.ua.take_changed_requests() {
             self.write_invite(client);
@@ -451,6 +454,7 @@ impl Gateway {
         if let Some((instance, seq)) = seen.cloned() {
             self.write(JournalEntry::RelaySeen { instance, seq });
         }
+        self.outputs.extend(self.written.ends.drain(..).map(Output::Journal));
     }
 
     /// Puts an entry, unless the same stands there.
@@ -468,7 +472,7 @@ impl Gateway {
             is_there |= self.written.readings.remove(&key).is_some();
         }
         if is_there {
-            self.outputs.push_back(Output::Journal(end));
+            self.written.ends.push(end);
         }
     }
 
@@ -529,14 +533,14 @@ impl Gateway {
         let record = Box::new(call.record(key, session, ring_until.map(|due| self.to_wall(due))));
         let (id, media, held) = (call.id.clone(), call.media_record().map(Box::new), self.held_invite(call));
         self.written.calls.insert(key, id.clone());
-        self.write(JournalEntry::Call { call: id.clone(), record });
+        match held {
+            Some(invite) => self.write(JournalEntry::Held { call: id.clone(), invite: Box::new(invite) }),
+            None => self.unwrite(JournalEntry::HeldEnded { call: id.clone() }),
+        }
         if let Some(record) = media {
             self.write(JournalEntry::Media { call: id.clone(), record });
         }
-        match held {
-            Some(invite) => self.write(JournalEntry::Held { call: id, invite: Box::new(invite) }),
-            None => self.unwrite(JournalEntry::HeldEnded { call: id }),
-        }
+        self.write(JournalEntry::Call { call: id, record });
     }
 
     /// The peer's INVITE or re-INVITE that waits for something of ours.

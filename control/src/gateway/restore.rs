@@ -127,6 +127,9 @@ impl Gateway {
             sessions.insert(name, key);
         }
         self.adopt_registrations(&sessions, left.registrations);
+        // The line of its dialog says that it has its answer.
+        let (dialogs, invites) = (&left.dialogs, &mut left.invites);
+        invites.retain(|invite| !dialogs.keys().any(|dialog| invite.made(dialog)));
         let mut strays: Vec<DialogId> = left.dialogs.keys().cloned().collect();
         for (dialog, udp_only) in left.dialogs.into_values() {
             self.ua.restore_dialog(dialog, udp_only);

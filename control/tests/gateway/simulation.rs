@@ -258,7 +258,10 @@ impl Simulation {
             Flying::PeerHangup => self.peer_hangup(),
             // The journal is written before anything leaves: a kill in between leaves lines of what nobody heard.
             Flying::Kill if self.chance(50) => self.dies_in_next_turn = true,
-            Flying::Kill => self.kill(),
+            Flying::Kill => {
+                let lost = if self.chance(30) { self.dice.below(4) as usize } else { 0 };
+                self.kill(lost);
+            }
             Flying::WallUp if self.wall_up => {}
             Flying::WallUp => self.wall(true),
             Flying::Act if self.quiet => {}
@@ -282,11 +285,14 @@ impl Simulation {
         if std::mem::take(&mut self.dies_in_next_turn) {
             let outputs: Vec<Output> = std::iter::from_fn(|| self.gateway.poll_output()).collect();
             self.note(format_args!("{} outputs never left", outputs.len()));
+            let before = self.journal.len();
             self.journal.extend(outputs.iter().filter_map(|output| match output {
                 Output::Journal(entry) => Some(through_json(entry)),
                 _ => None,
             }));
-            return self.kill();
+            let lines = u32::try_from(self.journal.len() - before).unwrap();
+            let torn = if self.chance(50) { self.dice.below(lines + 1) } else { 0 };
+            return self.kill(torn as usize);
         }
         while let Some(output) = self.gateway.poll_output() {
             match output {
@@ -445,10 +451,9 @@ impl Simulation {
 
     /// The core vanishes with all that was on its way to it from within; another takes over its journal, of which the last lines may not
     /// have come to the disk.
-    fn kill(&mut self) {
+    fn kill(&mut self, lost: usize) {
         let all = Standing::of(self.gateway.journal_all().iter().map(through_json));
         assert!(Standing::of(self.journal.iter().cloned()) == all, "the journal and the core differ at {}", self.now);
-        let lost = if self.chance(30) { self.dice.below(4) as usize } else { 0 };
         self.journal.truncate(self.journal.len().saturating_sub(lost));
         self.note(format_args!("killed, {lost} lines lost"));
         self.flying.retain(|_, what| match what {

@@ -289,15 +289,21 @@ impl World {
         self.take_over();
     }
 
-    /// The core is killed in the turn of this input: its lines are written, and nothing of it leaves.
-    pub(crate) fn kill_before_anything_leaves(&mut self, input: Input) {
+    /// The core is killed in the turn of this input: so many of its lines are written, and nothing of it leaves. How many there were.
+    pub(crate) fn kill_in_turn(&mut self, input: Input, written: usize) -> usize {
         self.gateway.handle_input(self.now, input);
+        let mut lines = 0;
         while let Some(output) = self.gateway.poll_output() {
             if let Output::Journal(entry) = output {
-                self.standing.take(through_json(&entry));
+                lines += 1;
+                if lines <= written {
+                    self.standing.take(through_json(&entry));
+                }
             }
         }
-        self.restart();
+        self.take_over();
+        self.input(relay_up(u32::try_from(self.lives).unwrap()));
+        lines
     }
 
     /// Another core takes over what stands in the journal, whatever the core of before knew.

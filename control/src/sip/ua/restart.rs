@@ -39,6 +39,16 @@ pub struct PendingInvite {
     account: Option<u64>,
 }
 
+impl PendingInvite {
+    /// Whether this dialog is one that an answer to it made.
+    #[must_use]
+    pub fn made(&self, dialog: &DialogId) -> bool {
+        let Some(request) = read_invite(&self.request) else { return false };
+        let (Ok(call_id), Ok(from)) = (request.headers.call_id(), request.headers.from()) else { return false };
+        call_id == dialog.call_id && from.tag() == Some(dialog.local_tag.as_str())
+    }
+}
+
 /// An INVITE of a peer that has no final answer, or whose 2xx waits for its ACK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldInvite {
