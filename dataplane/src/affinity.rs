@@ -1,6 +1,6 @@
 //! Where and how a thread runs: the core that it is pinned to, and whether others may take that core from it.
 
-use std::io;
+use std::{fs, io};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -36,6 +36,20 @@ pub fn go_first() -> io::Result<()> {
     set_policy(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, REALTIME_PRIORITY)
 }
 
+/// The share of its core that the kernel leaves to a thread that goes first, from 0 to 1; `None`: all of it (`sched_rt_runtime_us` and
+/// `sched_rt_period_us` of sched(7)). Where the kernel does not say, it is what kernels begin with.
+#[must_use]
+pub fn share_of_who_goes_first() -> Option<f64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/sched_rt_{name}_us")).ok();
+    share_of(read("runtime").as_deref(), read("period").as_deref())
+}
+
+fn share_of(runtime_us: Option<&str>, period_us: Option<&str>) -> Option<f64> {
+    let number = |text: Option<&str>, default| text.and_then(|text| text.trim().parse().ok()).unwrap_or(default);
+    let (runtime, period): (f64, f64) = (number(runtime_us, 950_000.0), number(period_us, 1_000_000.0));
+    (0.0..period).contains(&runtime).then_some(runtime / period)
+}
+
 /// Takes its turns again; what a thread that goes first with all it makes does not want of that.
 ///
 /// # Errors
@@ -67,6 +81,14 @@ fn set_policy(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_share_is_what_the_kernel_says() {
+        assert_eq!(share_of(Some("950000\n"), Some("1000000\n")), Some(0.95));
+        assert_eq!(share_of(None, None), Some(0.95));
+        assert_eq!(share_of(Some("-1\n"), Some("1000000\n")), None, "no limit");
+        assert_eq!(share_of(Some("1000000\n"), Some("1000000\n")), None);
+    }
 
     #[test]
     fn a_pinned_thread_runs_on_its_core_alone() {

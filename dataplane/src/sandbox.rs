@@ -137,6 +137,7 @@ const ALLOWED: &[(i64, &str)] = &[
     (libc::SYS_io_uring_register, "ring engine: ports that come and go"),
     (libc::SYS_epoll_ctl, "ports and control connections that come and go"),
     (libc::SYS_epoll_pwait, "workers and manager wait"),
+    (libc::SYS_ppoll, "epoll engine: waits that end within a millisecond"),
     (libc::SYS_connect, "ports that hear their peer alone; no new socket can be made"),
     (libc::SYS_getsockname, "which family a port has"),
     (libc::SYS_getpeername, "whom a port hears"),

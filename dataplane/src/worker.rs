@@ -6,6 +6,7 @@
 mod messages;
 mod output;
 mod recovery;
+mod rest;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,6 +25,7 @@ use messages::InHand;
 use messages::PutStage;
 pub use messages::{Command, KeptPair, LegSource, Put, Report};
 use output::{Beside, Free, Generated, Post};
+use rest::Rests;
 
 use crate::{
     arena::Arena,
@@ -38,6 +40,10 @@ use crate::{
 
 /// A report that the manager had no room for is tried again after so long.
 const BACKLOG_RETRY: Duration = Duration::from_millis(5);
+
+/// What is due by the clock waits until so long after what was due before it: thousands of streams of our own are a few packets in each of
+/// thousands of rounds, and not a round for each packet.
+const TIMER_ROUND: Duration = Duration::from_micros(500);
 
 /// Commands worked off in one round, so that packets are not kept waiting.
 const COMMANDS_PER_ROUND: usize = 64;
@@ -61,10 +67,14 @@ pub struct Worker<E: Engine> {
     /// When the round began that is under way, or the last one.
     now: Now,
     counters: LoopCounters,
+    /// Nothing that is due by the clock is waited for before this.
+    timers_from: Time,
     /// Receive times of the packets that this round forwards from stamped ports.
     stamps: Vec<WallTime>,
     /// Pairs opened so far.
     pairs: u32,
+    /// Where the kernel leaves this thread a share of its core only.
+    rests: Option<Rests>,
     /// Where others read the counters, and when they are written next.
     page: Option<StatsPage>,
     publish_at: Option<Time>,
@@ -174,8 +184,10 @@ impl<E: Engine> Worker<E> {
             generated: Generated::new(),
             now,
             counters: LoopCounters::default(),
+            timers_from: Time::ZERO,
             stamps: Vec::with_capacity(BATCH_MAX),
             pairs: 0,
+            rests: None,
             page: None,
             publish_at: None,
             ports: BTreeMap::new(),
@@ -189,6 +201,13 @@ impl<E: Engine> Worker<E> {
     #[must_use]
     pub fn with_stats(self, page: StatsPage) -> Self {
         Worker { page: Some(page), ..self }
+    }
+
+    /// Stands back from its core for moments, as far as it uses more than this share of it, from 0 to 1; for a thread that
+    /// [goes first](crate::affinity::go_first).
+    #[must_use]
+    pub fn within(self, share: f64) -> Self {
+        Worker { rests: Some(Rests::new(share)), ..self }
     }
 
     /// Works until the manager closes its mailbox.
@@ -207,15 +226,10 @@ impl<E: Engine> Worker<E> {
     /// When the relay core does; [`run`](Self::run) recovers.
     pub fn turn(&mut self) -> bool {
         let relays = self.relays.as_mut().expect("relays are out only during recovery");
-        let deadline = match (self.inbox.is_empty(), self.post.backlog.is_empty()) {
-            (false, _) => Some(Time::ZERO),
-            (true, true) => relays.next_deadline(),
-            (true, false) => {
-                let retry = self.now.mono + BACKLOG_RETRY;
-                Some(relays.next_deadline().map_or(retry, |next| next.min(retry)))
-            }
-        };
-        let deadline = deadline.into_iter().chain(self.publish_at).min();
+        let due = relays.next_deadline().map(|at| at.max(self.timers_from));
+        let retry = (!self.post.backlog.is_empty()).then_some(self.now.mono + BACKLOG_RETRY);
+        let mail = (!self.inbox.is_empty()).then_some(Time::ZERO);
+        let deadline = [due, retry, mail, self.publish_at].into_iter().flatten().min();
         self.engine.receive(deadline, &mut self.batch);
         let now = self.engine.now();
         self.now = now;
@@ -248,6 +262,7 @@ impl<E: Engine> Worker<E> {
         }
         if relays.next_deadline().is_some_and(|at| at <= now.mono) {
             relays.on_timer(now, &mut Free { engine: &mut self.engine, post: &mut self.post });
+            self.timers_from = now.mono + TIMER_ROUND;
         }
         self.read_mail(now);
         self.engine.flush();
@@ -258,6 +273,9 @@ impl<E: Engine> Worker<E> {
         }
         self.publish(is_news);
         self.post.flush();
+        if let Some(rest) = self.rests.as_mut().and_then(|rests| rests.due(now.mono, || self.engine.cpu_time())) {
+            std::thread::sleep(rest);
+        }
         !self.inbox.is_closed()
     }
 

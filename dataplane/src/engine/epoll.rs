@@ -9,13 +9,14 @@ use std::{
     collections::VecDeque,
     io,
     net::{SocketAddr, UdpSocket},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::Arc,
     time::Duration,
 };
 
 use gangway_shared::time::Time;
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     BATCH_MAX, BUFFERS, Batch, Buffers, Completion, Engine, FAILURES_MAX, OpenError, PORTS_MAX, Wake, clock,
@@ -41,6 +42,9 @@ const FEW: usize = 4;
 
 /// Readiness events taken from the kernel in one wait.
 const EVENTS_MAX: usize = 256;
+
+/// A wait for longer than this may end up to a millisecond late.
+const COARSE: Duration = Duration::from_millis(50);
 
 const WAKE_TOKEN: Token = Token(usize::MAX);
 
@@ -117,6 +121,10 @@ impl EpollEngine {
             sleep(gather);
             timeout = timeout.map(|timeout| timeout - gather);
         }
+        if let Some(fine) = timeout.filter(|timeout| !timeout.is_zero() && *timeout < COARSE) {
+            self.wait_finely(fine);
+            timeout = Some(Duration::ZERO);
+        }
         if let Err(error) = self.poll.poll(&mut self.events, timeout) {
             debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted, "epoll_wait failed: {error}");
             return false;
@@ -133,6 +141,16 @@ impl EpollEngine {
             }
         }
         woken
+    }
+
+    /// Waits until something is ready, at most for `timeout`, which epoll(7) would round up to milliseconds.
+    fn wait_finely(&self, timeout: Duration) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        // SAFETY: the descriptor is that of `self.poll`, which outlives this call.
+        let poll_fd = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
+        let mut readiness = [PollFd::new(&poll_fd, PollFlags::IN)];
+        // A signal ends it early, and nothing else can be wrong: the caller looks what is ready either way.
+        let _ = poll(&mut readiness, Some(&timeout));
     }
 
     /// One call on one port; false when the port is empty.

@@ -11,7 +11,7 @@ use gangway_shared::time::Time;
 const ROUND: Duration = Duration::from_micros(500);
 
 /// Gathering begins when so many packets come in that time, on average, and ends when half as many do.
-const WORTHWHILE: u64 = 20;
+const WORTHWHILE: u64 = 4;
 
 /// The average is taken over so long at least.
 const WINDOW_US: u64 = 2000;
@@ -71,12 +71,12 @@ mod tests {
     #[test]
     fn packets_are_gathered_while_enough_of_them_come() {
         let mut pace = Pace::default();
-        assert!(!gathers(&mut pace, 0, 5000, 200));
-        assert!(!gathers(&mut pace, 10, 30_000, 20));
-        assert!(gathers(&mut pace, 20, 60_000, 20), "many small rounds");
-        assert!(gathers(&mut pace, 30, 30_000, 200), "not so few that it would end");
-        assert!(!gathers(&mut pace, 40, 10_000, 200));
-        assert!(gathers(&mut pace, 50, 60_000, 200));
+        assert!(!gathers(&mut pace, 0, 2000, 200));
+        assert!(!gathers(&mut pace, 10, 7000, 20));
+        assert!(gathers(&mut pace, 20, 12_000, 20), "many small rounds");
+        assert!(gathers(&mut pace, 30, 5000, 200), "not so few that it would end");
+        assert!(!gathers(&mut pace, 40, 3000, 200));
+        assert!(gathers(&mut pace, 50, 12_000, 200));
     }
 
     #[test]

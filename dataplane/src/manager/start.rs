@@ -306,26 +306,37 @@ fn spawn_worker<E: Engine<Socket = UdpSocket> + Send + 'static>(
     };
     let core = config.cores.get(usize::from(number)).copied();
     let scheduling = config.scheduling;
+    let share = affinity::share_of_who_goes_first();
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         if let Some(core) = core
             && let Err(error) = affinity::pin_to(core)
         {
             tracing::warn!(worker = number, core, %error, "the worker is not pinned");
         }
-        if let (Some(_), Scheduling::Realtime { is_named }) = (core, scheduling)
-            && let Err(error) = affinity::go_first()
-        {
-            let advice = "LimitRTPRIO=1 of the service allows it";
-            match is_named {
-                true => tracing::warn!(worker = number, %error, advice, "the worker is not scheduled in real time"),
-                false => tracing::info!(worker = number, %error, advice, "the worker is not scheduled in real time"),
-            }
-        }
+        let goes_first = core.is_some() && goes_first(number, scheduling);
         let worker = Worker::adopt(engine, arena, relay_config, inbox, outbox, (pairs, blame));
+        let worker = match share.filter(|_| goes_first) {
+            Some(share) => worker.within(share),
+            None => worker,
+        };
         match page {
             Some(page) => worker.with_stats(page).run(),
             None => worker.run(),
         }
     })?;
     Ok(WorkerLink { commands, reports, backlog: VecDeque::new(), thread, webrtc })
+}
+
+/// Lets the calling worker go before everything else on its core, if it is to; whether it does.
+fn goes_first(worker: u16, scheduling: Scheduling) -> bool {
+    let Scheduling::Realtime { is_named } = scheduling else { return false };
+    let refused = affinity::go_first();
+    if let Err(error) = &refused {
+        let advice = "LimitRTPRIO=1 of the service allows it";
+        match is_named {
+            true => tracing::warn!(worker, %error, advice, "the worker is not scheduled in real time"),
+            false => tracing::info!(worker, %error, advice, "the worker is not scheduled in real time"),
+        }
+    }
+    refused.is_ok()
 }

@@ -3,8 +3,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use gangway_shared::{
     ids::{EventSeq, Generation},
     rcp::{
-        Codec, DataplaneMessage, Event, Leg, LegKind, Media, Payload, PayloadMap, Process, RelayProgram, Route, RtpLeg,
-        RtpRemote, frame,
+        Codec, DataplaneMessage, Event, Fill, Leg, LegKind, Media, Payload, PayloadMap, Process, RelayProgram, Route,
+        RtpLeg, RtpRemote, Sound, frame,
     },
     time::Time,
 };
@@ -306,6 +306,43 @@ fn the_clock_is_read_once_a_batch_and_once_more_where_latency_is_measured() {
     }
     assert_eq!(worker.counters.batches, 2);
     drop(reports);
+}
+
+#[test]
+fn what_many_streams_of_our_own_send_leaves_in_rounds_and_in_time() {
+    const STREAMS: u16 = 8;
+    let mut bench = Bench::new();
+    let pcmu = echo().routes[0].payloads[0].to.clone();
+    let fill = Fill { sound: Sound::Silence, payload: pcmu, ptime_ms: 20, start_after_ms: 0 };
+    for number in 0..STREAMS {
+        let [rtp, rtcp] =
+            [1000, 1001].map(|port| bench.network.bind(([192, 0, 2, 1], port + 2 * number).into()).unwrap());
+        let mut program = echo();
+        program.routes[0].fill = Some(fill.clone());
+        let put = Put {
+            relay: RelayId::new(1, 1, number.into()),
+            generation: Generation(1),
+            digest: Digest(1),
+            program,
+            legs: vec![(LegId(0), LegSource::Open { rtp, rtcp, lease: 1 })],
+        };
+        assert!(matches!(bench.ask(Command::Put { token: 0, put }), Report::Put { result: Ok(_), .. }));
+        // So far apart are their beats, and a little more.
+        bench.network.advance_to(bench.network.now().mono + Duration::from_micros(100));
+    }
+    let sent = |bench: &Bench| bench.worker.relays.as_ref().unwrap().counters().sent;
+    let (mut rounds, before) = (Vec::new(), sent(&bench));
+    let end = bench.network.now().mono + Duration::from_millis(200);
+    while bench.network.now().mono < end {
+        let had = sent(&bench);
+        bench.worker.turn();
+        if sent(&bench) > had {
+            rounds.push(bench.network.now().mono);
+        }
+    }
+    assert!(rounds.windows(2).all(|pair| pair[1].since(pair[0]) >= TIMER_ROUND), "{rounds:?}");
+    assert!(rounds.len() <= 3 * 11, "eight beats within a good millisecond are three rounds: {rounds:?}");
+    assert!(sent(&bench) - before >= 10 * u64::from(STREAMS), "none is left out");
 }
 
 #[test]
