@@ -20,10 +20,10 @@ use crate::{
     systems::{System, gangway::Gangway},
 };
 
-/// A run of load beside an attack. It does not spin: the attackers need a core too.
+/// A run of load beside an attack. It does not has_core: the attackers need a core too.
 #[must_use]
 pub fn timing(measure: Duration) -> Timing {
-    Timing { warm_up: Duration::from_millis(300), measure, drain: Duration::from_millis(500), spin: false }
+    Timing { warm_up: Duration::from_millis(300), measure, drain: Duration::from_millis(500), has_core: false }
 }
 
 /// Makes the calls of a load on a relay, and their handshakes.

@@ -45,7 +45,7 @@ struct Arguments {
     /// Core of a dataplane of its own.
     #[arg(long)]
     relay_core: Option<usize>,
-    /// Core of the generator, on which it spins.
+    /// Core of the generator, for nobody else.
     #[arg(long)]
     core: Option<usize>,
 }
@@ -107,7 +107,7 @@ fn run(arguments: &Arguments) -> io::Result<Results> {
         warm_up: Duration::from_secs(1),
         measure: Duration::try_from_secs_f64(arguments.seconds).map_err(io::Error::other)?,
         drain: Duration::from_millis(500),
-        spin: arguments.core.is_some(),
+        has_core: arguments.core.is_some(),
     };
     let undisturbed = load.run(&timing, |_| {});
     let youngest = own.as_ref().and_then(|own| tree(own.pid()).last().copied()).and_then(|pid| i32::try_from(pid).ok());

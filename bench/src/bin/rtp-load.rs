@@ -47,7 +47,7 @@ struct Arguments {
     /// Seconds before that.
     #[arg(long, default_value_t = 2.0)]
     warm_up: f64,
-    /// Core of the generator; it is not left for a moment. Without it the generator waits by milliseconds on any core.
+    /// Core of the generator, for nobody else. Without it the generator waits by milliseconds on any core.
     #[arg(long)]
     core: Option<usize>,
     /// Core of a system that is started.
@@ -86,7 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         warm_up: Duration::try_from_secs_f64(arguments.warm_up)?,
         measure: Duration::try_from_secs_f64(arguments.seconds)?,
         drain: Duration::from_millis(500),
-        spin: arguments.core.is_some(),
+        has_core: arguments.core.is_some(),
     };
     let report = load.run(&timing, |_| {});
     println!("{}", serde_json::to_string_pretty(&report)?);

@@ -63,7 +63,7 @@ pub struct Generator {
     pub lateness: Percentiles,
     /// Share of the time in which it had something to do, 0 to 1.
     pub busy_share: f64,
-    /// CPU time of its thread by wall time; 1 when it waits by spinning.
+    /// CPU time of its thread by wall time.
     pub cpu_share: f64,
     /// Datagrams that the kernel did not take.
     pub refused: u64,
@@ -145,7 +145,7 @@ impl Report {
         let generator = &self.generator;
         self.is_late = generator.lateness.p99_us > LATE_US;
         self.is_generator_limit = generator.lateness.p99_us > BEHIND_US
-            || generator.busy_share > BUSY
+            || (self.is_late && generator.busy_share > BUSY)
             || generator.own_drops > 0
             || generator.refused > 0;
     }

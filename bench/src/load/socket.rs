@@ -121,10 +121,6 @@ impl Sockets {
         self.ready.clone()
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Nothing is left on these.
     pub(super) fn empty(&mut self, ports: &[usize]) {
         for &port in ports {

@@ -20,6 +20,8 @@ const VIDEO_LEN_BYTES: usize = 1200;
 const PICTURE_PACKETS: u32 = 5;
 const KEY_PACKETS: u32 = 24;
 const KEY_EVERY: u32 = 90;
+/// Pictures by which each stream is ahead of the one before: calls do not begin, and send their large pictures, at one moment.
+const KEY_APART: u32 = 37;
 
 /// Bytes that name stream and packet, at the start of a payload behind what the codec needs there.
 const TAG_LEN: usize = 8;
@@ -100,7 +102,7 @@ impl Stream {
             media,
             first_sequence: (number as u16).wrapping_mul(7919),
             next: 0,
-            frame: 0,
+            frame: number.wrapping_mul(KEY_APART) % KEY_EVERY,
             window: vec![Sent::default(); window].into(),
             highest: None,
             offset: None,

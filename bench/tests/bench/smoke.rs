@@ -15,7 +15,7 @@ const SHORT: Timing = Timing {
     warm_up: Duration::from_millis(400),
     measure: Duration::from_millis(800),
     drain: Duration::from_millis(400),
-    spin: false,
+    has_core: false,
 };
 
 /// Janus reports on each of its calls once a second: two such intervals, and some more.
