@@ -274,7 +274,7 @@ impl<E: Engine> Worker<E> {
         self.publish(is_news);
         self.post.flush();
         if let Some(rest) = self.rests.as_mut().and_then(|rests| rests.due(now.mono, || self.engine.cpu_time())) {
-            std::thread::sleep(rest);
+            self.engine.rest(rest);
         }
         !self.inbox.is_closed()
     }

@@ -299,6 +299,10 @@ impl Engine for EpollEngine {
         clock::thread_cpu_time()
     }
 
+    fn rest(&mut self, time: Duration) {
+        sleep(time);
+    }
+
     fn stamp(&mut self, port: PortId) {
         if let Some(slot) = self.slots.get_mut(port.0 as usize).and_then(Option::as_mut) {
             stamp_arrivals(&slot.socket);

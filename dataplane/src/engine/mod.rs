@@ -214,6 +214,11 @@ pub trait Engine {
         Duration::ZERO
     }
 
+    /// Leaves the core to others for so long, less than a second. In virtual time nobody else wants it.
+    fn rest(&mut self, time: Duration) {
+        let _ = time;
+    }
+
     /// Takes a bound socket under a handle. Handles of closed ports are used again, oldest first.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub use self::{probe::probe, ring::Features};
 use super::{
     BATCH_MAX, Batch, BufferId, Buffers, Completion, Engine, EngineCounters, FAILURES_MAX, OpenError, Outgoing,
     PORTS_MAX, Wake, clock,
-    pace::Pace,
+    pace::{Pace, sleep},
     socket::{NO_NAME, Name, encode_name, error_class},
 };
 use crate::{
@@ -462,6 +462,10 @@ impl Engine for UringEngine {
 
     fn cpu_time(&self) -> Duration {
         clock::thread_cpu_time()
+    }
+
+    fn rest(&mut self, time: Duration) {
+        sleep(time);
     }
 
     fn counters(&self) -> EngineCounters {
