@@ -66,7 +66,7 @@ fn every_test_named_in_the_testing_page_exists() {
     for file in rust_files(&["tests", "shared", "dataplane", "control", "bench"]) {
         for line in file.text.lines() {
             let line = line.trim_start();
-            if let Some(rest) = line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("fn ")) {
+            if let Some(rest) = ["pub fn ", "fn ", "async fn "].into_iter().find_map(|begin| line.strip_prefix(begin)) {
                 functions.insert(rest.split('(').next().unwrap_or_default().to_owned());
             }
         }
