@@ -20,7 +20,7 @@ use crate::{
     systems::{System, gangway::Gangway},
 };
 
-/// A run of load beside an attack. It does not has_core: the attackers need a core too.
+/// A run of load beside an attack. It has no core of its own: the attackers need one too.
 #[must_use]
 pub fn timing(measure: Duration) -> Timing {
     Timing { warm_up: Duration::from_millis(300), measure, drain: Duration::from_millis(500), has_core: false }
