@@ -18,6 +18,7 @@ pub fn raise_limit(config: &Config) {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     match setrlimit(Resource::Nofile, raised) {
+        Ok(()) if before.current == before.maximum => {}
         Ok(()) => tracing::info!(from = ?before.current, to = ?before.maximum, "raised the limit of open files"),
         Err(error) => tracing::warn!(limit = ?before.current, %error, "the limit of open files could not be raised"),
     }
