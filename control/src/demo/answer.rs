@@ -54,7 +54,7 @@ fn section(session: &Session, media: &Media) -> Section {
         "8" => Some(Law::A),
         _ => None,
     });
-    let kept = ["rtpmap", "fmtp", "ptime"];
+    let kept = ["rtpmap", "fmtp", "ptime", "rtcp-fb"];
     let lines = media.attributes.iter().filter(|at| kept.contains(&at.attribute.as_str()));
     let lines = lines.filter_map(|at| Some(format!("a={}:{}", at.attribute, at.value.as_deref()?))).collect();
     let has = |direction: &str| {
@@ -124,7 +124,7 @@ mod tests {
 
     const OFFER: &str = "v=0\r\no=g 1 1 IN IP4 127.0.0.1\r\ns=g\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
         m=audio 31002 RTP/AVP 8 0 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16\r\na=sendonly\r\n\
-        m=video 31004 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\nm=audio 0 RTP/AVP 0\r\n";
+        m=video 31004 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:* nack pli\r\nm=audio 0 RTP/AVP 0\r\n";
 
     #[test]
     fn an_offer_is_read_by_section() {
@@ -148,6 +148,9 @@ mod tests {
         );
         assert!(sdp.contains("m=audio 4000 RTP/AVP 8 101\r\na=rtpmap:8 PCMA/8000\r\n"), "{sdp}");
         assert!(sdp.contains("a=ptime:20\r\na=recvonly\r\n"), "{sdp}");
-        assert!(sdp.contains("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\na=sendrecv\r\n"), "{sdp}");
+        assert!(
+            sdp.contains("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\na=rtcp-fb:* nack pli\r\na=sendrecv\r\n"),
+            "{sdp}"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{net::UdpSocket, task::AbortHandle, time::Instant};
 
-/// A pair of ports: RTP on an even one, RTCP on the next, where what comes is taken and dropped.
+/// A pair of ports: RTP on an even one, RTCP on the next.
 #[derive(Debug)]
 pub(super) struct Ports {
     rtp: UdpSocket,
@@ -63,11 +63,12 @@ fn is_rtp(packet: &[u8]) -> bool {
     packet.len() >= RTP_HEADER_BYTES && packet[0] >> 6 == 2 && !(192..224).contains(&packet[1])
 }
 
-/// Sends back what comes, to where it came from.
+/// Sends back what comes, to where it came from: of RTCP what is asked of the source of a stream, because the echo has no other
+/// source than the one who asks.
 pub(super) fn echo(ports: Ports) -> Stream {
     let task = tokio::spawn(async move {
         let mut packet = [0; PACKET_MAX_BYTES];
-        let mut ignored = [0; PACKET_MAX_BYTES];
+        let mut report = [0; PACKET_MAX_BYTES];
         loop {
             tokio::select! {
                 received = ports.rtp.recv_from(&mut packet) => {
@@ -75,12 +76,41 @@ pub(super) fn echo(ports: Ports) -> Stream {
                         let _ = ports.rtp.try_send_to(&packet[..len], from);
                     }
                 }
-                // Read, so that the peer's reports meet no closed port.
-                _ = ports.rtcp.recv_from(&mut ignored) => {}
+                received = ports.rtcp.recv_from(&mut report) => {
+                    if let Ok((len, from)) = received && let Some(mirrored) = mirrored(&report[..len]) {
+                        let _ = ports.rtcp.try_send_to(&mirrored, from);
+                    }
+                }
             }
         }
     });
     Stream(task.abort_handle())
+}
+
+/// Payload type of a receiver report (RFC 3550 section 6.4.2).
+const RECEIVER_REPORT: u8 = 201;
+
+/// Payload types of feedback about a stream, of its packets and of its pictures (RFC 4585 section 6.1).
+const FEEDBACK: std::ops::RangeInclusive<u8> = 205..=206;
+
+/// A feedback packet: a header, who sends it, what it is about.
+const FEEDBACK_MIN_BYTES: usize = 12;
+
+/// The feedback of a compound RTCP packet, behind the report that a compound packet begins with (RFC 4585 section 3.1); `None`
+/// when there is none.
+fn mirrored(compound: &[u8]) -> Option<Vec<u8>> {
+    let mut feedback = Vec::new();
+    let mut rest = compound;
+    while let &[first, kind, high, low, ..] = rest {
+        let len = (usize::from(u16::from_be_bytes([high, low])) + 1) * 4;
+        let (packet, behind) = rest.split_at_checked(len).filter(|_| first >> 6 == 2)?;
+        if FEEDBACK.contains(&kind) && len >= FEEDBACK_MIN_BYTES {
+            feedback.extend_from_slice(packet);
+        }
+        rest = behind;
+    }
+    let sender = feedback.get(4..8)?.to_vec();
+    Some([vec![0x80, RECEIVER_REPORT, 0, 1], sender, feedback].concat())
 }
 
 /// The two laws of G.711.
@@ -196,6 +226,7 @@ pub(super) fn tones(ports: Ports, stream: ToneStream) -> Stream {
                         player.hear(&packet[..len], Instant::now());
                     }
                 }
+                // Read, so that the peer's reports meet no closed port.
                 _ = ports.rtcp.recv_from(&mut ignored) => {}
             }
         }
@@ -288,8 +319,21 @@ mod tests {
         assert_eq!(player.key.map(|(event, ..)| event), Some(5), "another payload type was taken for a key");
     }
 
+    #[test]
+    fn feedback_that_is_no_rtcp_is_not_mirrored() {
+        let report = [0x81, 200, 0, 1, 0, 0, 0, 9];
+        let nack = [0x81, 205, 0, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 7, 0, 0];
+        let compound = [&report[..], &nack].concat();
+        assert_eq!(mirrored(&compound), Some([&[0x80, 201, 0, 1, 0, 0, 0, 9][..], &nack].concat()));
+        for len in 0..compound.len() {
+            assert_eq!(mirrored(&compound[..len]), None, "{len} bytes");
+        }
+        assert_eq!(mirrored(&[0x81, 206, 0, 0]), None, "a header alone");
+        assert_eq!(mirrored(&[&compound[..], &[1, 206, 0, 0]].concat()), None, "another version");
+    }
+
     #[tokio::test]
-    async fn the_echo_sends_rtp_back_and_nothing_else() {
+    async fn the_echo_sends_back_rtp_and_feedback_and_nothing_else() {
         let ip = IpAddr::from([127, 0, 0, 1]);
         let ports = Ports::open(ip).await.unwrap();
         let to = SocketAddr::new(ip, ports.port().unwrap());
@@ -303,6 +347,15 @@ mod tests {
         let received =
             tokio::time::timeout(Duration::from_secs(5), peer.recv_from(&mut buffer)).await.unwrap().unwrap();
         assert_eq!((&buffer[..received.0], received.1), (&rtp[..], to));
+        // A receiver report and a PLI of 9 about 8; the report before them has nothing to be mirrored.
+        let report = [0x80, 201, 0, 1, 0, 0, 0, 9];
+        let wish = [&report[..], &[0x81, 206, 0, 2, 0, 0, 0, 9, 0, 0, 0, 8]].concat();
+        let to = SocketAddr::new(ip, to.port() + 1);
+        peer.send_to(&report, to).await.unwrap();
+        peer.send_to(&wish, to).await.unwrap();
+        let received =
+            tokio::time::timeout(Duration::from_secs(5), peer.recv_from(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!((&buffer[..received.0], received.1), (&wish[..], to));
         drop(stream);
     }
 }
