@@ -5,8 +5,9 @@
 //! [`PATIENCE`].
 //!
 //! A torn last line is ignored, and so is a line that means nothing here. The file is written anew at start, whenever it has grown far
-//! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. Where there is no
-//! room for a new file, the old one is gone on with. Passwords are sealed on their way to the disk ([`Sealer`]).
+//! beyond what is in force, and when lines could not be written: then it is behind until it holds everything again. One that has grown is
+//! written anew in pieces, between the lines that come meanwhile, so that nothing waits for all of it. Where there is no room for a new
+//! file, the old one is gone on with. Passwords are sealed on their way to the disk ([`Sealer`]).
 
 #![allow(clippy::disallowed_methods, reason = "the writer owns the pause after a full disk")]
 
@@ -40,6 +41,9 @@ const FILE_MAX_BYTES: u64 = 1 << 30;
 /// Bytes of lines after which a running journal is compacted; more where the file held more when it was written anew, so that at most
 /// half of what is written is written a second time.
 const COMPACT_AT_BYTES: u64 = 16 << 20;
+
+/// Bytes of a file that is written anew between two batches of lines: a few milliseconds of words and disk.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Lines waiting for the disk.
 const QUEUE_MAX: usize = 8192;
@@ -90,15 +94,6 @@ impl Content {
             Line::Epoch { epoch } => self.epoch = self.epoch.max(epoch),
             Line::Core(entry) => self.standing.take(entry),
         }
-    }
-
-    fn lines(&self, sealer: &Sealer) -> Vec<u8> {
-        let mut bytes = line_bytes(Line::Format { format: FORMAT }, sealer);
-        bytes.extend(line_bytes(Line::Epoch { epoch: self.epoch }, sealer));
-        for entry in self.standing.entries() {
-            bytes.extend(line_bytes(Line::Core(entry.clone()), sealer));
-        }
-        bytes
     }
 }
 
@@ -186,7 +181,7 @@ impl Journal {
         let sealer = Sealer::open(dir)?;
         let (content, whole_bytes) = read(&path, &sealer)?;
         let former = Former { epoch: content.epoch, entries: content.standing.entries().cloned().collect() };
-        let (file, compacted_bytes, rewrite_at) = match rewrite(&path, &content, &sealer) {
+        let (file, compacted_bytes, rewrite_at) = match Fresh::whole(&path, &content, &sealer) {
             Ok((file, len_bytes)) => (file, len_bytes, None),
             Err(error) => {
                 tracing::error!(%error, path = %path.display(), "the journal cannot be written anew: lines go on in the old file");
@@ -203,6 +198,7 @@ impl Journal {
             written_bytes: 0,
             compacted_bytes,
             lines: Vec::new(),
+            fresh: None,
             is_lacking: false,
             told: None,
             rewrite_at,
@@ -289,6 +285,8 @@ struct Writer {
     /// Bytes of lines since the file was written anew, and its bytes then.
     written_bytes: u64,
     compacted_bytes: u64,
+    /// The file that takes its place when it is whole. It gets every line that this one gets.
+    fresh: Option<Fresh>,
     /// The disk refused a line: the file lacks what came since, until it is written anew.
     is_lacking: bool,
     /// The log has said that the file cannot be written, and whether it lacked lines.
@@ -303,7 +301,7 @@ impl Writer {
     fn run(mut self, orders: &mpsc::Receiver<Order>) {
         loop {
             // The file is written anew also when nothing more comes.
-            let order = match self.rewrite_at {
+            let order = match self.renew_at() {
                 Some(at) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => orders.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             };
@@ -312,16 +310,12 @@ impl Writer {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            let is_due = match self.rewrite_at {
-                Some(at) => at <= Instant::now(),
-                None => self.written_bytes > self.compacted_bytes.max(COMPACT_AT_BYTES),
-            };
-            if is_due {
-                self.compact();
+            if self.renew_at().is_some_and(|at| at <= Instant::now()) {
+                self.renew();
             }
         }
         if self.is_lacking {
-            self.compact();
+            self.renew();
         }
     }
 
@@ -336,7 +330,7 @@ impl Writer {
                     self.flush();
                     self.content.standing = Standing::of(entries);
                     self.is_lacking = true;
-                    self.compact();
+                    self.renew();
                 }
             }
         }
@@ -358,24 +352,56 @@ impl Writer {
         match self.file.write_all(&self.lines) {
             Ok(()) => self.written_bytes += self.lines.len() as u64,
             Err(error) => {
-                self.is_lacking = true;
+                (self.is_lacking, self.fresh) = (true, None);
                 self.refused(&error);
             }
+        }
+        if let Some(fresh) = &mut self.fresh
+            && let Err(error) = fresh.write(&self.lines)
+        {
+            self.fresh = None;
+            self.refused(&error);
         }
         self.lines.clear();
     }
 
-    fn compact(&mut self) {
-        match rewrite(&self.path, &self.content, &self.sealer) {
-            Ok((file, len_bytes)) => {
+    /// When there is something to do about a new file; `None` while there is no need of one.
+    fn renew_at(&self) -> Option<Instant> {
+        let is_long = || self.written_bytes > self.compacted_bytes.max(COMPACT_AT_BYTES);
+        self.rewrite_at.or_else(|| (self.fresh.is_some() || is_long()).then(Instant::now))
+    }
+
+    /// Writes the file anew: a piece of it, or all of it where it lacks lines.
+    fn renew(&mut self) {
+        self.rewrite_at = None;
+        match self.renewed() {
+            Ok(Some((file, len_bytes))) => {
                 (self.file, self.compacted_bytes, self.written_bytes) = (file, len_bytes, 0);
-                (self.is_lacking, self.rewrite_at) = (false, None);
+                self.is_lacking = false;
                 if self.told.take().is_some() {
                     tracing::info!(path = %self.path.display(), "the journal is written again and holds everything");
                 }
             }
+            Ok(None) => {}
             Err(error) => self.refused(&error),
         }
+    }
+
+    /// The new file in the place of the old one, with its bytes, once it is whole.
+    fn renewed(&mut self) -> io::Result<Option<(File, u64)>> {
+        if self.is_lacking {
+            self.fresh = None;
+            return Fresh::whole(&self.path, &self.content, &self.sealer).map(Some);
+        }
+        let mut fresh = match self.fresh.take() {
+            Some(fresh) => fresh,
+            None => Fresh::begin(&self.path, &self.content, &self.sealer)?,
+        };
+        if fresh.piece(&self.content, &self.sealer)? {
+            return fresh.take_place(&self.path).map(Some);
+        }
+        self.fresh = Some(fresh);
+        Ok(None)
     }
 
     fn refused(&mut self, error: &io::Error) {
@@ -430,19 +456,69 @@ fn fold(text: &[u8], sealer: &Sealer) -> Content {
     content
 }
 
-/// Writes `content` beside the file and puts it in its place, so that a crash leaves one or the other; with its bytes.
-fn rewrite(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<(File, u64)> {
-    let fresh = path.with_extension("new");
-    let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&fresh)?;
-    let lines = content.lines(sealer);
-    let written = file.write_all(&lines).and_then(|()| fs::rename(&fresh, path));
-    if let Err(error) = written {
-        // Half a file would take the room that the next lines need.
-        let _ = fs::remove_file(&fresh);
-        return Err(error);
+/// A file that is to take the journal's place, so that a crash leaves one or the other: what is in force in the order of its keys, and
+/// between the pieces of that the lines that came meanwhile. Of one thing the last line counts, so it does no harm that some things
+/// stand in both.
+struct Fresh {
+    file: File,
+    len_bytes: u64,
+    /// The key of the last thing that a piece held.
+    key: String,
+    unfinished: Unfinished,
+}
+
+/// Half a file: it would take the room that the next lines need.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
-    Ok((file, lines.len() as u64))
+}
+
+impl Fresh {
+    fn begin(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<Self> {
+        let unfinished = Unfinished(path.with_extension("new"));
+        // That of a control which was killed meanwhile.
+        let _ = fs::remove_file(&unfinished.0);
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&unfinished.0)?;
+        let mut fresh = Fresh { file, len_bytes: 0, key: String::new(), unfinished };
+        let mut lines = line_bytes(Line::Format { format: FORMAT }, sealer);
+        lines.extend(line_bytes(Line::Epoch { epoch: content.epoch }, sealer));
+        fresh.write(&lines)?;
+        Ok(fresh)
+    }
+
+    /// Writes `content` at once and puts it in the place of the file; with its bytes.
+    fn whole(path: &Path, content: &Content, sealer: &Sealer) -> io::Result<(File, u64)> {
+        let mut fresh = Fresh::begin(path, content, sealer)?;
+        while !fresh.piece(content, sealer)? {}
+        fresh.take_place(path)
+    }
+
+    /// Another piece of what is in force; true when that was the last one.
+    fn piece(&mut self, content: &Content, sealer: &Sealer) -> io::Result<bool> {
+        let mut lines = Vec::new();
+        for (key, entry) in content.standing.after(&self.key) {
+            lines.extend(line_bytes(Line::Core(entry.clone()), sealer));
+            if lines.len() >= PIECE_BYTES {
+                key.clone_into(&mut self.key);
+                return self.write(&lines).map(|()| false);
+            }
+        }
+        self.write(&lines).map(|()| true)
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.file.write_all(lines)?;
+        self.len_bytes += lines.len() as u64;
+        Ok(())
+    }
+
+    fn take_place(self, path: &Path) -> io::Result<(File, u64)> {
+        fs::rename(&self.unfinished.0, path)?;
+        Ok((self.file, self.len_bytes))
+    }
 }
 
 #[cfg(test)]

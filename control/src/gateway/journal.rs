@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
     net::{IpAddr, SocketAddr},
+    ops::Bound,
 };
 
 use gangway_shared::{
@@ -228,6 +229,12 @@ impl Standing {
     /// The entries in force.
     pub fn entries(&self) -> impl Iterator<Item = &JournalEntry> {
         self.0.values()
+    }
+
+    /// Those whose keys come after this one, with their keys and in the order of them.
+    pub fn after<'a>(&'a self, key: &str) -> impl Iterator<Item = (&'a str, &'a JournalEntry)> + use<'a> {
+        let entries = self.0.range::<str, _>((Bound::Excluded(key), Bound::Unbounded));
+        entries.map(|(key, entry)| (key.as_str(), entry))
     }
 }
 

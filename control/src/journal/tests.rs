@@ -47,13 +47,14 @@ fn read_back(dir: &Path) -> Vec<JournalEntry> {
 /// A writer of an empty file.
 fn writer(dir: &Path, metrics: &Arc<Metrics>) -> Writer {
     let (path, sealer) = (dir.join("journal"), Sealer::open(dir).unwrap());
-    let (file, compacted_bytes) = rewrite(&path, &Content::default(), &sealer).unwrap();
+    let (file, compacted_bytes) = Fresh::whole(&path, &Content::default(), &sealer).unwrap();
     Writer {
         path,
         file,
         sealer,
         content: Content::default(),
         lines: Vec::new(),
+        fresh: None,
         written_bytes: 0,
         compacted_bytes,
         is_lacking: false,
@@ -261,7 +262,7 @@ fn a_compaction_without_room_loses_no_line_and_leaves_no_half_file() {
     let other = tempfile::tempdir().unwrap();
     fs::create_dir_all(other.path().join("journal/x")).unwrap();
     let sealer = Sealer::open(other.path()).unwrap();
-    assert!(rewrite(&other.path().join("journal"), &Content::default(), &sealer).is_err());
+    assert!(Fresh::whole(&other.path().join("journal"), &Content::default(), &sealer).is_err());
     assert!(!other.path().join("journal.new").exists());
 }
 
@@ -282,8 +283,102 @@ fn a_large_journal_is_compacted_when_it_has_doubled() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), &Arc::default());
     writer.content.take(Line::Core(session("a", 1)));
-    writer.compact();
+    writer.renew();
     assert_eq!(writer.compacted_bytes, fs::metadata(&writer.path).unwrap().len());
+}
+
+/// Sessions whose lines take some pieces of a new file.
+fn many(pieces: usize) -> Vec<JournalEntry> {
+    let len =
+        line_bytes(Line::Core(session("s00000", 1)), &Sealer::open(tempfile::tempdir().unwrap().path()).unwrap()).len();
+    (0..pieces * PIECE_BYTES / len).map(|number| session(&format!("s{number:05}"), 1)).collect()
+}
+
+#[test]
+fn lines_that_come_while_the_file_is_written_anew_stand_in_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), &Arc::default());
+    let before = many(3);
+    writer.content.standing = Standing::of(before.clone());
+    (writer.is_lacking, writer.rewrite_at) = (true, None);
+    writer.renew();
+    assert_eq!(read_back(dir.path()), before, "all of it at once where lines are lacking");
+    let inode = || fs::metadata(dir.path().join("journal")).unwrap().ino();
+    let (former, last) = (inode(), before.len() - 1);
+    let name = |number: usize| format!("s{number:05}");
+    let mut expected = before;
+    let mut pieces = 0;
+    writer.written_bytes = COMPACT_AT_BYTES + writer.compacted_bytes;
+    while writer.renew_at().is_some() {
+        writer.renew();
+        pieces += 1;
+        // One that a piece has passed and one that none has, changed; and the same of those that end.
+        let changed = [session(&name(pieces), 2), session(&name(last - pieces), 2)];
+        let gone = [ended(&name(10 + pieces)), ended(&name(last - 10 - pieces))];
+        for entry in changed.iter().chain(&gone) {
+            writer.line(Line::Core(entry.clone()));
+        }
+        writer.line(Line::Epoch { epoch: pieces as u32 });
+        writer.flush();
+        expected = Standing::of(expected.into_iter().chain(changed).chain(gone)).entries().cloned().collect();
+        assert_eq!(read_back(dir.path()), expected, "after piece {pieces}");
+        assert_eq!(inode() == former, pieces < 3, "after piece {pieces}");
+    }
+    assert_eq!(pieces, 3);
+    let (content, whole_bytes) = read(&writer.path, &writer.sealer).unwrap();
+    assert_eq!((content.epoch, whole_bytes), (3, fs::metadata(&writer.path).unwrap().len()));
+    assert!(!dir.path().join("journal.new").exists());
+}
+
+#[test]
+fn nothing_waits_for_a_whole_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, mut stopped) = Stopped::journal(dir.path(), PATIENCE, &Arc::default());
+    stopped.writer.content.standing = Standing::of(many(8));
+    stopped.writer.written_bytes = COMPACT_AT_BYTES + 1;
+    for number in 0..5 {
+        stopped.writer.renew();
+        journal.append(session("a", number));
+        stopped.work();
+        assert!(!stopped.has_work() && stopped.writer.fresh.is_some(), "{number}");
+        assert!(read_back(dir.path()).contains(&session("a", number)));
+    }
+}
+
+#[test]
+fn half_a_new_file_goes_when_the_disk_refuses_and_when_control_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics: Arc<Metrics> = Arc::default();
+    let (journal, mut stopped) = Stopped::journal(dir.path(), PATIENCE, &metrics);
+    let half = dir.path().join("journal.new");
+    let begin = |stopped: &mut Stopped| {
+        stopped.writer.content.standing = Standing::of(many(3));
+        stopped.writer.written_bytes = COMPACT_AT_BYTES + 1;
+        stopped.writer.renew();
+        assert!(half.exists());
+    };
+    // The new file takes no more.
+    begin(&mut stopped);
+    stopped.writer.fresh.as_mut().unwrap().file = File::open(&half).unwrap();
+    journal.append(session("a", 1));
+    stopped.work();
+    assert_eq!((half.exists(), metrics.journal_lost.value()), (false, 0));
+    assert_eq!(read_back(dir.path()), [session("a", 1)], "the old one goes on");
+    assert!(stopped.writer.renew_at().is_some_and(|at| at > Instant::now()), "it is tried again after a while");
+    // The old file takes no more: the new one lacks what that could not take.
+    begin(&mut stopped);
+    stopped.refuse();
+    journal.append(session("b", 1));
+    stopped.work();
+    assert_eq!((half.exists(), metrics.journal_lost.value()), (false, 1));
+    stopped.writer.renew();
+    assert!(read_back(dir.path()).contains(&session("b", 1)));
+    // Killed: nobody has removed anything.
+    begin(&mut stopped);
+    std::mem::forget(stopped.writer.fresh.take());
+    assert!(half.exists());
+    write_all(dir.path(), &[session("c", 1)]);
+    assert!(!half.exists() && read_back(dir.path()).contains(&session("c", 1)));
 }
 
 /// A file that cannot be replaced, because a folder has its name, and is open for reading only.
@@ -301,12 +396,12 @@ fn a_disk_that_stays_full_is_said_once_and_so_is_its_end() {
         for number in 0..5 {
             journal.append(session("a", number));
             stopped.work();
-            stopped.writer.compact();
+            stopped.writer.renew();
         }
         assert_eq!((log.lines("cannot be written"), metrics.journal_lost.value()), (1, 6));
         assert!(!stopped.has_work(), "nobody waits for a disk that refuses");
         fs::remove_dir(dir.path().join("journal.new")).unwrap();
-        stopped.writer.compact();
+        stopped.writer.renew();
         assert_eq!(log.lines("is written again"), 1);
         assert_eq!(read_back(dir.path()), [session("a", 4)]);
         stopped.refuse();
