@@ -22,6 +22,8 @@ struct Port {
     address: SocketAddrV4,
     /// Ends by the relay's port: 1 and the index.
     ends: Ends,
+    /// Something may be there. On shared sockets it always may: those are looked at each time and not watched, because each watched
+    /// socket costs who sends to it, in the sender's own time, half a microsecond a datagram.
     is_ready: bool,
 }
 
@@ -74,8 +76,13 @@ impl Sockets {
             return Err(io::Error::other("bound to IPv4, told IPv6"));
         };
         let at = self.ports.len();
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(at), Interest::READABLE)?;
-        self.ports.push(Port { socket, address, ends, is_ready: false });
+        let is_ready = matches!(ends, Ends::ByPort(_));
+        if is_ready {
+            self.ready.push(at);
+        } else {
+            self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(at), Interest::READABLE)?;
+        }
+        self.ports.push(Port { socket, address, ends, is_ready });
         Ok(at)
     }
 
@@ -103,7 +110,7 @@ impl Sockets {
         }
     }
 
-    /// Looks which sockets have something, for at most `timeout`, in steps of a millisecond.
+    /// Looks which sockets of one end have something, for at most `timeout`, in steps of a millisecond.
     pub(super) fn wait(&mut self, timeout: Duration) {
         if self.poll.poll(&mut self.events, Some(timeout)).is_err() {
             return;
@@ -116,15 +123,16 @@ impl Sockets {
         }
     }
 
-    /// Sockets with something; each stays so until [`empty`](Self::empty) is said.
+    /// Sockets with something, and the shared ones; a socket of one end stays so until [`empty`](Self::empty) is said.
     pub(super) fn ready(&self) -> Vec<usize> {
         self.ready.clone()
     }
 
     /// Nothing is left on these.
     pub(super) fn empty(&mut self, ports: &[usize]) {
-        for &port in ports {
-            self.ports[port].is_ready = false;
+        for &at in ports {
+            let port = &mut self.ports[at];
+            port.is_ready = matches!(port.ends, Ends::ByPort(_));
         }
         self.ready.retain(|&port| self.ports[port].is_ready);
     }
