@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
-    dataplane::Control,
+    dataplane::{Control, engine_setting},
     deadline::Deadline,
     gateway::binary,
     process::{Process, children},
@@ -40,7 +40,7 @@ pub struct KeptDataplane {
 }
 
 impl KeptDataplane {
-    /// Starts one with one worker, not pinned, and further settings as `key=value`; returns when it serves.
+    /// Starts one with one worker, not pinned, on the engine of this test, and further settings as `key=value`; returns when it serves.
     ///
     /// # Panics
     /// When it does not come up.
@@ -55,6 +55,7 @@ impl KeptDataplane {
         let data = tempfile::Builder::new().prefix("kept").tempdir().expect("a temporary directory");
         let mut command = Command::new(program);
         let data_dir = format!("data_dir={}", data.path().join("data").display());
+        let engine = format!("dataplane_engine={}", engine_setting());
         let fixed = [
             "ip=127.0.0.1",
             "webrtc_port=auto",
@@ -62,6 +63,7 @@ impl KeptDataplane {
             "dataplane_cores=none",
             "dataplane_relays_max=64",
             "dataplane_workers=1",
+            &engine,
             &data_dir,
         ];
         for set in fixed.into_iter().chain(sets.iter().copied()) {
@@ -105,10 +107,41 @@ impl KeptDataplane {
         Deadline::seconds(20).poll("another relay", || self.relay().filter(|pid| *pid != former))
     }
 
+    /// Kills the relay and returns its process id when no thread of it is left: nobody takes packets out of the sockets any more, unless the
+    /// next relay does already.
+    #[track_caller]
+    pub fn kill_relay(&self) -> i32 {
+        let killed = self.signal_relay(Signal::KILL).expect("a relay runs");
+        // It may be asked for, or not yet, by who started it.
+        let deadline = Deadline::seconds(10);
+        while !all_threads_are(killed, "ZX") {
+            assert!(!deadline.is_over(), "the relay does not end");
+            std::thread::yield_now();
+        }
+        killed
+    }
+
+    /// Stops the relay (SIGSTOP); returns when each of its threads stands still.
+    #[track_caller]
+    pub fn stop_relay(&self) {
+        let relay = self.signal_relay(Signal::STOP).expect("a relay runs");
+        Deadline::seconds(10).poll("the relay to stand still", || all_threads_are(relay, "T").then_some(()));
+    }
+
     /// Sends a signal to the relay alone, and nothing when there is none.
     pub fn signal_relay(&self, signal: Signal) -> Option<i32> {
         let relay = self.relay()?;
         kill_process(Pid::from_raw(relay)?, signal).ok()?;
         Some(relay)
     }
+}
+
+/// Whether every thread of a process is in one of these states of proc(5). A process that is gone has none.
+fn all_threads_are(pid: i32, states: &str) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The name in brackets may hold anything.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(|state| states.contains(state)))
+    })
 }

@@ -44,3 +44,5 @@ fn a_full_dataplane_refuses_calls_clearly_and_takes_one_again_when_one_has_ended
     phone.expect_status(&second.id, "FINISH", Deadline::seconds(2));
     gateway.wait_idle(Deadline::seconds(8));
 }
+
+gangway_tests::also_on_epoll!(a_full_dataplane_refuses_calls_clearly_and_takes_one_again_when_one_has_ended);

@@ -23,7 +23,7 @@ use gangway_tests::{
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
-use crate::restart::{Peer, assert_small, gaps, id, list, phones_program, rtp_port, talk};
+use crate::restart::{Peer, assert_few, gaps, id, list, phones_program, rtp_port, talk};
 
 /// Lets `path` be another program, as a package manager does.
 fn install(program: &Path, path: &Path) {
@@ -68,7 +68,7 @@ fn a_program_that_cannot_start_gives_way_to_the_one_before() {
             .wait_line("the way back", Deadline::seconds(20), |line| line.contains("the one before it goes on"));
         talk(&mut peers, ports, 10);
     }
-    peers.iter().for_each(|peer| assert_small(&gaps(&peer.heard), 4));
+    peers.iter().for_each(|peer| assert_few(&gaps(&peer.heard), 4));
     assert_whole(&dataplane);
     // What it went back to can be killed, and follows itself.
     let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
@@ -321,3 +321,13 @@ fn a_dataplane_that_was_killed_whole_is_followed_at_once_on_the_same_ports() {
         sets = Some(same);
     }
 }
+
+// The rest is of the keeper alone.
+gangway_tests::also_on_epoll!(
+    kills_while_a_relay_starts_cost_no_call,
+    calls_that_no_relay_can_go_on_with_are_given_up_once_and_new_ones_work,
+    a_browser_that_moves_after_a_kill_keeps_its_call,
+    calls_beyond_the_limit_of_open_files_are_refused_and_those_before_it_stay,
+    a_relay_with_fewer_open_files_than_its_keeper_refuses_calls_and_lives,
+    a_dataplane_that_was_killed_whole_is_followed_at_once_on_the_same_ports,
+);

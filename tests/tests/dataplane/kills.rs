@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::restart::{Dice, id, list, rtp_port};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use gangway_dataplane::{
     srtp::{MasterKey, Profile, SrtpTx, TxStream},
@@ -26,9 +27,6 @@ use gangway_tests::{
     kept::KeptDataplane,
     recorder::{Recorder, Sealed},
 };
-use rustix::process::Signal;
-
-use crate::restart::{Dice, id, list, rtp_port};
 
 const KILLS: usize = 20;
 
@@ -75,7 +73,8 @@ impl Direction {
         self.on_the_way.push(from..usize::MAX);
     }
 
-    fn note_successor(&mut self) {
+    /// What is said from now on is not lost.
+    fn note_end(&mut self) {
         if let Some(range) = self.on_the_way.last_mut() {
             range.end = self.said.len();
         }
@@ -341,14 +340,23 @@ enum Under {
 }
 
 #[track_caller]
-fn kill(dataplane: &KeptDataplane, calls: &mut [Call], after: Duration) {
+fn kill(dataplane: &KeptDataplane, calls: &mut [Call], after: Duration, under: Under) {
     calls.iter_mut().for_each(|call| call.say(1));
     pause(after);
     calls.iter_mut().flat_map(|call| &mut call.directions).for_each(Direction::note_kill);
-    let killed = dataplane.signal_relay(Signal::KILL).expect("a relay runs");
+    let killed = dataplane.kill_relay();
+    // From here on what is said waits in the sockets. By keys that are being changed it may come too late, with a kill or without.
+    let note_end = |calls: &mut [Call]| {
+        calls.iter_mut().flat_map(|call| &mut call.directions).for_each(Direction::note_end);
+    };
+    if under != Under::Rekey {
+        note_end(calls);
+    }
     calls.iter_mut().for_each(|call| call.say(1));
     dataplane.next_relay(killed);
-    calls.iter_mut().flat_map(|call| &mut call.directions).for_each(Direction::note_successor);
+    if under == Under::Rekey {
+        note_end(calls);
+    }
 }
 
 /// A call whose browser was shaking hands at a kill: it connects all the same, or another browser does in its place.
@@ -420,7 +428,7 @@ fn kill_under_everything(engine: &str, seed: u64) {
                 shaking = Some((relay, browser));
             }
         }
-        kill(&dataplane, &mut calls, Duration::from_micros(dice.below(2000)));
+        kill(&dataplane, &mut calls, Duration::from_micros(dice.below(2000)), under);
         control = dataplane.control(1);
         calls.iter_mut().for_each(|call| call.put(&mut control));
         if let Some((relay, browser)) = shaking {

@@ -4,4 +4,5 @@ mod faults;
 mod kills;
 mod media;
 mod restart;
+mod rounds;
 mod wall;

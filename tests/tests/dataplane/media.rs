@@ -331,6 +331,7 @@ fn act(control: &mut Control, action_id: u64) {
 }
 
 gangway_tests::also_on_epoll!(
+    a_sip_peer_hears_the_digits_that_control_dials,
     a_sip_peer_hears_silence_in_time_while_a_browser_says_nothing,
     a_browser_and_a_sip_peer_talk_through_one_worker,
     a_browser_and_a_sip_peer_talk_through_three_workers,

@@ -313,6 +313,8 @@ fn requests_sent_at_once_are_answered_in_order_for_each_relay() {
 
 gangway_tests::also_on_epoll!(
     the_dataplane_says_who_it_is,
+    a_limit_that_is_reached_is_a_counted_refusal,
+    digits_that_are_none_and_durations_out_of_range_are_refused_by_field,
     the_newest_control_is_obeyed_and_a_lower_epoch_is_refused,
     malformed_frames_end_only_their_connection_and_say_why,
     nothing_is_done_before_hello_and_for_another_protocol,
