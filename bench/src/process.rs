@@ -14,6 +14,68 @@ use gangway_dataplane::affinity;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
+/// How the threads of a system share their core with the rest of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduling {
+    /// They take turns with everybody.
+    Fair,
+    /// They go before everything else there (`SCHED_RR`), where the kernel allows it.
+    #[default]
+    RealTime,
+}
+
+impl Scheduling {
+    /// The class of this name: `fair` or `real-time`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "fair" => Some(Scheduling::Fair),
+            "real-time" => Some(Scheduling::RealTime),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheduling::Fair => "fair",
+            Scheduling::RealTime => "real-time",
+        }
+    }
+
+    /// What this class comes to here: who may not go first takes turns.
+    #[must_use]
+    pub fn allowed(self) -> Self {
+        let may = || thread::spawn(|| affinity::go_first().is_ok()).join().unwrap_or(false);
+        if self == Scheduling::RealTime && may() { Scheduling::RealTime } else { Scheduling::Fair }
+    }
+}
+
+/// Where a system runs, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its one core; without it runs anywhere, in turns.
+    pub core: Option<usize>,
+    /// Its class on that core.
+    pub scheduling: Scheduling,
+}
+
+impl Place {
+    /// Whether it is to go before everything else.
+    #[must_use]
+    pub fn goes_first(&self) -> bool {
+        self.core.is_some() && self.scheduling == Scheduling::RealTime
+    }
+}
+
+impl From<Option<usize>> for Place {
+    fn from(core: Option<usize>) -> Self {
+        Place { core, scheduling: Scheduling::default() }
+    }
+}
+
 /// A running program. Dropping it kills it.
 pub struct Running {
     child: Child,
@@ -21,22 +83,23 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `command` with both its standard streams piped. With a `core`, on that one alone and, where the kernel allows it, before
-    /// everything else there: no figure of any system then depends on what else the machine has to do.
+    /// Starts `command` at its place with both its standard streams piped.
     ///
     /// # Errors
     /// What the kernel says of the core or the program.
     ///
     /// # Panics
     /// When a thread cannot be made.
-    pub fn start(mut command: Command, core: Option<usize>) -> io::Result<Self> {
+    pub fn start(mut command: Command, place: Place) -> io::Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // A child inherits the affinity of the thread that made it; this one is made for that.
         let mut child = thread::scope(|scope| {
             let starter = scope.spawn(|| {
-                if let Some(core) = core {
+                if let Some(core) = place.core {
                     affinity::pin_to(core)?;
-                    // Who may not measures the rest of the machine too; `Machine` tells.
+                }
+                if place.goes_first() {
+                    // Who may not measures the rest of the machine too; each point tells.
                     let _ = affinity::go_first_with_all();
                 }
                 command.spawn()
@@ -220,7 +283,7 @@ mod tests {
     fn cpu_time_and_memory_of_a_busy_child_and_its_child_are_seen() {
         let mut command = Command::new("sh");
         command.args(["-c", "sh -c 'echo ready; while :; do :; done' & wait"]);
-        let mut busy = Running::start(command, None).unwrap();
+        let mut busy = Running::start(command, Place::default()).unwrap();
         assert_eq!(busy.read_line().unwrap(), "ready\n");
         assert_eq!(tree(busy.pid()).len(), 2, "the shell and the one that it started");
         let before = CpuMark::read(busy.pid());

@@ -158,6 +158,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     let mut gangway = Gangway::start(&binary, &sets, plan.relay_core)?;
     // The manager's name of the statistics lies beside its socket.
     let map = gangway.socket().with_file_name(stats_map::LINK_NAME);
+    let engine = gangway.control().engine().to_owned();
     let (stop, packets) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let receiver = scope.spawn(|| receive(&socket, plan, &stop, &packets));
@@ -165,7 +166,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         stop.store(true, Ordering::Release);
         let (beats, pinned) = receiver.join().expect("receiving does not panic");
         pinned?;
-        Ok(report(plan, &beats, windows?, drops_at(|port| port == address.port())))
+        Ok(report(plan, engine, &beats, windows?, drops_at(|port| port == address.port())))
     })
 }
 
@@ -316,7 +317,7 @@ fn program(number: u32, phone: SocketAddrV4, ptime_ms: u16) -> RelayProgram {
     }
 }
 
-fn report(plan: &Plan, beats: &Beats, windows: Vec<Window>, receiver_drops: u64) -> Report {
+fn report(plan: &Plan, engine: String, beats: &Beats, windows: Vec<Window>, receiver_drops: u64) -> Report {
     let cost = |reader: Option<Reader>| {
         let costs = windows.iter().filter(|window| window.reader == reader).map(|window| window.ns_per_packet);
         median(costs.collect())
@@ -324,7 +325,7 @@ fn report(plan: &Plan, beats: &Beats, windows: Vec<Window>, receiver_drops: u64)
     let alone = cost(None);
     let found = beats.find();
     Report {
-        engine: plan.engine.clone(),
+        engine,
         streams: plan.streams,
         ptime_ms: plan.ptime_ms,
         digits: plan.digits,

@@ -9,6 +9,7 @@ use std::{
 use clap::Parser;
 use gangway_bench::{
     call::Media,
+    compare::machine::Measured,
     load::{Load, Shape, Side, Timing},
     process::raise_file_limit,
     systems::{Choice, System, gangway::Control, rtpengine::Ng},
@@ -89,6 +90,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         has_core: arguments.core.is_some(),
     };
     let report = load.run(&timing, |_| {});
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
+    Ok(Measured::here(report).print()?)
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 use gangway_bench::{
+    compare::machine::Measured,
     process::raise_file_limit,
     ticks::{Plan, Reader, run},
 };
@@ -64,6 +65,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         relay_core: arguments.relay_core,
         core: arguments.core,
     };
-    println!("{}", serde_json::to_string_pretty(&run(&plan)?)?);
-    Ok(())
+    Ok(Measured::here(run(&plan)?).print()?)
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gangway_dataplane::stats_map;
 use gangway_shared::{
     ids::{Generation, LegId, RelayId},
     rcp::{
@@ -20,10 +21,10 @@ use gangway_shared::{
 };
 use tempfile::TempDir;
 
-use super::{MEDIA_PORTS, System, v4};
+use super::{MEDIA_PORTS, System, Watcher, v4};
 use crate::{
     call::{Answer, CallSpec, EndSpec, IceAnswer, Media as CallMedia, Security},
-    process::Running,
+    process::{Place, Running, Scheduling},
 };
 
 /// The program must listen, and answer, within this.
@@ -35,6 +36,7 @@ pub struct Control {
     input: Vec<u8>,
     next_id: u64,
     epoch: u32,
+    engine: String,
 }
 
 impl Control {
@@ -52,11 +54,13 @@ impl Control {
             }
         };
         stream.set_read_timeout(Some(WITHIN))?;
-        let mut control = Control { stream, input: Vec::new(), next_id: 1, epoch: 0 };
+        let mut control = Control { stream, input: Vec::new(), next_id: 1, epoch: 0, engine: String::new() };
         let DataplaneMessage::Hello(theirs) = control.read()? else {
             return Err(io::Error::other("the dataplane does not greet"));
         };
         control.epoch = theirs.epoch + 1;
+        let engine = theirs.engine.unwrap_or_default();
+        control.engine = engine.trim_start_matches("io_").to_owned();
         let hello = Hello {
             protocol: PROTOCOL,
             instance: "bench".to_owned(),
@@ -84,7 +88,10 @@ impl Control {
             if let Some(message) = frame::decode(&mut self.input).map_err(io::Error::other)? {
                 return Ok(message);
             }
-            let len = self.stream.read(&mut bytes)?;
+            let len = match self.stream.read(&mut bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if len == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the dataplane closed the connection"));
             }
@@ -132,6 +139,12 @@ impl Control {
         RelayId::new(1, self.epoch, u64::from(number) + 1)
     }
 
+    /// The engine that the dataplane says it has, by the name that settings have for it.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+
     /// Goes without a word.
     pub fn hang_up(&mut self) {
         // It may be gone already.
@@ -162,7 +175,8 @@ impl Gangway {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(binary: &Path, sets: &[String], core: Option<usize>) -> io::Result<Self> {
+    pub fn start(binary: &Path, sets: &[String], place: impl Into<Place>) -> io::Result<Self> {
+        let place = place.into();
         let data = tempfile::tempdir()?;
         let (from, to) = MEDIA_PORTS;
         let mut all = vec![
@@ -172,7 +186,8 @@ impl Gangway {
             format!("media_port_to={to}"),
             "media_port_quarantine_ms=0".to_owned(),
             "dataplane_workers=1".to_owned(),
-            format!("dataplane_cores={}", core.map_or_else(|| "none".to_owned(), |core| core.to_string())),
+            format!("dataplane_cores={}", place.core.map_or_else(|| "none".to_owned(), |core| core.to_string())),
+            format!("dataplane_scheduling={}", scheduling(place)),
             "dataplane_relays_max=8192".to_owned(),
             "log_level=warn".to_owned(),
             format!("data_dir={}", data.path().display()),
@@ -182,7 +197,7 @@ impl Gangway {
         for set in all {
             command.arg("--set").arg(set);
         }
-        let mut running = super::start(command, core)?;
+        let mut running = super::start(command, place)?;
         let control = Control::connect(&data.path().join("dataplane.sock"), || running.is_alive())?;
         Ok(Gangway { running, control, data })
     }
@@ -217,6 +232,18 @@ impl System for Gangway {
     fn add(&mut self, calls: &[CallSpec]) -> io::Result<Vec<[Answer; 2]>> {
         calls.iter().map(|call| self.control.make(call)).collect()
     }
+
+    fn watcher(&self) -> io::Result<Option<Watcher>> {
+        // The manager's name of the statistics lies beside its socket.
+        let map = self.socket().with_file_name(stats_map::LINK_NAME);
+        Ok(Some(Box::new(move || stats_map::read(&map).map(drop).map_err(io::Error::other))))
+    }
+}
+
+/// What `dataplane_scheduling` says of workers at such a place. What is started on one core cannot see that there are others, so it is told.
+pub(super) fn scheduling(place: Place) -> &'static str {
+    let goes_first = place.goes_first() && place.scheduling.allowed() == Scheduling::RealTime;
+    if goes_first { "realtime" } else { "fair" }
 }
 
 fn leg(id: u8, end: &EndSpec, media: Media) -> Leg {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     call::{Answer, CallSpec},
-    process::Running,
+    process::{Place, Running},
 };
 
 /// Threads that carry the media of all calls; without the setting each handle has one of its own.
@@ -65,7 +65,7 @@ impl Janus {
     ///
     /// # Errors
     /// When it is not installed, does not come up, or this machine has no IPv4 address but loopback: Janus never uses that for ICE.
-    pub fn start(core: Option<usize>) -> io::Result<Self> {
+    pub fn start(place: Place) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let listen = free.local_addr()?;
@@ -80,7 +80,7 @@ impl Janus {
             .arg("--disable-stdout")
             .current_dir(folder.path())
             .stderr(Stdio::null());
-        let mut running = super::start(command, core).map_err(|error| match error.kind() {
+        let mut running = super::start(command, place).map_err(|error| match error.kind() {
             ErrorKind::NotFound => io::Error::new(ErrorKind::NotFound, "Debian's package janus is not installed"),
             _ => error,
         })?;

@@ -23,11 +23,14 @@ use crate::{
     call::{Answer, CallSpec},
     compare::workload::Workload,
     load::{Side, udp_sockets},
-    process::{Running, sibling},
+    process::{Place, Running, Scheduling, sibling},
 };
 
 /// First and last media port of systems that choose by themselves: below the kernel's usual range, which the generator uses.
 pub const MEDIA_PORTS: (u16, u16) = (10_000, 32_767);
+
+/// One look at the statistics of a system, by a connection of its own.
+pub type Watcher = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 /// A relay that runs.
 pub trait System {
@@ -39,6 +42,14 @@ pub trait System {
     /// # Errors
     /// A refusal, with what was refused.
     fn add(&mut self, calls: &[CallSpec]) -> io::Result<Vec<[Answer; 2]>>;
+
+    /// Reads its statistics as who operates it does; `None` where there are none, or nobody is let in to read them.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    fn watcher(&self) -> io::Result<Option<Watcher>> {
+        Ok(None)
+    }
 }
 
 /// The systems that can be compared.
@@ -68,12 +79,25 @@ pub struct Choice {
     pub name: String,
     /// What it is.
     pub kind: Kind,
+    /// How it shares its core; a name that ends in `@fair` or `@real-time` says it outright.
+    pub scheduling: Scheduling,
 }
 
 impl Choice {
     /// The system of this name; `other=PATH` is another `gangway-dataplane`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        Choice::parse_in(text, Scheduling::default())
+    }
+
+    /// The same, in this class where the name has none.
+    #[must_use]
+    pub fn parse_in(text: &str, scheduling: Scheduling) -> Option<Self> {
+        let name = text;
+        let (text, scheduling) = match text.rsplit_once('@') {
+            Some((text, class)) if !class.contains('/') => (text, Scheduling::parse(class)?),
+            _ => (text, scheduling),
+        };
         let engine = |engine: &str, binary| Kind::Gangway { engine: engine.to_owned(), binary };
         let kind = match text {
             "epoll" | "uring" => engine(text, None),
@@ -88,10 +112,14 @@ impl Choice {
             _ => {
                 let (name, path) = text.split_once('=')?;
                 let engine_name = name.rsplit_once('-').map_or("auto", |(_, engine)| engine);
-                return Some(Choice { name: name.to_owned(), kind: engine(engine_name, Some(path.into())) });
+                return Some(Choice {
+                    name: name.to_owned(),
+                    kind: engine(engine_name, Some(path.into())),
+                    scheduling,
+                });
             }
         };
-        Some(Choice { name: text.to_owned(), kind })
+        Some(Choice { name: name.to_owned(), kind, scheduling })
     }
 
     /// Whether it can run such calls, and is what they are for: whole gateways have a workload of their own.
@@ -123,27 +151,28 @@ impl Choice {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start(&self, core: Option<usize>) -> io::Result<Box<dyn System>> {
+        let place = Place { core, scheduling: self.scheduling };
         Ok(match &self.kind {
             Kind::Gangway { engine, binary } => {
                 let binary = binary.clone().map_or_else(|| sibling("gangway-dataplane"), Ok)?;
-                Box::new(Gangway::start(&binary, &[format!("dataplane_engine={engine}")], core)?)
+                Box::new(Gangway::start(&binary, &[format!("dataplane_engine={engine}")], place)?)
             }
-            Kind::Whole(engine) => Box::new(Gateway::start(engine, core)?),
-            Kind::Janus => Box::new(Janus::start(core)?),
-            Kind::RtpEngine => Box::new(RtpEngine::start(core)?),
-            Kind::Baseline(mode) => Box::new(Baseline::start(mode, core)?),
+            Kind::Whole(engine) => Box::new(Gateway::start(engine, place)?),
+            Kind::Janus => Box::new(Janus::start(place)?),
+            Kind::RtpEngine => Box::new(RtpEngine::start(place)?),
+            Kind::Baseline(mode) => Box::new(Baseline::start(mode, place)?),
         })
     }
 }
 
 /// Starts the program of a system, as [`Running::start`] does, when the ports of the one before are free: the kernel lets the sockets of a
 /// ring go a while after the process that had it. Somebody else's are waited for in vain, and not for long.
-fn start(command: Command, core: Option<usize>) -> io::Result<Running> {
+fn start(command: Command, place: Place) -> io::Result<Running> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !ports_are_free() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    Running::start(command, core)
+    Running::start(command, place)
 }
 
 fn ports_are_free() -> bool {
@@ -155,10 +184,10 @@ fn ports_are_free() -> bool {
 struct Baseline(Running);
 
 impl Baseline {
-    fn start(mode: &str, core: Option<usize>) -> io::Result<Self> {
+    fn start(mode: &str, place: Place) -> io::Result<Self> {
         let mut command = Command::new(sibling("baseline")?);
         command.arg(mode);
-        Ok(Baseline(start(command, core)?))
+        Ok(Baseline(start(command, place)?))
     }
 }
 
@@ -188,6 +217,20 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn a_name_may_end_in_its_class() {
+        let of = |text| Choice::parse_in(text, Scheduling::RealTime);
+        let peer = of("rtpengine@fair").unwrap();
+        assert_eq!(
+            (peer.name.as_str(), peer.kind, peer.scheduling),
+            ("rtpengine@fair", Kind::RtpEngine, Scheduling::Fair)
+        );
+        assert_eq!(of("rtpengine").unwrap().scheduling, Scheduling::RealTime);
+        assert_eq!(of("rtpengine@best"), None);
+        let other = of("old-uring=/a@b/gangway-dataplane").unwrap();
+        assert_eq!((other.name.as_str(), other.scheduling), ("old-uring", Scheduling::RealTime));
+    }
 
     #[test]
     fn a_media_port_that_somebody_has_is_not_free() {

@@ -10,13 +10,13 @@ use std::{
 use gangway_shared::rcp::SrtpSuite;
 
 use super::{
-    MEDIA_PORTS, System,
+    MEDIA_PORTS, System, Watcher,
     bencode::Value,
     sdp::{address_of, attribute, describe},
 };
 use crate::{
     call::{Answer, CallSpec, EndSpec, Media, Security},
-    process::Running,
+    process::{Place, Running},
 };
 
 /// An answer may take so long before the request is sent again, and so many times.
@@ -26,12 +26,15 @@ const TRIES_MAX: usize = 20;
 /// See the module text.
 pub struct RtpEngine {
     running: Running,
+    listen: SocketAddrV4,
     ng: Ng,
 }
 
 /// A client of the `ng` protocol.
 pub struct Ng {
     socket: UdpSocket,
+    /// What begins the cookies of this client: an answer is repeated to whoever asks with the same one.
+    name: u16,
     next: u64,
 }
 
@@ -40,7 +43,7 @@ impl RtpEngine {
     ///
     /// # Errors
     /// When it is not installed or does not answer.
-    pub fn start(core: Option<usize>) -> io::Result<Self> {
+    pub fn start(place: Place) -> io::Result<Self> {
         let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let listen = free.local_addr()?;
         drop(free);
@@ -52,11 +55,11 @@ impl RtpEngine {
             .arg(format!("--listen-ng={listen}"))
             .args([format!("--port-min={from}"), format!("--port-max={to}")])
             .stderr(Stdio::null());
-        let running = super::start(command, core)?;
+        let running = super::start(command, place)?;
         let std::net::SocketAddr::V4(listen) = listen else { return Err(io::Error::other("bound to IPv4, told IPv6")) };
         let mut ng = Ng::connect(listen)?;
         ng.ask(&[("command", Value::text("ping"))])?;
-        Ok(RtpEngine { running, ng })
+        Ok(RtpEngine { running, listen, ng })
     }
 }
 
@@ -69,12 +72,13 @@ impl Ng {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(address)?;
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
-        Ok(Ng { socket, next: 0 })
+        let name = socket.local_addr()?.port();
+        Ok(Ng { socket, name, next: 0 })
     }
 
     fn ask(&mut self, entries: &[(&str, Value)]) -> io::Result<Value> {
         self.next += 1;
-        let cookie = format!("bench{} ", self.next);
+        let cookie = format!("{}-{} ", self.name, self.next);
         let mut request = cookie.clone().into_bytes();
         Value::dict(entries.iter().cloned()).encode(&mut request);
         let mut buffer = vec![0; 65_536];
@@ -100,6 +104,18 @@ impl Ng {
             }
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "rtpengine does not answer"))
+    }
+
+    /// Reads the counters of the whole, as what watches it does (`statistics`).
+    ///
+    /// # Errors
+    /// When it does not answer, or without counters.
+    pub fn statistics(&mut self) -> io::Result<()> {
+        let answer = self.ask(&[("command", Value::text("statistics"))])?;
+        match answer {
+            Value::Dict(entries) if entries.contains_key(b"statistics".as_slice()) => Ok(()),
+            other => Err(io::Error::other(format!("rtpengine answers without statistics: {other:?}"))),
+        }
     }
 
     /// Makes a call: the first end offers, the second answers.
@@ -139,6 +155,11 @@ impl System for RtpEngine {
 
     fn add(&mut self, calls: &[CallSpec]) -> io::Result<Vec<[Answer; 2]>> {
         calls.iter().map(|call| self.ng.make(call)).collect()
+    }
+
+    fn watcher(&self) -> io::Result<Option<Watcher>> {
+        let mut ng = Ng::connect(self.listen)?;
+        Ok(Some(Box::new(move || ng.statistics())))
     }
 }
 

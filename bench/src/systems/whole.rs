@@ -1,19 +1,26 @@
 //! The whole gateway: a browser's websocket on one side, a SIP phone on the other, both played here; control and dataplane between them
 //! are what is measured. It is asked for calls as a page asks, and the phone answers each at once.
 
-use std::{fs, io, process::Command, time::Instant};
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::Instant,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    System,
+    System, Watcher,
+    gangway::scheduling,
     page::{Kept, Page, TURN, WITHIN, ice_answer, offer},
     phone::Phone,
 };
 use crate::{
     call::{Answer, CallSpec},
-    process::{Running, sibling},
+    process::{Place, Running, sibling},
 };
 
 /// See the module text.
@@ -22,6 +29,8 @@ pub struct Gateway {
     kept: Option<Kept>,
     running: Running,
     ends: Option<(Page, Phone)>,
+    /// Host and port of its pages.
+    web: String,
     _folder: TempDir,
 }
 
@@ -30,7 +39,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(engine: &str, core: Option<usize>) -> io::Result<Self> {
+    pub fn start(engine: &str, place: Place) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let (from, to) = super::MEDIA_PORTS;
         let mut settings: Vec<(&str, String)> =
@@ -44,7 +53,8 @@ impl Gateway {
             ("media_port_from", from.to_string()),
             ("media_port_to", to.to_string()),
             ("dataplane_workers", "1".to_owned()),
-            ("dataplane_cores", core.map_or_else(|| "none".to_owned(), |core| core.to_string())),
+            ("dataplane_cores", place.core.map_or_else(|| "none".to_owned(), |core| core.to_string())),
+            ("dataplane_scheduling", scheduling(place).to_owned()),
             ("dataplane_engine", engine.to_owned()),
             ("calls_per_session_max", "1000".to_owned()),
             ("ringback", "off".to_owned()),
@@ -56,16 +66,18 @@ impl Gateway {
         fs::write(&file, text.concat())?;
         let mut command = Command::new(sibling("gangway-control")?);
         command.current_dir(folder.path()).arg("--config").arg(&file);
-        let mut running = super::start(command, core)?;
+        let mut running = super::start(command, place)?;
         let ready: Value = loop {
             let line = running.read_line()?;
             if line.starts_with('{') {
                 break serde_json::from_str(&line)?;
             }
         };
+        let web = ready["pages"].as_str().unwrap_or_default();
+        let web = web.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let phone = Phone::listen(TURN)?;
         let page = open(ready["ws"].as_str().unwrap_or_default(), phone.port)?;
-        Ok(Gateway { kept: None, running, ends: Some((page, phone)), _folder: folder })
+        Ok(Gateway { kept: None, running, ends: Some((page, phone)), web, _folder: folder })
     }
 }
 
@@ -114,6 +126,24 @@ impl System for Gateway {
         let answers = calls.iter().map(|call| make(&mut page, &mut phone, call)).collect::<io::Result<Vec<_>>>()?;
         self.kept = Some(page.keep(|page| read(page).map(drop))?);
         Ok(answers)
+    }
+
+    fn watcher(&self) -> io::Result<Option<Watcher>> {
+        let web = self.web.clone();
+        Ok(Some(Box::new(move || metrics(&web))))
+    }
+}
+
+/// Reads `/metrics`, as Prometheus does.
+fn metrics(web: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(web)?;
+    stream.set_read_timeout(Some(WITHIN))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {web}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.starts_with("HTTP/1.1 200") {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("no metrics: {}", answer.lines().next().unwrap_or_default()))),
     }
 }
 
