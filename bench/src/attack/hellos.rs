@@ -4,14 +4,11 @@ use std::{io, net::SocketAddrV4};
 
 use serde::Serialize;
 
-use super::{
-    flood::{Flood, strangers},
-    timing,
-};
+use super::flood::{Flood, strangers};
 use crate::{
     call::Media,
     load::{
-        Load, Report, Shape, Side,
+        Load, Report, Shape, Side, Timing,
         browser::{Browser, certificate},
     },
     systems::{System, gangway::Gangway},
@@ -54,7 +51,7 @@ pub fn client_hello() -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When a call is not set up within its time: the promise is that all are.
-pub fn hellos(relay: &mut Gangway, calls: u32, per_second: u32) -> io::Result<Seen> {
+pub fn hellos(relay: &mut Gangway, calls: u32, per_second: u32, timing: &Timing) -> io::Result<Seen> {
     let mut load = Load::open(Shape { talking: calls, silent: 0, side: Side::Ice, media: Media::Audio })?;
     let answers = relay.add(load.specs())?;
     let mut targets: Vec<_> = answers.iter().flatten().flat_map(|answer| [answer.rtp, answer.rtcp]).collect();
@@ -74,7 +71,7 @@ pub fn hellos(relay: &mut Gangway, calls: u32, per_second: u32) -> io::Result<Se
         hello.len()
     });
     load.connect(&answers)?;
-    let report = load.run(&timing(std::time::Duration::from_secs(1)), |_| {});
+    let report = load.run(timing, |_| {});
     let seconds = start.elapsed().as_secs_f64();
     let sent = flood.stop();
     Ok(Seen {

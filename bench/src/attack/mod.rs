@@ -20,10 +20,11 @@ use crate::{
     systems::{System, gangway::Gangway},
 };
 
-/// A run of load beside an attack. It has no core of its own: the attackers need one too.
+/// A run of load beside an attack. With `has_core` the calls go before the attackers on the core that both are on: who is to say how late
+/// the relay is must not be late himself.
 #[must_use]
-pub fn timing(measure: Duration) -> Timing {
-    Timing { warm_up: Duration::from_millis(300), measure, drain: Duration::from_millis(500), has_core: false }
+pub fn timing(measure: Duration, has_core: bool) -> Timing {
+    Timing { warm_up: Duration::from_millis(300), measure, drain: Duration::from_millis(500), has_core }
 }
 
 /// Makes the calls of a load on a relay, and their handshakes.

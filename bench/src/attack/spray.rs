@@ -1,17 +1,17 @@
 //! RTP from three strange hosts to every port of the relay, while calls begin and talk (RTP Bleed and inject).
 
-use std::{io, time::Duration};
+use std::io;
 
 use gangway_dataplane::wire::rtp;
 use serde::Serialize;
 
 use super::{
     flood::{Flood, strangers},
-    set_up, timing,
+    set_up,
 };
 use crate::{
     call::Media,
-    load::{Load, Report, Shape, Side},
+    load::{Load, Report, Shape, Side, Timing},
     systems::System,
 };
 
@@ -37,7 +37,7 @@ pub struct Seen {
 ///
 /// # Errors
 /// When the calls cannot be set up.
-pub fn spray(relay: &mut dyn System, side: Side, calls: u32, per_second: u32, measure: Duration) -> io::Result<Seen> {
+pub fn spray(relay: &mut dyn System, side: Side, calls: u32, per_second: u32, timing: &Timing) -> io::Result<Seen> {
     let mut load = Load::open(Shape { talking: calls, silent: 0, side, media: Media::Audio })?;
     set_up(relay, &mut load)?;
     let mut targets: Vec<_> = (0..load.ends()).flat_map(|end| [load.target(end), load.rtcp_target(end)]).collect();
@@ -54,7 +54,7 @@ pub fn spray(relay: &mut dyn System, side: Side, calls: u32, per_second: u32, me
         out[12..172].fill(0xd5);
         172
     });
-    let report = load.run(&timing(measure), |_| {});
+    let report = load.run(timing, |_| {});
     let sent = flood.stop();
     let strange = load.strange_packets();
     // Ends and the streams that they send are numbered alike.

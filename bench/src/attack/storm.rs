@@ -22,11 +22,11 @@ use super::{
     flood::strangers,
     hellos::client_hello,
     mutate::{change, rtcp_packet, rtp_packet},
-    set_up, timing,
+    set_up,
 };
 use crate::{
     call::Media,
-    load::{Load, Report, Shape, Side},
+    load::{Load, Report, Shape, Side, Timing},
     process::memory_kb,
     sys::BUFFER_LEN_BYTES,
     systems::{System, gangway::Gangway},
@@ -78,14 +78,14 @@ pub struct Seen {
     pub victims: Report,
 }
 
-/// Sends `count` datagrams at a relay that carries 200 calls, plain, SRTP and browsers.
+/// Sends `count` datagrams at a relay that carries 200 calls, plain, SRTP and browsers. These are run again and again, as `second` says.
 ///
 /// # Errors
 /// When calls cannot be set up, or the relay ends.
 ///
 /// # Panics
 /// When the attackers' thread does.
-pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
+pub fn storm(relay: &mut Gangway, count: u64, seed: u64, second: &Timing) -> io::Result<Seen> {
     let shape = Shape { talking: CALLS, silent: 0, side: Side::Mixed, media: Media::Audio };
     let mut calls = Load::open(shape)?;
     set_up(relay, &mut calls)?;
@@ -94,8 +94,7 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
     let strange: Vec<SocketAddrV4> =
         (0..calls.ends()).flat_map(|end| [calls.target(end), calls.rtcp_target(end)]).collect();
     let pid = relay.pid();
-    let second = timing(Duration::from_secs(1));
-    let quiet_p99_us = calls.run(&second, |_| {}).latency.p99_us;
+    let quiet_p99_us = calls.run(second, |_| {}).latency.p99_us;
     let before = relay.control().node()?;
     let mut seen = Seen::default();
     thread::scope(|scope| {
@@ -103,7 +102,7 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
         let (mut worst, mut p99s_us) = (Report::default(), Vec::new());
         // Once at least, also when the attack is short.
         loop {
-            let report = calls.run(&second, |_| {});
+            let report = calls.run(second, |_| {});
             p99s_us.push(report.latency.p99_us);
             if disturbed(&report).is_some() || report.loss >= worst.loss {
                 worst = report;
@@ -126,8 +125,8 @@ pub fn storm(relay: &mut Gangway, count: u64, seed: u64) -> io::Result<Seen> {
     // Of four calls one is plain.
     seen.authenticated = admitted(relay, (CALLS..CALLS + VICTIMS).filter(|call| call % 4 != 0))?;
     seen.memory_kb.1 = memory_kb(pid);
-    seen.after = calls.run(&second, |_| {});
-    seen.victims = victims.run(&second, |_| {});
+    seen.after = calls.run(second, |_| {});
+    seen.victims = victims.run(second, |_| {});
     Ok(seen)
 }
 

@@ -4,11 +4,13 @@ use std::{io, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use gangway_bench::{
-    attack::{hellos, spray, storm, unsigned},
+    attack::{hellos, spray, storm, timing, unsigned},
+    compare::machine::Measured,
     load::Side,
     process::{raise_file_limit, sibling},
     systems::gangway::Gangway,
 };
+use gangway_dataplane::affinity;
 use serde::Serialize;
 
 /// Attacks the dataplane that was built beside it. Prints JSON.
@@ -21,6 +23,9 @@ struct Arguments {
     /// Core of the dataplane.
     #[arg(long, global = true)]
     relay_core: Option<usize>,
+    /// Core of calls and attackers: the calls go before these there.
+    #[arg(long, global = true)]
+    core: Option<usize>,
     #[command(subcommand)]
     attack: Attack,
 }
@@ -51,7 +56,7 @@ enum Attack {
     /// 200 packets a second with a wrong tag to every SRTP port.
     BadSrtp {
         /// Calls.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = storm::CALLS)]
         calls: u32,
         /// Seconds.
         #[arg(long, default_value_t = 600)]
@@ -82,32 +87,45 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> io::Result<()> {
     let sets = [format!("dataplane_engine={}", arguments.engine)];
     let mut relay = Gangway::start(&sibling("gangway-dataplane")?, &sets, arguments.relay_core)?;
+    let engine = relay.control().engine().to_owned();
+    if let Some(core) = arguments.core {
+        affinity::pin_to(core)?;
+    }
+    let lasting = |seconds: u64| timing(Duration::from_secs(seconds), arguments.core.is_some());
     let judged = match &arguments.attack {
         Attack::Storm { count, seed } => {
-            let seen = storm::storm(&mut relay, *count, *seed)?;
-            print(&seen)?;
+            let seen = storm::storm(&mut relay, *count, *seed, &lasting(1))?;
+            print(engine, "storm", &seen)?;
             seen.verdict()
         }
         Attack::Spray { calls, per_second, seconds } => {
-            let seen = spray::spray(&mut relay, Side::Mixed, *calls, *per_second, Duration::from_secs(*seconds))?;
-            print(&seen)?;
+            let seen = spray::spray(&mut relay, Side::Mixed, *calls, *per_second, &lasting(*seconds))?;
+            print(engine, "spray", &seen)?;
             seen.verdict()
         }
         Attack::BadSrtp { calls, seconds } => {
-            let seen = unsigned::bad_srtp(&mut relay, *calls, Duration::from_secs(*seconds))?;
-            print(&seen)?;
+            let seen = unsigned::bad_srtp(&mut relay, *calls, &lasting(*seconds))?;
+            print(engine, "bad-srtp", &seen)?;
             seen.verdict()
         }
         Attack::Hellos { calls, per_second } => {
-            let seen = hellos::hellos(&mut relay, *calls, *per_second)?;
-            print(&seen)?;
+            let seen = hellos::hellos(&mut relay, *calls, *per_second, &lasting(1))?;
+            print(engine, "hellos", &seen)?;
             seen.verdict()
         }
     };
     judged.map_err(io::Error::other)
 }
 
-fn print(seen: &impl Serialize) -> io::Result<()> {
-    println!("{}", serde_json::to_string_pretty(seen)?);
-    Ok(())
+/// What was seen, of which engine.
+#[derive(Serialize)]
+struct Found<'a, T> {
+    engine: String,
+    attack: &'static str,
+    #[serde(flatten)]
+    seen: &'a T,
+}
+
+fn print(engine: String, attack: &'static str, seen: &impl Serialize) -> io::Result<()> {
+    Measured::here(Found { engine, attack, seen }).print()
 }
