@@ -188,6 +188,29 @@ const ALLOWED_HERE: &[(i64, &str)] = &[(libc::SYS_epoll_wait, "workers and manag
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[(i64, &str)] = &[];
 
+/// Calls that a relay may make if one argument is as said: which argument, how it is compared with what, and why.
+const NARROWED: &[(i64, u8, SeccompCmpOp, u64, &str)] = &[
+    (
+        libc::SYS_mmap,
+        2,
+        NOT_EXECUTABLE,
+        0,
+        "memory, and an arena that is mapped again; what can be written is never code",
+    ),
+    (libc::SYS_mprotect, 2, NOT_EXECUTABLE, 0, "the allocator grows and guards its heaps; memory never becomes code"),
+    (
+        libc::SYS_ioctl,
+        1,
+        SeccompCmpOp::Eq,
+        libc::FIONBIO,
+        "whether a port's or a connection's calls wait, and nothing else of any device",
+    ),
+    (libc::SYS_prctl, 0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64, "names of threads, and no rights"),
+];
+
+/// `PROT_EXEC` is not among the bits.
+const NOT_EXECUTABLE: SeccompCmpOp = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+
 /// What no relay and no library in it ever tries: the process ends at once.
 const DEADLY: &[(i64, &str)] = &[
     (libc::SYS_execve, "another program"),
@@ -220,12 +243,9 @@ pub fn confine() -> Result<(), SandboxError> {
     apply(rules(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
     let mut allowed = rules(ALLOWED);
     allowed.extend(rules(ALLOWED_HERE));
-    // Memory that can be written is never code.
-    let not_executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
-    allowed.insert(libc::SYS_mmap, vec![rule(2, not_executable.clone(), 0)?]);
-    allowed.insert(libc::SYS_mprotect, vec![rule(2, not_executable, 0)?]);
-    allowed.insert(libc::SYS_ioctl, vec![rule(1, SeccompCmpOp::Eq, libc::FIONBIO)?]);
-    allowed.insert(libc::SYS_prctl, vec![rule(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
+    for (call, argument, is, value, _) in NARROWED {
+        allowed.insert(*call, vec![rule(*argument, is.clone(), *value)?]);
+    }
     apply(allowed, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
@@ -282,7 +302,8 @@ mod tests {
 
     #[test]
     fn every_call_stands_on_one_list_with_its_reason() {
-        let all: Vec<_> = ALLOWED.iter().chain(ALLOWED_HERE).chain(DEADLY).collect();
+        let narrowed = NARROWED.iter().map(|(call, .., reason)| (*call, *reason));
+        let all: Vec<_> = ALLOWED.iter().chain(ALLOWED_HERE).chain(DEADLY).copied().chain(narrowed).collect();
         let calls: std::collections::BTreeSet<i64> = all.iter().map(|(call, _)| *call).collect();
         assert_eq!(calls.len(), all.len(), "a call stands twice");
         assert!(all.iter().all(|(_, reason)| !reason.is_empty()));
