@@ -341,3 +341,44 @@ fn a_telephone_event_is_no_jitter() {
     }
     assert_eq!(world.relays().stats(relay_id(1)).unwrap().legs[1].received.jitter_us, 0);
 }
+
+/// Feeds packets of 20 ms that come so many milliseconds after their time, and so many packets after their turn.
+fn feed_late(world: &mut World, late: &[(u64, u64)]) {
+    let mut phone = Source::new(0xf0, 0);
+    let start = world.now.mono;
+    let packets = late.iter().zip(0..).map(|((late_ms, turns), number)| ((number + turns) * 20 + late_ms, number));
+    let sent: Vec<Vec<u8>> = late.iter().map(|_| phone.packet(&[0; 160])).collect();
+    let mut arrivals: Vec<(u64, usize)> = packets.map(|(at, number)| (at, number as usize)).collect();
+    arrivals.sort_unstable();
+    for (at_ms, number) in arrivals {
+        let at = start + Duration::from_millis(at_ms + 20);
+        world.advance(at.since(world.now.mono));
+        world.feed(phone_ports().0, addr(PHONE), &sent[number]);
+    }
+}
+
+/// Interarrival jitter as RFC 3550 appendix A.8 computes it: J += |D| - ((J + 8) >> 4) with J in sixteenths. Packets that are late by
+/// 0, 10, 0, 5, 0 ms have |D| of 80, 80, 40 and 40 ticks of 8 kHz, and J is 80, 80 + 80 - 5 = 155, 155 + 40 - 10 = 185 and
+/// 185 + 40 - 12 = 213: 13 ticks, 1625 us.
+#[test]
+fn jitter_is_that_of_the_rfc_in_statistics_and_in_reports() {
+    let (mut world, _) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
+    feed_late(&mut world, &[(0, 0), (10, 0), (0, 0), (5, 0), (0, 0)]);
+    let received = world.relays().stats(relay_id(1)).unwrap().legs[1].received.clone();
+    assert_eq!((received.packets, received.jitter_us, received.reordered), (5, 1625, 0));
+    let (_, blocks, _) = report_to_phone(&mut world);
+    assert_eq!((blocks[0].jitter, blocks[0].highest_sequence, blocks[0].cumulative_lost), (13, 1004, 0));
+}
+
+/// The second and the fifth of six packets come behind the one after them, 10 ms late each. In the order in which they come (0, 2, 1, 3, 5, 4) their transit
+/// times are 0, 0, 30, 0, 0 and 30 ms: |D| is 0, 240, 240, 0 and 240 ticks, and J is 0, 240, 240 + 240 - 15 = 465,
+/// 465 - 29 = 436 and 436 + 240 - 27 = 649: 40 ticks, 5000 us.
+#[test]
+fn packets_out_of_order_are_counted_and_not_taken_for_lost() {
+    let (mut world, _) = connected(&call(Some(CERTIFICATE), Some(PHONE)));
+    feed_late(&mut world, &[(0, 0), (10, 1), (0, 0), (0, 0), (10, 1), (0, 0)]);
+    let received = world.relays().stats(relay_id(1)).unwrap().legs[1].received.clone();
+    assert_eq!((received.packets, received.reordered, received.lost, received.jitter_us), (6, 2, 0, 5000));
+    let (_, blocks, _) = report_to_phone(&mut world);
+    assert_eq!((blocks[0].jitter, blocks[0].highest_sequence, blocks[0].fraction_lost), (40, 1005, 0));
+}
