@@ -131,12 +131,13 @@ fn print_stats(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = read_config(&read_settings(arguments.config.as_deref(), arguments.sets)?)?;
     let workers = stats_map::read(&config.data_dir.join(stats_map::LINK_NAME))?;
     let row = |worker: &stats_map::Published| {
-        let WorkerStats { worker: number, relays, received, sent, drops, batches, busy_us, latency, .. } =
+        let WorkerStats { worker: number, relays, received, sent, drops, batches, busy_us, latency, engine } =
             &worker.stats;
         let named = stats::drop_reasons().into_iter().zip(drops).filter(|(_, count)| **count > 0);
         serde_json::json!({
             "worker": number, "at_unix_us": worker.at.as_unix_micros(), "relays": relays, "received": received, "sent": sent,
             "batches": batches, "busy_us": busy_us, "drops": named.collect::<BTreeMap<_, _>>(), "latency": latency,
+            "engine": engine,
         })
     };
     let rows: Vec<_> = workers.iter().map(row).collect();

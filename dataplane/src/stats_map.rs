@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! | magic | version | workers | words a worker | padding to 64 bytes | worker 0 | worker 1 | ...     words of 8 bytes, native order
-//! worker: | sequence | written at | relays | received | sent | batches | busy | drops ... | latency ... | padding to 64 bytes
+//! worker: | sequence | written at | relays | received | sent | batches | busy | drops ... | latency ... | engine ... | padding to 64 bytes
 //! ```
 
 use std::{
@@ -31,6 +31,7 @@ use rustix::{
 use thiserror::Error;
 
 use crate::{
+    engine::EngineCounters,
     stats::{LATENCY_BUCKETS, LoopCounters, WorkerCounters},
     wire::DropReason,
 };
@@ -41,13 +42,16 @@ pub const LINK_NAME: &str = "dataplane.stats";
 /// "GWSTATS" and a zero.
 const MAGIC: u64 = u64::from_be_bytes(*b"GWSTATS\0");
 /// Counts up when the meaning of a word changes.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Words in front of the first worker.
 const HEADER_WORDS: usize = 8;
 /// Words of a worker before its drops: sequence, written at, relays, received, sent, batches, busy.
 const FIXED_WORDS: usize = 7;
+/// Place of the engine's counters behind the sequence number.
+const ENGINE_AT: usize = FIXED_WORDS - 1 + DropReason::COUNT + LATENCY_BUCKETS;
 /// Words of a worker, in whole cache lines: no two workers write to one.
-const WORKER_WORDS: usize = (FIXED_WORDS + DropReason::COUNT + LATENCY_BUCKETS).next_multiple_of(8);
+const WORKER_WORDS: usize =
+    (FIXED_WORDS + DropReason::COUNT + LATENCY_BUCKETS + EngineCounters::COUNT).next_multiple_of(8);
 /// A reader that is overtaken so often gives up: the writer died while it wrote.
 const TRIES_MAX: usize = 10_000;
 
@@ -147,7 +151,7 @@ impl StatsPage {
         relays: u64,
         counters: &WorkerCounters,
         around: &LoopCounters,
-        busy: Duration,
+        (busy, engine): (Duration, EngineCounters),
     ) {
         let [sequence, words @ ..] = self.memory.of_worker(self.worker) else { unreachable!("a worker has words") };
         let number = sequence.load(Ordering::Relaxed);
@@ -158,6 +162,7 @@ impl StatsPage {
         let fixed = [at.as_unix_micros(), relays, counters.received, counters.sent, around.batches, busy_us];
         let values = fixed.iter().chain(&counters.drops).chain(around.latency.counts());
         words.iter().zip(values).for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
+        words[ENGINE_AT..].iter().zip(engine.to_array()).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         sequence.store(number.wrapping_add(2), Ordering::Release);
     }
 }
@@ -205,6 +210,8 @@ fn decode(worker: usize, values: &[u64]) -> Published {
         unreachable!("a worker has more words than these")
     };
     let (drops, rest) = rest.split_at(DropReason::COUNT);
+    let (latency, rest) = rest.split_at(LATENCY_BUCKETS);
+    let engine = rest.first_chunk().copied().map(EngineCounters::from_array).unwrap_or_default();
     let stats = WorkerStats {
         worker: u16::try_from(worker).expect("maps are made for a u16 of workers"),
         relays: *relays,
@@ -213,9 +220,8 @@ fn decode(worker: usize, values: &[u64]) -> Published {
         drops: drops.to_vec(),
         batches: *batches,
         busy_us: *busy_us,
-        latency: rest[..LATENCY_BUCKETS].to_vec(),
-        // By `Query` alone.
-        ..WorkerStats::default()
+        latency: latency.to_vec(),
+        engine: engine.named(),
     };
     Published { at: WallTime::from_unix_micros(*at), stats }
 }
@@ -266,7 +272,6 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::engine::EngineCounters;
 
     fn all(number: u64) -> (WorkerCounters, LoopCounters) {
         let counters = WorkerCounters { received: number, sent: number, drops: [number; DropReason::COUNT] };
@@ -275,9 +280,15 @@ mod tests {
         (counters, around)
     }
 
+    /// Each another one.
+    fn engine(number: u64) -> EngineCounters {
+        EngineCounters::from_array(std::array::from_fn(|at| number * (at as u64 + 1)))
+    }
+
     fn write(page: &mut StatsPage, number: u64) {
         let (counters, around) = all(number);
-        page.write(WallTime::from_unix_micros(number), number, &counters, &around, Duration::from_micros(number));
+        let own = (Duration::from_micros(number), engine(number));
+        page.write(WallTime::from_unix_micros(number), number, &counters, &around, own);
     }
 
     #[test]
@@ -292,7 +303,8 @@ mod tests {
         let [first, second] = read(&link).unwrap().try_into().unwrap();
         assert_eq!((first.at, first.stats.received), (WallTime::default(), 0));
         let (counters, around) = all(7);
-        let expected = around.complete(counters.snapshot(1, 7), Duration::from_micros(7), EngineCounters::default());
+        let expected = around.complete(counters.snapshot(1, 7), Duration::from_micros(7), engine(7));
+        assert_eq!((expected.engine["out_of_buffers"], expected.engine["completions_full"]), (7, 42));
         assert_eq!(second, Published { at: WallTime::from_unix_micros(7), stats: expected });
         drop(map);
         assert!(read(&link).is_err(), "nobody is there any more");
@@ -313,6 +325,8 @@ mod tests {
                 while !is_over.load(Ordering::Relaxed) {
                     write(&mut page, number);
                     number += 1;
+                    // One that never rests would leave a reader no moment.
+                    (0..100).for_each(|_| std::hint::spin_loop());
                 }
             });
             let mut newest = 0;

@@ -284,7 +284,8 @@ impl<E: Engine> Worker<E> {
         let (Some(page), Some(relays)) = (&mut self.page, &self.relays) else { return };
         if self.publish_at.is_some_and(|at| at <= self.now.mono) {
             self.publish_at = None;
-            page.write(self.now.wall, relays.len() as u64, relays.counters(), &self.counters, self.engine.cpu_time());
+            let own = (self.engine.cpu_time(), self.engine.counters());
+            page.write(self.now.wall, relays.len() as u64, relays.counters(), &self.counters, own);
         } else if is_news && self.publish_at.is_none() {
             self.publish_at = Some(self.now.mono + PUBLISH_AFTER);
         }

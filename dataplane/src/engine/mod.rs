@@ -156,19 +156,40 @@ pub struct EngineCounters {
 }
 
 impl EngineCounters {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+
+    const NAMES: [&str; Self::COUNT] =
+        ["out_of_buffers", "armed_again", "failed_receives", "sent_again", "submissions_full", "completions_full"];
+
+    /// One after the other, for a reader that does not stop them.
+    #[must_use]
+    pub fn to_array(&self) -> [u64; Self::COUNT] {
+        let EngineCounters {
+            out_of_buffers,
+            armed_again,
+            failed_receives,
+            sent_again,
+            submissions_full,
+            completions_full,
+        } = *self;
+        [out_of_buffers, armed_again, failed_receives, sent_again, submissions_full, completions_full]
+    }
+
+    /// What [`to_array`](Self::to_array) gave.
+    #[must_use]
+    pub fn from_array(all: [u64; Self::COUNT]) -> Self {
+        let [out_of_buffers, armed_again, failed_receives, sent_again, submissions_full, completions_full] = all;
+        EngineCounters { out_of_buffers, armed_again, failed_receives, sent_again, submissions_full, completions_full }
+    }
+
     /// By name, for `Query`; none when nothing ever happened.
     #[must_use]
     pub fn named(&self) -> BTreeMap<String, u64> {
-        let all = [
-            ("out_of_buffers", self.out_of_buffers),
-            ("armed_again", self.armed_again),
-            ("failed_receives", self.failed_receives),
-            ("sent_again", self.sent_again),
-            ("submissions_full", self.submissions_full),
-            ("completions_full", self.completions_full),
-        ];
-        let happened = all.iter().any(|(_, count)| *count > 0);
-        all.into_iter().filter(|_| happened).map(|(name, count)| (name.to_owned(), count)).collect()
+        let all = self.to_array();
+        let happened = all.iter().any(|count| *count > 0);
+        let named = Self::NAMES.into_iter().zip(all).filter(|_| happened);
+        named.map(|(name, count)| (name.to_owned(), count)).collect()
     }
 }
 
