@@ -16,6 +16,7 @@ const PLAIN_MTU: &str = "1500";
 /// A namespace with one interface; it goes with this value.
 pub struct Namespace {
     name: String,
+    number: u32,
     near: Ipv4Addr,
     far: Ipv4Addr,
 }
@@ -46,8 +47,9 @@ impl Namespace {
             std::process::id().wrapping_mul(8).wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed)) % (1 << 15);
         // A /30 of 198.18.0.0/15, which is set aside for tests of networks (RFC 2544).
         let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number * 4;
-        let namespace = Self { name: format!("gangway-{number}"), near: (base + 1).into(), far: (base + 2).into() };
-        match namespace.build(number, is_narrow) {
+        let namespace =
+            Self { name: format!("gangway-{number}"), number, near: (base + 1).into(), far: (base + 2).into() };
+        match namespace.build(is_narrow) {
             Ok(()) => Some(namespace),
             Err(reason) => {
                 assert!(std::env::var_os("CI").is_none(), "no network namespace: in CI that is a failure: {reason}");
@@ -57,10 +59,10 @@ impl Namespace {
         }
     }
 
-    fn build(&self, number: u32, is_narrow: bool) -> Result<(), String> {
+    fn build(&self, is_narrow: bool) -> Result<(), String> {
         let mtu = if is_narrow { NARROW_MTU } else { PLAIN_MTU };
-        let (near, far) = (format!("gwn{number}"), format!("gwf{number}"));
-        let Self { name, near: near_ip, far: far_ip } = self;
+        let (near, far) = (format!("gwn{}", self.number), format!("gwf{}", self.number));
+        let Self { name, near: near_ip, far: far_ip, .. } = self;
         ip(&format!("netns add {name}"))?;
         ip(&format!("link add {near} mtu {mtu} type veth peer name {far} mtu {mtu} netns {name}"))?;
         ip(&format!("addr add {near_ip}/30 dev {near}"))?;
@@ -73,6 +75,23 @@ impl Namespace {
             ip(&format!("netns exec {name} sysctl -qw net.ipv4.{threshold}=0"))?;
         }
         Ok(())
+    }
+
+    /// Nobody has the address in it any more: what is sent there waits in the kernel, which looks for its owner for three seconds.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn leave_address(&self) {
+        ip(&format!("-n {} addr flush dev gwf{}", self.name, self.number)).expect("the namespace is ours");
+    }
+
+    /// The address in it has an owner again.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn take_address(&self) {
+        let Self { name, number, far, .. } = self;
+        ip(&format!("-n {name} addr add {far}/30 dev gwf{number}")).expect("the namespace is ours");
     }
 
     /// Our address on its path.

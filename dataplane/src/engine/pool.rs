@@ -1,7 +1,8 @@
 //! The fixed pool of packet buffers, and who has them.
 //!
 //! All memory is taken at start. A buffer is either in the pool or with exactly one holder: the worker, the send queue, or the kernel,
-//! which has some in flight and some to receive into. That these together are all there are is asserted in debug builds every round.
+//! which has some in flight and some to receive into. At the start of a round neither worker nor send queue may have
+//! any, and the kernel those that the engine knows of by its own count: debug builds assert it.
 
 use std::{io, ptr::NonNull};
 
@@ -201,22 +202,21 @@ impl Buffers {
         self.counts[Holder::Flight as usize]
     }
 
-    /// Checks that pool, worker, send queue, flight and ring together have all of them.
+    /// Checks at the start of a round that every buffer is where it should be: `in_flight` with the kernel to be sent, `in_ring` to be
+    /// received into, by the engine's own counts, and all others in the pool.
     ///
     /// # Panics
-    /// In debug builds, when buffers were lost or doubled.
-    pub fn assert_whole(&self) {
-        debug_assert_eq!(self.counts.iter().sum::<usize>(), self.total(), "packet buffers were lost or doubled");
+    /// In debug builds, when the worker or the send queue kept one, or the kernel has more or fewer.
+    pub fn assert_whole(&self, in_flight: usize, in_ring: usize) {
+        let of = |holder: Holder| self.counts[holder as usize];
+        let kept = [of(Holder::Worker), of(Holder::Queue), self.queue.len()];
+        debug_assert_eq!(kept, [0; 3], "worker or send queue kept packet buffers of the last round");
         debug_assert_eq!(
-            self.free.len(),
-            self.counts[Holder::Pool as usize],
-            "packet buffers are not where they should be"
+            (of(Holder::Flight), of(Holder::Ring)),
+            (in_flight, in_ring),
+            "the kernel has other packet buffers than it was given"
         );
-        debug_assert_eq!(
-            self.queue.len(),
-            self.counts[Holder::Queue as usize],
-            "packet buffers are not where they should be"
-        );
+        debug_assert_eq!(self.free.len(), self.total() - in_flight - in_ring, "packet buffers were lost or doubled");
     }
 
     /// Takes back whatever the worker and the send queue have. Only right when neither holds on to it.
@@ -293,15 +293,30 @@ mod tests {
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
         assert_ne!(first, second);
         assert_eq!(pool.take(), None);
-        pool.assert_whole();
         pool.bytes(first).fill(1);
         pool.bytes(second).fill(2);
         assert!(pool.bytes(first).iter().all(|&byte| byte == 1));
         pool.recycle(first);
         assert_eq!(pool.take(), Some(first));
         pool.reclaim();
-        pool.assert_whole();
+        pool.assert_whole(0, 0);
         assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "worker or send queue kept")]
+    fn a_buffer_that_the_worker_keeps_over_a_round_is_noticed() {
+        let mut pool = Buffers::of(2);
+        let _kept = pool.take();
+        pool.assert_whole(0, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "than it was given")]
+    fn a_buffer_that_never_comes_back_from_the_kernel_is_noticed() {
+        let mut pool = Buffers::of(2);
+        let _lent = pool.lend();
+        pool.assert_whole(0, 0);
     }
 
     #[test]
@@ -313,7 +328,7 @@ mod tests {
         pool.fly(sent);
         pool.clear_queue();
         pool.reclaim();
-        pool.assert_whole();
+        pool.assert_whole(1, 1);
         assert_eq!((pool.available(), pool.in_ring(), pool.in_flight()), (2, 1, 1));
         assert_eq!(pool.in_ring_at(u16::try_from(held.index()).unwrap()), None);
         assert_eq!(pool.in_ring_at(u16::try_from(lent.index()).unwrap()), Some(lent));

@@ -366,7 +366,7 @@ impl Engine for SimEngine {
 
     fn receive(&mut self, deadline: Option<Time>, batch: &mut Batch) {
         debug_assert!(batch.is_empty(), "the last round was not worked off");
-        self.buffers.assert_whole();
+        self.buffers.assert_whole(0, 0);
         self.wait(deadline);
         if self.woken.0.swap(false, Ordering::AcqRel) {
             batch.push(Completion::Woken);

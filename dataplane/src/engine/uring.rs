@@ -184,6 +184,8 @@ pub struct UringEngine {
     names: Vec<Name>,
     /// The packet in each buffer that flies, and whether it was tried a second time.
     flights: Vec<Flight>,
+    /// Those whose completion is not here yet.
+    flying: usize,
     /// What the kernel is told of the buffers of `recvmsg`; it lies still.
     shape: Box<libc::msghdr>,
     pace: Pace,
@@ -252,6 +254,7 @@ impl UringEngine {
             failures: Vec::with_capacity(FAILURES_MAX),
             names: vec![NO_NAME; sizes.buffers],
             flights: vec![Flight { packet: None, is_second: false }; sizes.buffers],
+            flying: 0,
             shape,
             pace: Pace::default(),
             waker,
@@ -413,6 +416,7 @@ impl UringEngine {
             self.fail(Completion::Failed { port: packet.port, reason });
         }
         self.flights[at].packet = None;
+        self.flying -= 1;
         self.buffers.landed(packet.buffer);
         self.slots[slot as usize].sends -= 1;
         self.release(slot);
@@ -446,6 +450,7 @@ impl UringEngine {
             return;
         }
         self.flights[packet.buffer.index()] = Flight { packet: Some(packet), is_second: false };
+        self.flying += 1;
         self.slots[packet.port.0 as usize].sends += 1;
         self.buffers.fly(packet.buffer);
     }
@@ -505,7 +510,7 @@ impl Engine for UringEngine {
         debug_assert!(batch.is_empty(), "the last round was not worked off");
         self.start();
         loop {
-            self.buffers.assert_whole();
+            self.buffers.assert_whole(self.flying, self.provided.there());
             self.turn(deadline, batch);
             let now = clock::mono();
             self.pace.note(now, batch.len());

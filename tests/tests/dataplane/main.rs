@@ -4,5 +4,6 @@ mod faults;
 mod kills;
 mod media;
 mod restart;
+mod room;
 mod rounds;
 mod wall;

@@ -391,7 +391,11 @@ impl UringEngine {
         let slot = &mut self.slots[place as usize];
         let is_current = slot.generation == generation;
         let armed = slot.last_armed(is_current);
-        let buffer = cqueue::buffer_select(done.flags()).and_then(|index| self.buffers.in_ring_at(index));
+        let selected = cqueue::buffer_select(done.flags());
+        if selected.is_some() {
+            self.provided.note_taken();
+        }
+        let buffer = selected.and_then(|index| self.buffers.in_ring_at(index));
         if let Some(buffer) = buffer {
             self.buffers.filled(buffer);
             slot.got = slot.got.saturating_add(u32::from(is_current));

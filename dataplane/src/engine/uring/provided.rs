@@ -24,6 +24,8 @@ pub(super) struct Provided {
     memory: Memory,
     entries: u16,
     tail: u16,
+    /// Buffers that the kernel has: provided, and not taken by a datagram that was told.
+    there: usize,
 }
 
 impl Provided {
@@ -31,7 +33,7 @@ impl Provided {
     pub(super) fn new(entries: u16) -> io::Result<Self> {
         assert!(entries.is_power_of_two(), "the kernel masks the index");
         let memory = Memory::map(usize::from(entries) * size_of::<BufRingEntry>())?;
-        Ok(Provided { memory, entries, tail: 0 })
+        Ok(Provided { memory, entries, tail: 0, there: 0 })
     }
 
     pub(super) fn register(&self, ring: &Ring) -> Result<(), Missing> {
@@ -51,6 +53,18 @@ impl Provided {
         entry.set_len(ROOM_BYTES as u32);
         entry.set_bid(u16::try_from(id.index()).expect("buffers of a ring are numbered in 16 bits"));
         self.tail = self.tail.wrapping_add(1);
+        self.there += 1;
+    }
+
+    /// The kernel has told that it took one.
+    pub(super) fn note_taken(&mut self) {
+        debug_assert!(self.there > 0, "the kernel took a buffer that it was not given");
+        self.there = self.there.saturating_sub(1);
+    }
+
+    /// Buffers that the kernel has to receive into, or has received into without having been asked yet.
+    pub(super) fn there(&self) -> usize {
+        self.there
     }
 
     /// Shows the kernel what was added.
