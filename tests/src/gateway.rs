@@ -292,10 +292,15 @@ impl Gateway {
     /// When there is not one dataplane.
     #[track_caller]
     pub fn pids(&self) -> [i32; 2] {
-        let control = self.process.pid();
+        let control = self.control();
         let children = process::children(control);
         let [dataplane] = children[..] else { panic!("control has these children: {children:?}") };
         [control, dataplane]
+    }
+
+    /// Process id of control.
+    pub fn control(&self) -> i32 {
+        self.process.pid()
     }
 
     /// Ends the program as Ctrl-C does and waits for its end.

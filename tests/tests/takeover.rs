@@ -83,6 +83,10 @@ fn listed(gateway: &Gateway) -> Vec<Value> {
     if status == 404 { Vec::new() } else { calls.as_array().cloned().unwrap_or_default() }
 }
 
+fn ids(calls: &[Value]) -> Vec<String> {
+    calls.iter().map(|call| call["callId"].as_str().expect("an id").to_owned()).collect()
+}
+
 fn terminate(gateway: &Gateway, call_id: &str) {
     let (status, answer) = gateway.rest("/call/terminate", Some(&json!({ "callId": call_id })));
     assert_eq!(status, 200, "{answer}");
@@ -108,7 +112,7 @@ fn restart(gateway: &mut Gateway, arguments: &[&str], calls: usize) -> Duration 
 
 fn a_hundred_calls(mut gateway: Gateway) {
     let trunk = Trunk::start();
-    let [control, _] = gateway.pids();
+    let control = gateway.control();
     let before = cpu_time(control);
     let talk = Talk::begin(&gateway, &trunk, PHONES, CALLS_EACH, false);
     let calls = PHONES * CALLS_EACH;
@@ -127,17 +131,25 @@ fn a_hundred_calls(mut gateway: Gateway) {
     assert_eq!((received.lost, received.repeated, talk.lost()), (0, 0, 0), "{received:?}");
 
     let sip_ids = trunk.call_ids();
-    let held = trunk.hold(&sip_ids[0], Deadline::seconds(2));
-    assert_eq!(held, 200, "a hold by re-INVITE");
+    assert_eq!(sip_ids.len(), calls);
+    let began = Instant::now();
+    for sip_id in &sip_ids {
+        assert_eq!(trunk.hold(sip_id, Deadline::after(LISTED_WITHIN)), 200, "a hold by re-INVITE");
+    }
+    println!("{calls} calls held in {} ms", began.elapsed().as_millis());
+    assert_eq!(listed(&gateway).len(), calls, "a call on hold goes on");
     let began = Instant::now();
     for sip_id in &sip_ids[..calls / 2] {
-        assert_eq!(trunk.hangup(sip_id, Deadline::seconds(2)), 200);
+        assert_eq!(trunk.hangup(sip_id, Deadline::after(LISTED_WITHIN)), 200);
     }
-    for call in listed(&gateway) {
-        terminate(&gateway, call["callId"].as_str().expect("an id"));
-    }
-    Deadline::seconds(5).poll("a BYE for each call", || (trunk.living() == calls / 2).then_some(()));
+    let rest = ids(&listed(&gateway));
+    assert_eq!(rest.len(), calls - calls / 2, "a call that its peer ended is listed no more");
+    let order: Vec<String> = ids(&before).into_iter().filter(|id| rest.contains(id)).collect();
+    assert_eq!(rest, order, "those that are left, in their order");
+    rest.iter().for_each(|id| terminate(&gateway, id));
+    Deadline::after(LISTED_WITHIN).poll("a BYE for each call", || (trunk.living() == calls / 2).then_some(()));
     println!("{calls} calls ended in {} ms", began.elapsed().as_millis());
+    Deadline::after(LISTED_WITHIN).poll("an empty list", || listed(&gateway).is_empty().then_some(()));
     assert!(sip_ids[calls / 2..].iter().all(|sip_id| trunk.is_ended(sip_id)));
     gateway.wait_idle(Deadline::seconds(10));
 }
@@ -149,6 +161,12 @@ fn no_packet_of_a_hundred_calls_is_lost_when_control_is_killed() {
 }
 
 /// A service manager runs the dataplane, and control attaches to it.
+#[test]
+fn nor_with_a_dataplane_that_control_did_not_start() {
+    a_hundred_calls(Gateway::start_with_dataplane(&[("log_level", "info")]));
+}
+
+/// The same, with few calls and more that happens meanwhile.
 #[test]
 fn no_packet_is_lost_with_a_dataplane_of_its_own_and_both_sides_may_end_calls_meanwhile() {
     let mut gateway = Gateway::start_with_dataplane(&[("log_level", "info"), ("client_timeout", "60000")]);
