@@ -144,7 +144,7 @@ pub const KEYS: &[Key] = &[
         4096,
         64,
         65_536,
-        "messages that wait between the control thread and one worker, each way",
+        "messages that wait between the control thread and one worker, each way; a request over it is refused",
     ),
     number("dataplane_requests_max", 2048, 1, 65_536, "requests of control that are under way; one more is refused"),
     number(

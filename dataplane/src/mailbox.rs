@@ -35,6 +35,12 @@ pub fn mailbox<T>(capacity: usize, wake: Arc<dyn Wake>) -> (Sender<T>, Receiver<
 }
 
 impl<T> Sender<T> {
+    /// Whether the next message would find no room. Only this end makes it so.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.mailbox.queue.is_full()
+    }
+
     /// Posts a message and wakes the reader.
     ///
     /// # Errors
@@ -92,9 +98,10 @@ mod tests {
         let wakes = Arc::new(Counter(AtomicUsize::new(0)));
         let (sender, receiver) = mailbox(2, wakes.clone());
         assert_eq!([sender.send(1), sender.send(2), sender.send(3)], [Ok(()), Ok(()), Err(3)]);
+        assert!(sender.is_full());
         assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
         assert_eq!([receiver.receive(), receiver.receive(), receiver.receive()], [Some(1), Some(2), None]);
-        assert!(receiver.is_empty());
+        assert!(receiver.is_empty() && !sender.is_full());
         assert_eq!(sender.send(4), Ok(()));
     }
 

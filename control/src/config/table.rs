@@ -374,7 +374,7 @@ pub const KEYS: &[Key] = &[
         "dataplane_mailbox_max",
         "4096",
         Kind::Number(64, 65_536),
-        "messages that wait between the dataplane's control thread and one worker, each way",
+        "messages that wait between the dataplane's control thread and one worker, each way; a request over it is refused with 503",
     ),
     key(
         "dataplane_requests_max",

@@ -54,15 +54,21 @@ impl Manager {
         if waits {
             self.asked.until.push_back((now + ANSWER_WITHIN, token));
         }
-        self.ask_for_next_pair(token);
+        self.ask_for_next_pair(now, token);
     }
 
     /// One after the other, so that a refusal leaves no pair on the way.
-    fn ask_for_next_pair(&mut self, token: u64) {
+    fn ask_for_next_pair(&mut self, now: Time, token: u64) {
         let Some(Pending::Ports(waiting)) = self.pending.get_mut(&token) else { return };
         match waiting.prepared.wanted.pop_front() {
             Some(on) => self.ports.ask_pair(token, waiting.worker, on),
-            None => self.go_to_worker(token),
+            None => {
+                let worker = waiting.worker;
+                match self.room_at(worker) {
+                    Ok(()) => self.go_to_worker(token),
+                    Err(full) => self.give_up_program(now, token, full),
+                }
+            }
         }
     }
 
@@ -107,7 +113,7 @@ impl Manager {
         match (self.pending.get_mut(&token), pair) {
             (Some(Pending::Ports(waiting)), Ok(pair)) => {
                 waiting.prepared.take_pair(pair);
-                self.ask_for_next_pair(token);
+                self.ask_for_next_pair(now, token);
             }
             (Some(Pending::Ports(_)), Err(error)) => self.give_up_program(now, token, error),
             // Nobody waits for it any more.
@@ -120,7 +126,7 @@ impl Manager {
         }
     }
 
-    /// The program under this token gets no ports.
+    /// The program under this token gets no ports, or finds no room at its worker.
     fn give_up_program(&mut self, now: Time, token: u64, mut error: RelayError) {
         let Some(Pending::Ports(waiting)) = self.pending.remove(&token) else { return };
         let Waiting { asker, relay, prepared, .. } = *waiting;

@@ -73,7 +73,8 @@ const POLL_EVENTS: usize = 64;
 struct WorkerLink {
     commands: Sender<Command<UdpSocket>>,
     reports: Receiver<Report>,
-    /// Commands that did not fit the mailbox. Bounded by the requests in flight.
+    /// Commands that must not be lost and did not fit the mailbox: ends of relays, bounded by the requests in flight, and what handshakes
+    /// and leases want, bounded by the legs.
     backlog: VecDeque<Command<UdpSocket>>,
     thread: JoinHandle<()>,
     /// Addresses browsers reach it at.
@@ -81,6 +82,11 @@ struct WorkerLink {
 }
 
 impl WorkerLink {
+    /// Whether what may be refused finds room.
+    fn has_room(&self) -> bool {
+        self.backlog.is_empty() && !self.commands.is_full()
+    }
+
     fn send(&mut self, command: Command<UdpSocket>) {
         self.backlog.push_back(command);
         self.flush();
@@ -137,6 +143,8 @@ struct Manager {
     busy: Busy,
     /// Requests refused for want of room.
     refused: BTreeMap<ErrorCode, u64>,
+    /// Datagrams of handshakes for which a mailbox had no room.
+    unsent: u64,
     connections: BTreeMap<usize, Connection>,
     next_connection: usize,
     /// The control that is obeyed.
@@ -402,11 +410,13 @@ impl Manager {
         }
     }
 
-    /// A full mailbox loses the datagram; the flight is sent again.
+    /// A full mailbox loses the datagram, counted; the flight is sent again.
     fn send_dtls(&mut self, leg: LegKey, port: PortId, to: SocketAddr, datagram: Vec<u8>) {
         let worker = &mut self.workers[usize::from(leg.worker)];
-        if worker.backlog.is_empty() {
-            let _ = worker.commands.send(Command::Send { port, to, datagram });
+        if worker.has_room() {
+            worker.send(Command::Send { port, to, datagram });
+        } else {
+            self.unsent += 1;
         }
     }
 

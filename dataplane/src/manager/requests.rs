@@ -185,8 +185,7 @@ impl Manager {
 
     /// Takes a request in: refuses what is too much, and lets what changes a busy relay wait.
     fn handle_request(&mut self, now: Time, asker: Asker, request: Request) {
-        let acts: usize = self.workers.iter().map(|worker| worker.backlog.len()).sum();
-        if self.pending.len().max(acts) + self.busy.len >= self.config.requests_max {
+        if self.pending.len() + self.busy.len >= self.config.requests_max {
             let reason = format!("{} requests are in flight", self.config.requests_max);
             return self.refuse(asker, RelayError::new(ErrorCode::Full, "", reason));
         }
@@ -208,16 +207,21 @@ impl Manager {
         match request {
             Request::Put { relay, generation, program } => self.put(now, asker, relay, generation, program),
             Request::Delete { relay } => self.remove(relay, Some(asker)),
-            Request::List { after, limit } => self.gather(now, Purpose::List { asker, after, limit }),
+            Request::List { after, limit } => self.gather_for(now, asker, Purpose::List { asker, after, limit }),
             Request::Query { relay: Some(relay), .. } => match self.relays.get(&relay) {
                 Some(record) => {
                     let worker = record.worker;
+                    if let Err(full) = self.room_at(worker) {
+                        return self.refuse(asker, full);
+                    }
                     let token = self.remember(Pending::Relay { asker });
                     self.workers[usize::from(worker)].send(Command::QueryRelay { token, relay });
                 }
                 None => self.refuse(asker, not_found(relay)),
             },
-            Request::Query { relay: None, from_worker } => self.gather(now, Purpose::Node { asker, from_worker }),
+            Request::Query { relay: None, from_worker } => {
+                self.gather_for(now, asker, Purpose::Node { asker, from_worker });
+            }
             Request::Act { relay, action_id, action } => self.act(asker, relay, action_id, &action),
             Request::Drain => {
                 self.drain();
@@ -276,7 +280,7 @@ impl Manager {
     }
 
     fn act(&mut self, asker: Asker, relay: RelayId, action_id: u64, action: &ActAction) {
-        let Some(record) = self.relays.get_mut(&relay) else { return self.refuse(asker, not_found(relay)) };
+        let Some(record) = self.relays.get(&relay) else { return self.refuse(asker, not_found(relay)) };
         let (ActAction::Keyframe { leg } | ActAction::Dtmf { leg, .. }) = *action;
         let digits = match action {
             ActAction::Keyframe { .. } => None,
@@ -289,8 +293,12 @@ impl Manager {
             let error = RelayError::new(ErrorCode::NotFound, "action.leg", format!("the relay has no leg {leg}"));
             return self.refuse(asker, error);
         }
-        let known = record.note_action(action_id);
         let worker = record.worker;
+        if let Err(full) = self.room_at(worker) {
+            return self.refuse(asker, full);
+        }
+        let Some(record) = self.relays.get_mut(&relay) else { return self.refuse(asker, not_found(relay)) };
+        let known = record.note_action(action_id);
         if known == Known::Not {
             let command = match digits {
                 Some(digits) => Command::Digits { relay, leg, digits },
@@ -313,6 +321,26 @@ impl Manager {
         let is_asked = |pending: &Pending| matches!(pending, Pending::Gather(Gather { purpose: Purpose::Leases, .. }));
         if !self.pending.values().any(is_asked) {
             self.gather(now, Purpose::Leases);
+        }
+    }
+
+    /// Whether a command that may be refused finds room in a worker's mailbox. The end of a relay is never refused.
+    ///
+    /// # Errors
+    /// `full`.
+    pub(super) fn room_at(&self, worker: u16) -> Result<(), RelayError> {
+        if self.workers[usize::from(worker)].has_room() {
+            return Ok(());
+        }
+        let reason = format!("{} messages wait for worker {worker}", self.config.mailbox_max);
+        Err(RelayError::new(ErrorCode::Full, "", reason))
+    }
+
+    fn gather_for(&mut self, now: Time, asker: Asker, purpose: Purpose) {
+        let workers = u16::try_from(self.workers.len()).expect("at most 64 workers");
+        match (0..workers).try_for_each(|worker| self.room_at(worker)) {
+            Ok(()) => self.gather(now, purpose),
+            Err(full) => self.refuse(asker, full),
         }
     }
 
@@ -437,6 +465,7 @@ impl Manager {
                 workers.truncate(NodeStats::WORKERS_PAGE);
                 let ports = self.asked.counts;
                 let filtered = (DropReason::DtlsFiltered.name().to_owned(), self.handshakes.filtered());
+                let unsent = (DropReason::MailboxFull.name().to_owned(), self.unsent);
                 let refused = self.refused.iter().map(|(code, count)| (refusal_name(*code).to_owned(), *count));
                 let stats = NodeStats {
                     drop_reasons: stats::drop_reasons(),
@@ -448,7 +477,7 @@ impl Manager {
                     media_ports_quarantined: ports.quarantined,
                     media_ports_total: ports.total,
                     dtls_handshakes: self.handshakes.in_progress(),
-                    drops: refused.chain([filtered]).collect(),
+                    drops: refused.chain([filtered, unsent]).collect(),
                     draining: self.registry.is_draining(),
                 };
                 self.answer(asker, Reply::QueryNode(stats));

@@ -245,6 +245,7 @@ impl Manager {
             next_token: 0,
             busy: Busy::default(),
             refused: COUNTED_REFUSALS.map(|code| (code, 0)).into(),
+            unsent: 0,
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             living: None,

@@ -9,7 +9,10 @@ use std::{
 
 use gangway_shared::{
     ids::Generation,
-    rcp::{ControlMessage, IceDtlsLeg, Leg, LegKind, ListEntry, Media, RelayProgram, Reply, Request, RtpLeg, frame},
+    rcp::{
+        ActAction, ControlMessage, IceDtlsLeg, Leg, LegKind, ListEntry, Media, RelayProgram, Reply, Request, RtpLeg,
+        WorkerStats, frame,
+    },
     settings::Settings,
 };
 use mio::net::UnixStream;
@@ -59,14 +62,19 @@ fn config(data: &std::path::Path) -> Config {
 
 impl Desk {
     fn new() -> Self {
+        Desk::of(4096)
+    }
+
+    /// One whose workers' mailboxes have room for so many commands.
+    fn of(mailbox_max: usize) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let config = config(data.path());
+        let config = Config { mailbox_max, ..config(data.path()) };
         let (channel, _) = Keeper::open(&config).unwrap().run_beside().unwrap();
         let (link, handover) = Link::take_over(channel).unwrap();
         let listener = mio::net::UnixListener::from_std(handover.listener);
         let (mut workers, mut inboxes) = (Vec::new(), Vec::new());
         for _ in 0..config.workers {
-            let (commands, inbox) = mailbox(4096, Arc::new(NoWake));
+            let (commands, inbox) = mailbox(mailbox_max, Arc::new(NoWake));
             let (_, reports) = mailbox(1, Arc::new(NoWake));
             let thread = std::thread::spawn(|| ());
             workers.push(WorkerLink { commands, reports, backlog: VecDeque::new(), thread, webrtc: Vec::new() });
@@ -423,4 +431,72 @@ fn workers_with_full_mailboxes_are_stopped() {
         desk.manager.workers[0].send(Command::QueryWorker { token });
     }
     desk.manager.stop_workers();
+}
+
+/// Code and field of the only answer, which is a refusal.
+#[track_caller]
+fn refusal(heard: &[DataplaneMessage]) -> (u64, ErrorCode, bool) {
+    match heard {
+        [DataplaneMessage::Error { id, error }] => (*id, error.code, error.reason.contains("wait for worker")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_full_mailbox_is_a_counted_refusal_and_the_end_of_a_relay_waits_for_room() {
+    let mut desk = Desk::of(2);
+    let control = desk.control(1);
+    desk.request(control, 1, put(1, 1, vec![rtp_leg(0)]));
+    desk.agree(0);
+    desk.heard(control);
+    let ports = desk.ports_used();
+    let query = Request::Query { relay: Some(id(1)), from_worker: 0 };
+    (2..4).for_each(|number| desk.request(control, number, query.clone()));
+    assert_eq!(desk.heard(control), []);
+    // Everything that may be refused is.
+    let act = Request::Act { relay: id(1), action_id: 7, action: ActAction::Keyframe { leg: LegId(0) } };
+    let refused = [
+        query.clone(),
+        act.clone(),
+        Request::List { after: None, limit: 9 },
+        Request::Query { relay: None, from_worker: 0 },
+        put(1, 2, vec![browser_leg(1)]),
+    ];
+    for (request, number) in refused.into_iter().zip(10..) {
+        desk.request(control, number, request);
+        assert_eq!(refusal(&desk.heard(control)), (number, ErrorCode::Full, true));
+    }
+    // A program that has got its ports meanwhile gives them back.
+    desk.request(control, 20, put(1, 2, vec![rtp_leg(0), rtp_leg(1)]));
+    desk.hear_keeper(|manager| !manager.pending.values().any(|pending| matches!(pending, Pending::Ports(_))));
+    assert_eq!(refusal(&desk.heard(control)), (20, ErrorCode::Full, true));
+    assert_eq!(desk.ports_used(), ports);
+    // A datagram of a handshake is lost, and counted.
+    let leg = LegKey { worker: 0, leg: LegHandle { slot: 0, generation: 1 } };
+    desk.manager.send_dtls(leg, PortId(0), "192.0.2.1:9".parse().unwrap(), vec![22]);
+    desk.request(control, 30, Request::Delete { relay: id(1) });
+    assert_eq!((desk.heard(control), desk.manager.workers[0].backlog.len()), (vec![], 1));
+
+    for _ in 0..2 {
+        assert!(matches!(desk.inboxes[0].receive(), Some(Command::QueryRelay { .. })));
+    }
+    // What waits goes first.
+    desk.request(control, 31, act);
+    assert_eq!(refusal(&desk.heard(control)), (31, ErrorCode::Full, true));
+    desk.manager.workers[0].flush();
+    let token = desk.removal(0);
+    desk.report(0, Report::Removed { token });
+    assert_eq!(desk.heard(control), [DataplaneMessage::Ok { id: 30, reply: Reply::Delete }]);
+    desk.request(control, 32, Request::Query { relay: None, from_worker: 0 });
+    for worker in 0..2 {
+        let Some(Command::QueryWorker { token }) = desk.inboxes[usize::from(worker)].receive() else {
+            panic!("no question")
+        };
+        let stats = Box::new(WorkerStats { worker, ..WorkerStats::default() });
+        desk.report(worker, Report::Worker { token, stats, flows: Vec::new() });
+    }
+    desk.hear_keeper(|manager| !manager.pending.values().any(|pending| matches!(pending, Pending::Gather(_))));
+    let heard = desk.heard(control);
+    let [DataplaneMessage::Ok { id: 32, reply: Reply::QueryNode(node) }] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((node.drops["request_full"], node.drops["mailbox_full"]), (7, 1));
 }

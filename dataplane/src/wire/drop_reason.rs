@@ -123,7 +123,7 @@ drop_reasons! {
     NoTailroom => "no_tailroom",
     /// No buffer left in the pool.
     BuffersExhausted => "buffers_exhausted",
-    /// A mailbox other than that of DTLS was full.
+    /// A datagram of a handshake for which the mailbox to its worker had no room. The flight is sent again.
     MailboxFull => "mailbox_full",
     /// The kernel's send queue was full.
     SendWouldBlock => "send_would_block",
