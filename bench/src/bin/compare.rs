@@ -122,11 +122,12 @@ fn measure(arguments: &Arguments) -> Result<Results, Box<dyn std::error::Error>>
                     let guess = earlier.filter_map(|most| most.calls).next_back();
                     let most = Most::search(&bench, &load, choice, round, guess);
                     eprintln!(
-                        "most {:<6} {:<12} round {round}: {:?} calls in {} rounds",
+                        "most {:<6} {:<12} round {round}: {:?} calls in {} rounds{}",
                         most.workload,
                         most.system,
                         most.calls,
-                        most.tries.len()
+                        most.tries.len(),
+                        most.failed.as_ref().map_or_else(String::new, |reason| format!(": failed: {reason}")),
                     );
                     results.most_calls.push(most);
                 }

@@ -26,6 +26,9 @@ const ROUNDS_TO_AGREE: usize = 2;
 /// Failed rounds with a generator that was held up, after which the generator is the limit.
 const HELD_UP_MAX: usize = 3;
 
+/// Rounds of a search that may fail without ending it: the next may have what this one lacked.
+const FAILURES_MAX: u32 = 2;
+
 /// What a number of calls came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +39,8 @@ pub enum Outcome {
     Missed,
     /// Not carried, and the generator was held up: that says nothing of the relay.
     HeldUp,
+    /// There was no measurement.
+    Failed,
 }
 
 /// A measured round of a search.
@@ -45,7 +50,7 @@ pub struct Try {
     pub calls: u32,
     /// What it came to.
     pub outcome: Outcome,
-    /// The fault of the point, when it had one.
+    /// The fault of the point, when it had one, or why there was none.
     pub fault: Option<String>,
     /// p99 of latency, microseconds.
     pub p99_us: f64,
@@ -80,6 +85,36 @@ impl Try {
             lateness_p99_us: report.generator.lateness.p99_us,
         }
     }
+
+    fn failed(calls: u32, error: &io::Error) -> Self {
+        Try {
+            calls,
+            outcome: Outcome::Failed,
+            fault: Some(without_folders(&error.to_string())),
+            p99_us: 0.0,
+            loss: 0.0,
+            ns_per_packet: 0.0,
+            core_share: 0.0,
+            lateness_p99_us: 0.0,
+        }
+    }
+}
+
+/// Measures, and again after a failure as long as any are `left`, for each of which `note` is called.
+fn again<T>(
+    left: &mut u32,
+    mut measure: impl FnMut() -> io::Result<T>,
+    mut note: impl FnMut(&io::Error),
+) -> io::Result<T> {
+    loop {
+        match measure() {
+            Err(error) => {
+                note(&error);
+                *left = left.checked_sub(1).ok_or(error)?;
+            }
+            found => return found,
+        }
+    }
 }
 
 /// One search: most calls of a core.
@@ -110,11 +145,12 @@ impl Most {
     /// Searches. `guess` is what an earlier search of the same system found: it says where to begin, and not where to end.
     #[must_use]
     pub fn search(bench: &Bench, workload: &Workload, choice: &Choice, round: u32, guess: Option<u32>) -> Self {
-        let mut tries = Vec::new();
+        let (mut tries, mut left) = (Vec::new(), FAILURES_MAX);
         let found = search(guess, |calls| {
             let workload = workload.with_calls(calls);
             decide(|| {
-                let found = Try::of(&bench.measure(&workload, choice, round)?);
+                let measure = || bench.measure(&workload, choice, round);
+                let found = Try::of(&again(&mut left, measure, |error| tries.push(Try::failed(calls, error)))?);
                 let outcome = found.outcome;
                 tries.push(found);
                 Ok(outcome)
@@ -163,7 +199,7 @@ fn search(guess: Option<u32>, mut outcome: impl FnMut(u32) -> io::Result<Outcome
         match outcome(calls)? {
             Outcome::Carried => good = calls,
             Outcome::Missed => bad = Some((calls, false)),
-            Outcome::HeldUp => bad = Some((calls, true)),
+            Outcome::HeldUp | Outcome::Failed => bad = Some((calls, true)),
         }
         calls = match bad {
             None if good >= MOST => return Ok((good, true)),
@@ -320,6 +356,22 @@ pub(super) mod tests {
         // It was held up at 2000, but at 1100 the relay was the limit.
         assert!(!searched(None, 1100, 1900).0.1);
         assert_eq!(searched(None, 0, u32::MAX).0, (0, false));
+    }
+
+    #[test]
+    fn a_search_lives_through_a_round_or_two_that_fail() {
+        let (mut left, mut noted, mut asked) = (FAILURES_MAX, 0, 0);
+        let mut measure = |fails: u32| {
+            asked = 0;
+            let measure = || {
+                asked += 1;
+                if asked <= fails { Err(io::Error::other("not now")) } else { Ok(asked) }
+            };
+            again(&mut left, measure, |_| noted += 1).ok()
+        };
+        assert_eq!((measure(1), measure(1)), (Some(2), Some(2)));
+        assert_eq!(measure(1), None, "the third of a search ends it");
+        assert_eq!(noted, 3);
     }
 
     #[test]
